@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backend runs an operator, and why.
+
+Every operator registers one implementation per backend. The fastest backend that can run is taken; a backend
+that was asked for and can't run raises; the first fall to `reference` on a device that has a faster backend
+warns once per operator and reason.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from . import _native
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+_FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+_ENVIRONMENT = "HSR_KERNELS_BACKEND"
+
+# Process-global on purpose: a CUDA backward runs on autograd's own threads, which don't see a context variable.
+_requested: str | None = None
+_operators: dict[str, "Operator"] = {}
+_warned: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One backend's version of an operator.
+
+    Attributes:
+        function: Takes the operator's validated arguments.
+        native: Name of the extension that it needs, if any.
+        dtypes: Dtypes that it computes in.
+        devices: Device types that it runs on.
+    """
+
+    function: Callable[..., Any]
+    native: str | None = None
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    devices: tuple[str, ...] = ("cpu",)
+
+    def why_not(self, tensor: torch.Tensor | None) -> str:
+        """Why this can't run on the device and dtype of `tensor`; empty when it can."""
+        if self.native is not None:
+            module, reason = _native.load(self.native)
+            if module is None:
+                return reason
+        if tensor is not None:
+            if tensor.device.type not in self.devices:
+                return f"it runs on {' and '.join(self.devices)} tensors, not on {tensor.device.type}"
+            if tensor.dtype not in self.dtypes:
+                return f"it doesn't compute in {tensor.dtype}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator and its implementations; calling `select` gives the one to run."""
+
+    name: str
+    implementations: dict[str, Implementation] = field(default_factory=dict)
+
+    def why_not(self, backend: str, tensor: torch.Tensor | None, limit: str = "") -> str:
+        """Why `backend` can't run on `tensor`; empty when it can. `limit` is a reason that rules out all but reference."""
+        if backend == "reference":
+            return ""
+        implementation = self.implementations.get(backend)
+        if implementation is None:
+            return f"{self.name} has no {backend} implementation in this version"
+        return implementation.why_not(tensor) or limit
+
+    def select(self, tensor: torch.Tensor, limit: str = "") -> Callable[..., Any]:
+        """The function to run for `tensor`.
+
+        Raises:
+            RuntimeError: A backend was asked for and can't run; the message says why.
+        """
+        return self.implementations[self.choose(tensor, limit)].function
+
+    def choose(self, tensor: torch.Tensor, limit: str = "", *, quiet: bool = False) -> str:
+        """The name of the backend to run for `tensor`; `quiet` leaves out the warning."""
+        requested = _current()
+        if requested is not None:
+            reason = self.why_not(requested, tensor, limit)
+            if reason:
+                raise RuntimeError(
+                    f"the {requested} backend was requested, but can't run {self.name}: {reason}"
+                )
+            return requested
+        reasons = []
+        for backend in _FASTEST_FIRST.get(tensor.device.type, ("reference",)):
+            reason = self.why_not(backend, tensor, limit)
+            if not reason:
+                if reasons and backend == "reference" and not quiet:
+                    self._warn("; ".join(reasons))
+                return backend
+            reasons.append(f"{backend}: {reason}")
+        return "reference"
+
+    def _warn(self, reason: str) -> None:
+        if (self.name, reason) not in _warned:
+            _warned.add((self.name, reason))
+            warnings.warn(
+                f"hsr_kernels.{self.name} runs on the slow reference backend ({reason})",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+
+def register(name: str, **implementations: Implementation) -> Operator:
+    """Makes an operator known to `backends()` and `explain()`."""
+    _operators[name] = Operator(name, implementations)
+    return _operators[name]
+
+
+def _current() -> str | None:
+    if _requested is not None:
+        return _requested
+    name = os.environ.get(_ENVIRONMENT) or None
+    return None if name is None else _known(name, _ENVIRONMENT)
+
+
+def _known(name: str, what: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{what} must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+class use_backend:
+    """Makes every operator run on one backend: `use_backend("reference")`, or `with use_backend("cpu"): ...`.
+
+    The setting is global to the process and acts at once; as a context manager it restores the earlier one on
+    exit. It outranks the environment variable HSR_KERNELS_BACKEND. `use_backend(None)` returns to the default.
+
+    Args:
+        name: "reference", "cpu", "triton", "cuda" or None (the fastest that can run).
+
+    Raises:
+        ValueError: The name isn't a backend's.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        global _requested
+        self._before = _requested
+        _requested = None if name is None else _known(name, "backend")
+
+    def __enter__(self) -> "use_backend":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _requested
+        _requested = self._before
+
+
+def _operator(name: str) -> Operator:
+    if name not in _operators:
+        raise ValueError(f"op must be one of {', '.join(sorted(_operators))}, got {name!r}")
+    return _operators[name]
+
+
+def backends(op: str | None = None, device: str | torch.device | None = None) -> dict[str, str]:
+    """The backends and what keeps each from running: an empty string means that it can run.
+
+    Args:
+        op: An operator's name; None asks about the backends in general (the answer for `bias_act`).
+        device: A device to ask about; None means the device that each backend is made for.
+
+    Returns:
+        {backend: reason it can't run, or ""}.
+    """
+    operator = _operator(op or "bias_act")
+    tensor = None if device is None else torch.empty(0, device=device)
+    return {name: operator.why_not(name, tensor) for name in BACKENDS}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found: the backend that runs and, for each other backend, why it doesn't."""
+
+    op: str
+    backend: str
+    tensor: str
+    reasons: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.op} on {self.tensor} runs on the {self.backend} backend"]
+        lines += [f"  {name}: {reason}" for name, reason in self.reasons.items()]
+        return "\n".join(lines)
+
+
+def explain(op: str, *tensors: torch.Tensor) -> Explanation:
+    """Which backend would run `op` on `tensors`, and why not the others; print it.
+
+    Args:
+        op: An operator's name, such as "upfirdn2d".
+        *tensors: The operator's tensors; the first decides device and dtype. None given: a float32 CPU tensor.
+
+    Raises:
+        ValueError: No operator of that name.
+        RuntimeError: A backend was requested that can't run.
+    """
+    operator = _operator(op)
+    tensor = tensors[0] if tensors else torch.empty(0)
+    chosen = operator.choose(tensor, quiet=True)
+    requested = _current()
+    reasons = {}
+    for name in BACKENDS:
+        if name == chosen:
+            reasons[name] = "chosen: " + ("it was requested" if requested else "the fastest that can run")
+        else:
+            reasons[name] = operator.why_not(name, tensor) or (
+                f"it could run, but {requested} was requested"
+                if requested
+                else f"it could run, but {chosen} is faster"
+            )
+    return Explanation(op, chosen, f"{tensor.device} {str(tensor.dtype).removeprefix('torch.')}", reasons)

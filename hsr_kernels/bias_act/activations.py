@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The activations, written once: code shared with the native kernels, defaults, and what a backward needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One activation function.
+
+    Attributes:
+        code: Its number in csrc/include/hsr/activation.h.
+        function: (x, alpha) -> act(x), in plain differentiable PyTorch.
+        alpha: Default of the parameter alpha (0 where there is none).
+        gain: Default gain.
+        from_output: Its derivative can be told from its output, so that the input needn't be kept.
+        curved: Its second derivative isn't zero everywhere.
+    """
+
+    code: int
+    function: Callable[[torch.Tensor, float], torch.Tensor]
+    alpha: float = 0.0
+    gain: float = 1.0
+    from_output: bool = True
+    curved: bool = False
+
+
+ACTIVATIONS = {
+    "linear": Activation(0, lambda x, alpha: x),
+    "relu": Activation(1, lambda x, alpha: F.relu(x), gain=sqrt(2)),
+    "lrelu": Activation(2, lambda x, alpha: F.leaky_relu(x, alpha), alpha=0.2, gain=sqrt(2)),
+    "tanh": Activation(3, lambda x, alpha: torch.tanh(x), curved=True),
+    "sigmoid": Activation(4, lambda x, alpha: torch.sigmoid(x), curved=True),
+    "elu": Activation(5, lambda x, alpha: F.elu(x), curved=True),
+    "selu": Activation(6, lambda x, alpha: F.selu(x), curved=True),
+    "softplus": Activation(7, lambda x, alpha: F.softplus(x), curved=True),
+    "swish": Activation(
+        8, lambda x, alpha: x * torch.sigmoid(x), gain=sqrt(2), from_output=False, curved=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """A validated activation with its parameters: clamp(act(x) * gain); clamp below 0 means none."""
+
+    act: str
+    alpha: float
+    gain: float
+    clamp: float
+
+    @property
+    def activation(self) -> Activation:
+        return ACTIVATIONS[self.act]
+
+    @property
+    def from_output(self) -> bool:
+        """Whether the derivative can be told from the output, given these parameters."""
+        return self.activation.from_output and self.gain != 0 and not (self.act == "lrelu" and self.alpha < 0)
+
+    @property
+    def args(self) -> tuple[int, float, float, float]:
+        """What the native kernels take."""
+        return self.activation.code, self.alpha, self.gain, self.clamp
+
+
+def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | None) -> Epilogue:
+    """Fills in the defaults.
+
+    Raises:
+        ValueError: Unknown activation.
+    """
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
+    spec = ACTIVATIONS[act]
+    return Epilogue(
+        act,
+        spec.alpha if alpha is None else float(alpha),
+        spec.gain if gain is None else float(gain),
+        -1.0 if clamp is None or clamp < 0 else float(clamp),
+    )

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The specification of bias_act: plain PyTorch, differentiable to any order."""
+
+import torch
+
+from .activations import Epilogue
+
+
+def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue) -> torch.Tensor:
+    """clamp(act(x + b) * gain), the bias along dimension `dim`."""
+    if b is not None:
+        x = x + b.to(x.dtype).reshape([-1 if d == dim else 1 for d in range(x.ndim)])
+    x = epilogue.activation.function(x, epilogue.alpha)
+    if epilogue.gain != 1:
+        x = x * epilogue.gain
+    if epilogue.clamp >= 0:
+        x = x.clamp(-epilogue.clamp, epilogue.clamp)
+    return x

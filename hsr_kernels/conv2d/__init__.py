@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions that can be differentiated to any order, quickly."""
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import _backends, _checks
+from . import autograd, reference
+from .autograd import no_weight_gradients
+
+__all__ = ["conv2d", "conv_transpose2d", "no_weight_gradients"]
+
+
+def _register(name: str) -> _backends.Operator:
+    # The Functions call PyTorch's convolutions (oneDNN, cuDNN) on any device, so they serve every backend.
+    fast = getattr(autograd, name)
+    return _backends.register(
+        name,
+        reference=_backends.Implementation(getattr(reference, name), devices=("cpu", "cuda", "meta")),
+        cpu=_backends.Implementation(fast),
+        triton=_backends.Implementation(fast, devices=("cuda",)),
+        cuda=_backends.Implementation(fast, devices=("cuda",)),
+    )
+
+
+_conv2d = _register("conv2d")
+_conv_transpose2d = _register("conv_transpose2d")
+
+
+def conv2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    """torch.nn.functional.conv2d with fast derivatives of every order, honouring `no_weight_gradients`.
+
+    Args:
+        input: Images [N, C, H, W], float32, float16, bfloat16 or float64.
+        weight: [O, C / groups, kh, kw], the dtype of input.
+        bias: [O] or None.
+        stride, padding, dilation: int or (y, x), as in torch.nn.functional.conv2d.
+        groups: Groups of channels.
+
+    Returns:
+        [N, O, H', W'] in the dtype of input.
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
+
+    Derivatives: every order, with respect to input, weight and bias.
+    """
+    input, weight, bias = _validate(input, weight, bias, groups, transposed=False)
+    return _conv2d.select(input)(
+        input,
+        weight,
+        bias,
+        stride=_checks.pair("stride", stride),
+        padding=_checks.pair("padding", padding, minimum=0),
+        dilation=_checks.pair("dilation", dilation),
+        groups=groups,
+    )
+
+
+def conv_transpose2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> torch.Tensor:
+    """torch.nn.functional.conv_transpose2d with fast derivatives of every order, honouring `no_weight_gradients`.
+
+    Args:
+        input: Images [N, C, H, W], float32, float16, bfloat16 or float64.
+        weight: [C, O / groups, kh, kw], the dtype of input.
+        bias: [O] or None.
+        stride, padding, output_padding, dilation: int or (y, x), as in torch.nn.functional.conv_transpose2d.
+        groups: Groups of channels.
+
+    Returns:
+        [N, O, H', W'] in the dtype of input.
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
+
+    Derivatives: every order, with respect to input, weight and bias.
+    """
+    input, weight, bias = _validate(input, weight, bias, groups, transposed=True)
+    return _conv_transpose2d.select(input)(
+        input,
+        weight,
+        bias,
+        stride=_checks.pair("stride", stride),
+        padding=_checks.pair("padding", padding, minimum=0),
+        output_padding=_checks.pair("output_padding", output_padding, minimum=0),
+        groups=groups,
+        dilation=_checks.pair("dilation", dilation),
+    )
+
+
+def _validate(input, weight, bias, groups, transposed):
+    """Checks tensors and groups; returns the tensors, cast where autocast is on."""
+    input, weight, bias = _checks.autocast(input, weight, bias)
+    _checks.tensor("input", input, ndim=4)
+    _checks.tensor("weight", weight, ndim=4)
+    _checks.same_device("input", input, weight=weight, bias=bias)
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups must be a positive int, got {groups!r}")
+    channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    out = weight.shape[1] * groups if transposed else weight.shape[0]
+    if channels != input.shape[1] or weight.shape[0] % groups:
+        expected = "[C, O / groups, kh, kw]" if transposed else "[O, C / groups, kh, kw]"
+        raise ValueError(
+            f"weight must have shape {expected} with C = {input.shape[1]} and groups = {groups} "
+            f"for input {list(input.shape)}, got {list(weight.shape)}"
+        )
+    if bias is not None:
+        _checks.shape("bias", _checks.tensor("bias", bias), (out,))
+    for name, other in (("weight", weight), ("bias", bias)):
+        if other is not None and other.dtype != input.dtype:
+            raise TypeError(f"{name} must have the dtype of input ({input.dtype}), got {other.dtype}")
+    return input, weight, bias

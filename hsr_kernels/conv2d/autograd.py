@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A family of three bilinear maps, closed under differentiation, on public PyTorch functions only.
+
+    convolution            y = w * x            dx: transposed convolution,  dw: weight gradient
+    transposed convolution y = w^T x            dx: convolution,             dw: weight gradient, roles exchanged
+    weight gradient        g(x, dy)             dx: transposed convolution,  d(dy): convolution
+
+Each backward goes through `.apply` of the others, so every order exists, and each order runs as an ordinary
+convolution: PyTorch's own double backward instead convolves with image-sized kernels.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+_weight_gradients_disabled = False
+
+
+@contextmanager
+def no_weight_gradients(disable: bool = True):
+    """Inside, backward passes of `conv2d` and `conv_transpose2d` leave out the gradient of the weight.
+
+    R1 and path length differentiate with respect to images or latents only; the work for the weight's first
+    gradient is really not done, on every version of PyTorch. Gradients of a gradient are unaffected once outside.
+
+    Args:
+        disable: False makes it a no-op.
+    """
+    global _weight_gradients_disabled
+    before = _weight_gradients_disabled
+    _weight_gradients_disabled = before or disable
+    try:
+        yield
+    finally:
+        _weight_gradients_disabled = before
+
+
+def weight_gradients_disabled() -> bool:
+    """Whether the gradient of the weight is being left out now."""
+    return _weight_gradients_disabled
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything about a convolution but its tensors; pairs are (y, x)."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    output_padding: tuple[int, int] = (0, 0)
+
+    def transposed(self, image: torch.Size, out: torch.Size, kernel: torch.Size) -> "Spec":
+        """The transposed convolution that takes `out` back to the size of `image`."""
+        rest = tuple(
+            image[i]
+            - ((out[i] - 1) * self.stride[i] - 2 * self.padding[i] + self.dilation[i] * (kernel[i] - 1) + 1)
+            for i in (-2, -1)
+        )
+        return replace(self, output_padding=rest)
+
+    def plain(self) -> "Spec":
+        return replace(self, output_padding=(0, 0))
+
+
+class Convolution(torch.autograd.Function):
+    """y = conv2d(x, w) + b."""
+
+    @staticmethod
+    def forward(ctx, x, w, b, spec):
+        ctx.save_for_backward(x, w)
+        ctx.spec = spec
+        return F.conv2d(x, w, b, spec.stride, spec.padding, spec.dilation, spec.groups)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = TransposedConvolution.apply(dy, w, None, ctx.spec.transposed(x.shape, dy.shape, w.shape))
+        if ctx.needs_input_grad[1] and not _weight_gradients_disabled:
+            dw = WeightGradient.apply(x, dy, w.shape, ctx.spec)
+        if ctx.needs_input_grad[2]:
+            db = dy.sum([0, 2, 3])
+        return dx, dw, db, None
+
+
+class TransposedConvolution(torch.autograd.Function):
+    """y = conv_transpose2d(x, w) + b; also the input gradient of a convolution."""
+
+    @staticmethod
+    def forward(ctx, x, w, b, spec):
+        ctx.save_for_backward(x, w)
+        ctx.spec = spec
+        return F.conv_transpose2d(
+            x, w, b, spec.stride, spec.padding, spec.output_padding, spec.groups, spec.dilation
+        )
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = Convolution.apply(dy, w, None, ctx.spec.plain())
+        if ctx.needs_input_grad[1] and not _weight_gradients_disabled:
+            dw = WeightGradient.apply(dy, x, w.shape, ctx.spec.plain())
+        if ctx.needs_input_grad[2]:
+            db = dy.sum([0, 2, 3])
+        return dx, dw, db, None
+
+
+class WeightGradient(torch.autograd.Function):
+    """dw of a convolution from its input x and the gradient dy of its output."""
+
+    @staticmethod
+    def forward(ctx, x, dy, shape, spec):
+        ctx.save_for_backward(x, dy)
+        ctx.spec = spec
+        return torch.nn.grad.conv2d_weight(
+            x, shape, dy, spec.stride, spec.padding, spec.dilation, spec.groups
+        )
+
+    @staticmethod
+    def backward(ctx, ddw):
+        x, dy = ctx.saved_tensors
+        dx = ddy = None
+        if ctx.needs_input_grad[0]:
+            dx = TransposedConvolution.apply(dy, ddw, None, ctx.spec.transposed(x.shape, dy.shape, ddw.shape))
+        if ctx.needs_input_grad[1]:
+            ddy = Convolution.apply(x, ddw, None, ctx.spec)
+        return dx, ddy, None, None
+
+
+def conv2d(x, w, b=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """Arguments of torch.nn.functional.conv2d, pairs given as pairs."""
+    return Convolution.apply(x, w, b, Spec(stride, padding, dilation, groups))
+
+
+def conv_transpose2d(
+    x, w, b=None, stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups=1, dilation=(1, 1)
+):
+    """Arguments of torch.nn.functional.conv_transpose2d, pairs given as pairs."""
+    return TransposedConvolution.apply(x, w, b, Spec(stride, padding, dilation, groups, output_padding))

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HSR loss: generator features, projected by small heads, against a frozen network's features."""
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import _backends, _checks
+from . import cpu_impl, reference
+from .reference import Head
+
+_operator = _backends.register(
+    "feature_projection_loss",
+    reference=_backends.Implementation(reference.feature_projection_loss, devices=("cpu", "cuda", "meta")),
+    cpu=_backends.Implementation(cpu_impl.feature_projection_loss, native="_cpu"),
+)
+
+
+def feature_projection_loss(
+    features: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    heads: Sequence[Head],
+    *,
+    hidden_gain: float = 2**0.5,
+) -> torch.Tensor:
+    """Per scale: mean over everything of (area_resize(w2 @ (relu(w1 @ x + b1) * hidden_gain) + b2, T) - target)^2.
+
+    The area resize is adaptive average pooling, both when it shrinks and when it grows. It is linear, as is the second
+    layer, so the fast backends pool the hidden layer first wherever the map shrinks, and never keep the hidden layer.
+
+    Args:
+        features: One [N, C_i, H_i, W_i] per scale, float32, float16, bfloat16 or float64.
+        targets: One [N, D_i, T_i, T_i] per scale; constants, no gradient reaches them.
+        heads: One (w1 [K, C_i], b1 [K], w2 [D_i, K], b2 [D_i]) per scale, cast to the dtype of the feature.
+        hidden_gain: Factor on the hidden layer.
+
+    Returns:
+        [num_scales], float32 (float64 for float64 features).
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
+
+    Derivatives: first order native, with respect to features and heads; higher orders fall back to the reference.
+
+    Source: Hierarchical Semantic Regularization of Latent Spaces in StyleGANs (Karmali et al., ECCV 2022).
+    """
+    if not len(features) == len(targets) == len(heads):
+        raise ValueError(
+            "features, targets and heads must have one entry per scale, "
+            f"got {len(features)}, {len(targets)} and {len(heads)}"
+        )
+    if not features:
+        raise ValueError("features must have at least one scale, got none")
+    for i, scale in enumerate(zip(features, targets, heads, strict=True)):
+        _check_scale(i, *scale)
+    return _operator.select(features[0])(features, targets, heads, float(hidden_gain))
+
+
+def _check_scale(i: int, x: torch.Tensor, target: torch.Tensor, head: Head) -> None:
+    _checks.tensor(f"features[{i}]", x, ndim=4)
+    _checks.tensor(f"targets[{i}]", target, ndim=4)
+    if len(head) != 4:
+        raise ValueError(f"heads[{i}] must be (w1, b1, w2, b2), got {len(head)} entries")
+    named = dict(zip(("w1", "b1", "w2", "b2"), head, strict=True))
+    for name, value in named.items():
+        _checks.tensor(f"heads[{i}].{name}", value, ndim=2 if name.startswith("w") else 1)
+    _checks.same_device(
+        f"features[{i}]", x, **{f"targets[{i}]": target}, **{f"heads[{i}].{k}": v for k, v in named.items()}
+    )
+    hidden, out = named["w1"].shape[0], named["w2"].shape[0]
+    _checks.shape(f"heads[{i}].w1", named["w1"], (hidden, x.shape[1]))
+    _checks.shape(f"heads[{i}].b1", named["b1"], (hidden,))
+    _checks.shape(f"heads[{i}].w2", named["w2"], (out, hidden))
+    _checks.shape(f"heads[{i}].b2", named["b2"], (out,))
+    if target.shape[0] != x.shape[0] or target.shape[1] != out:
+        raise ValueError(
+            f"targets[{i}] must have shape [{x.shape[0]}, {out}, T, T] for features {list(x.shape)} "
+            f"and w2 {list(named['w2'].shape)}, got {list(target.shape)}"
+        )

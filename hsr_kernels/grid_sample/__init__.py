@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bilinear sampling at given places, twice differentiable."""
+
+import torch
+
+from .. import _backends, _checks
+from . import autograd, reference
+
+_ANY = ("cpu", "cuda", "meta")
+_operator = _backends.register(
+    "grid_sample",
+    reference=_backends.Implementation(reference.grid_sample, devices=_ANY),
+    # PyTorch's own kernels in a Function that adds the missing second derivative: nothing here is native.
+    cpu=_backends.Implementation(autograd.grid_sample),
+    triton=_backends.Implementation(autograd.grid_sample, devices=("cuda",)),
+    cuda=_backends.Implementation(autograd.grid_sample, devices=("cuda",)),
+)
+
+
+def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Samples images bilinearly; zeros outside; align_corners=False.
+
+    Args:
+        input: Images [N, C, H, W], float32, float16, bfloat16 or float64.
+        grid: Places [N, H', W', 2] as (x, y), the image spanning [-1, 1]; the dtype of input.
+
+    Returns:
+        [N, C, H', W'] in the dtype of input.
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
+
+    Derivatives: every order, with respect to input and grid (almost everywhere: bilinear interpolation has kinks
+    at pixel centres).
+
+    Source: torch.nn.functional.grid_sample, whose backward has no derivative.
+    """
+    input, grid = _checks.autocast(input, grid)
+    _checks.tensor("input", input, ndim=4)
+    _checks.tensor("grid", grid, ndim=4)
+    _checks.same_device("input", input, grid=grid)
+    if grid.shape[0] != input.shape[0] or grid.shape[3] != 2:
+        raise ValueError(f"grid must have shape [{input.shape[0]}, H', W', 2], got {list(grid.shape)}")
+    if 0 in input.shape[1:]:
+        raise ValueError(f"input must have pixels and channels, got shape {list(input.shape)}")
+    return _operator.select(input)(input, grid.to(input.dtype))

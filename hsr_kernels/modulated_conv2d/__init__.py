@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modulated convolution with its epilogue (demodulate, noise, bias, activation) fused."""
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import _backends, _checks
+from ..bias_act.activations import epilogue as _epilogue
+from ..conv2d_resample.plan import Plan, plan
+from ..upfirdn2d.geometry import check_filter, filter_taps
+from . import cpu_impl, reference
+
+_operator = _backends.register(
+    "modulated_conv2d",
+    reference=_backends.Implementation(reference.modulated_conv2d, devices=("cpu", "cuda", "meta")),
+    cpu=_backends.Implementation(cpu_impl.modulated_conv2d, native="_cpu"),
+)
+
+
+def modulated_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    resample_filter: torch.Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    *,
+    bias: torch.Tensor | None = None,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> torch.Tensor:
+    """y = clamp(act(conv(x * styles, weight) * d + noise + bias) * gain), d = rsqrt(sum((weight * styles)^2) + 1e-8).
+
+    Args:
+        x: [N, C, H, W], float32, float16, bfloat16 or float64; contiguous or channels_last.
+        weight: [O, C, kh, kw], one for all samples; cast to the dtype of x for the convolution.
+        styles: [N, C], the scale of each sample's input channels.
+        noise: [N or 1, 1, H', W'] or a scalar tensor, added after demodulation; None for none.
+        up, down, padding, resample_filter, flip_weight: As in `conv2d_resample` (with f = resample_filter).
+        demodulate: Scale each sample's output channels by d, a sum over C, kh and kw.
+        bias: [O] or None.
+        act, alpha, gain, clamp: As in `bias_act`; the default is linear with gain 1.
+
+    Returns:
+        [N, O, H', W'], dtype and layout of x.
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
+
+    Derivatives: every order, with respect to x, weight, styles, noise and bias. In float16 with demodulation, weight
+    and styles are first scaled by their largest magnitudes, which demodulation cancels.
+
+    Source: StyleGAN2 (Karras et al., CVPR 2020), equations 1 and 3.
+    """
+    x, weight, styles = _checks.autocast(x, weight, styles)
+    steps = _validate(x, weight, styles, up, down, padding, resample_filter)
+    spec = _epilogue(act, alpha, gain, clamp)
+    _checks.same_device(
+        "x", x, weight=weight, styles=styles, noise=noise, bias=bias, resample_filter=resample_filter
+    )
+    if bias is not None:
+        _checks.shape("bias", _checks.tensor("bias", bias), (weight.shape[0],))
+    if noise is not None:
+        _check_noise(noise, x, weight, steps, resample_filter)
+    return _operator.select(x)(
+        x, weight, styles, noise, resample_filter, steps, bool(demodulate), bool(flip_weight), bias, spec
+    )
+
+
+def _validate(x, weight, styles, up, down, padding, f) -> Plan:
+    _checks.tensor("x", x, ndim=4)
+    _checks.tensor("weight", weight, ndim=4)
+    _checks.tensor("styles", styles, ndim=2)
+    if weight.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"weight must have shape [O, {x.shape[1]}, kh, kw] for x {list(x.shape)}, got {list(weight.shape)}"
+        )
+    _checks.shape("styles", styles, x.shape[:2])
+    for name, value in (("up", up), ("down", down)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+    check_filter(f)
+    kernel = (weight.shape[2], weight.shape[3])
+    return plan(kernel, filter_taps(f), up, down, _checks.padding4("padding", padding), flip_filter=False)
+
+
+def _check_noise(noise, x, weight, steps: Plan, f) -> None:
+    _checks.tensor("noise", noise)
+    if noise.ndim == 0:
+        return
+    height, width = steps.output_size(
+        (x.shape[2], x.shape[3]), (weight.shape[2], weight.shape[3]), filter_taps(f)
+    )
+    if (
+        noise.ndim != 4
+        or noise.shape[0] not in (1, x.shape[0])
+        or tuple(noise.shape[1:]) != (1, height, width)
+    ):
+        raise ValueError(
+            f"noise must be a scalar tensor or have shape [{x.shape[0]} or 1, 1, {height}, {width}], "
+            f"got {list(noise.shape)}"
+        )

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The specification of modulated_conv2d: plain PyTorch, differentiable to any order."""
+
+import torch
+
+from ..bias_act.activations import Epilogue
+from ..bias_act.reference import bias_act
+from ..conv2d_resample.plan import Plan
+from ..conv2d_resample.reference import conv2d_resample
+
+EPS = 1e-8
+
+
+def modulated_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    noise: torch.Tensor | None,
+    f: torch.Tensor | None,
+    plan: Plan,
+    demodulate: bool,
+    flip_weight: bool,
+    bias: torch.Tensor | None,
+    epilogue: Epilogue,
+) -> torch.Tensor:
+    """Scales the input channels by the styles, convolves, demodulates, adds noise, bias and activation."""
+    if demodulate:
+        weight, styles = prescale(x.dtype, weight, styles)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        modulated = weight.to(wide)[None] * styles.to(wide)[:, None, :, None, None]
+        coefficients = (modulated.square().sum([2, 3, 4]) + EPS).rsqrt()
+    y = conv2d_resample(
+        x * styles.to(x.dtype)[:, :, None, None],
+        weight.to(x.dtype),
+        f,
+        plan,
+        groups=1,
+        flip_weight=flip_weight,
+    )
+    if demodulate:
+        y = y * coefficients.to(x.dtype)[:, :, None, None]
+    if noise is not None:
+        y = y + noise.to(x.dtype)
+    return bias_act(y, bias, 1, epilogue)
+
+
+def prescale(
+    dtype: torch.dtype, weight: torch.Tensor, styles: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In float16, brings weight and styles to a magnitude that can't overflow; demodulation cancels the factors."""
+    if dtype != torch.float16 or weight.numel() == 0 or styles.numel() == 0:
+        return weight, styles
+    fan_in = weight[0].numel()
+    weight = weight * (fan_in**-0.5 / weight.abs().amax([1, 2, 3], keepdim=True))
+    styles = styles / styles.abs().amax(1, keepdim=True)
+    return weight, styles

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FIR up- and downsampling: zero-insert, pad, filter, decimate in one pass."""
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import _backends, _checks
+from . import cpu_impl, reference
+from .geometry import filter_taps, validate
+
+_operator = _backends.register(
+    "upfirdn2d",
+    reference=_backends.Implementation(reference.upfirdn2d, devices=("cpu", "cuda", "meta")),
+    cpu=_backends.Implementation(cpu_impl.upfirdn2d, native="_cpu"),
+)
+
+
+def upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Inserts zeros, pads, convolves with a FIR filter, keeps every down-th pixel.
+
+    Args:
+        x: Images [N, C, H, W], float32, float16, bfloat16 or float64; contiguous or channels_last.
+        f: Filter: None (one tap of 1), [taps] (separable, along both axes) or [height, width]; float32.
+        up: Factor of zero insertion, int or (x, y): each pixel is followed by up - 1 zeros.
+        down: Factor of decimation, int or (x, y).
+        padding: Pixels added to the zero-inserted image: int, (x, y) or (x0, x1, y0, y1); negative crops.
+        flip_filter: False convolves, True correlates.
+        gain: Factor on the output.
+
+    Returns:
+        [N, C, (H * up_y + y0 + y1 - taps_y) // down_y + 1, likewise W'], dtype and layout of x.
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type, shape, dtype or device; an image smaller than the filter.
+
+    Derivatives: every order, with respect to x (its derivative is itself an upfirdn2d). A filter that requires
+    grad runs on the reference backend, which differentiates it too.
+
+    Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
+    """
+    geometry = validate(x, f, up, down, padding, flip_filter, gain)
+    limit = "a filter that requires grad is differentiated by the reference only" if _needs_grad(f) else ""
+    return _operator.select(x, limit)(x, f, geometry)
+
+
+def _needs_grad(f: torch.Tensor | None) -> bool:
+    return f is not None and f.requires_grad and torch.is_grad_enabled()
+
+
+def setup_filter(
+    f: torch.Tensor | Sequence[float] | Sequence[Sequence[float]] | float | None,
+    device: str | torch.device = "cpu",
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> torch.Tensor:
+    """Prepares a filter for the FIR functions.
+
+    Args:
+        f: Taps: a number, a 1-D or 2-D sequence, array or tensor; None is a single tap of 1.
+        device: Where the result goes.
+        normalize: Scale the taps to sum 1.
+        flip_filter: Reverse the taps.
+        gain: Factor of the whole filter, entering as gain^(ndim / 2).
+        separable: Keep a 1-D filter 1-D (applied along both axes); None: from 8 taps on. A shorter one becomes
+            its outer product.
+
+    Returns:
+        float32 [taps] or [height, width].
+
+    Raises:
+        ValueError: No taps, more than two dimensions, or taps that sum to zero and can't be normalised.
+    """
+    taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32)
+    if taps.ndim > 2 or taps.numel() == 0:
+        raise ValueError(f"f must be a number, [taps] or [height, width], got shape {list(taps.shape)}")
+    if taps.ndim == 0:
+        taps = taps[None]
+    if separable is None:
+        separable = taps.ndim == 1 and taps.numel() >= 8
+    if taps.ndim == 1 and not separable:
+        taps = torch.outer(taps, taps)
+    if separable and taps.ndim != 1:
+        raise ValueError(f"separable filters must be 1-D, got f of shape {list(taps.shape)}")
+    if normalize:
+        total = taps.sum()
+        if total == 0:
+            raise ValueError("f sums to zero, so it can't be normalised; pass normalize=False")
+        taps = taps / total
+    if flip_filter:
+        taps = taps.flip(list(range(taps.ndim)))
+    return (taps * gain ** (taps.ndim / 2)).to(device)
+
+
+def filter2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Filters images and keeps their size; `padding` comes on top. Arguments as for `upfirdn2d`."""
+    x0, x1, y0, y1 = _checks.padding4("padding", padding)
+    fh, fw = filter_taps(f)
+    centred = (x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2)
+    return upfirdn2d(x, f, padding=centred, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Enlarges images by `up`, centred and of the same brightness; `padding` comes on top. See `upfirdn2d`."""
+    upx, upy = _checks.pair("up", up)
+    x0, x1, y0, y1 = _checks.padding4("padding", padding)
+    fh, fw = filter_taps(f)
+    centred = (
+        x0 + (fw + upx - 1) // 2, x1 + (fw - upx) // 2,
+        y0 + (fh + upy - 1) // 2, y1 + (fh - upy) // 2,
+    )  # fmt: skip
+    return upfirdn2d(x, f, up=(upx, upy), padding=centred, flip_filter=flip_filter, gain=gain * upx * upy)
+
+
+def downsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Filters images and keeps every down-th pixel, centred; `padding` comes on top. See `upfirdn2d`."""
+    downx, downy = _checks.pair("down", down)
+    x0, x1, y0, y1 = _checks.padding4("padding", padding)
+    fh, fw = filter_taps(f)
+    centred = (
+        x0 + (fw - downx + 1) // 2, x1 + (fw - downx) // 2,
+        y0 + (fh - downy + 1) // 2, y1 + (fh - downy) // 2,
+    )  # fmt: skip
+    return upfirdn2d(x, f, down=(downx, downy), padding=centred, flip_filter=flip_filter, gain=gain)

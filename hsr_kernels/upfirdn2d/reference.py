@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The specification of upfirdn2d: plain PyTorch, differentiable to any order."""
+
+import torch
+import torch.nn.functional as F
+
+from .geometry import Geometry
+
+
+def upfirdn2d(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
+    """Inserts zeros, pads or crops, filters, keeps every down-th pixel. See `hsr_kernels.upfirdn2d`."""
+    n, c, h, w = x.shape
+    (upx, upy), (downx, downy) = geometry.up, geometry.down
+    if upx > 1 or upy > 1:
+        x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
+    if any(geometry.padding):
+        x = F.pad(x, geometry.padding)
+    if f is not None:
+        x = _filter(x, f, geometry)
+    elif geometry.gain != 1:
+        x = x * geometry.gain
+    if downx > 1 or downy > 1:
+        x = x[:, :, ::downy, ::downx]
+    return x
+
+
+def _filter(x: torch.Tensor, f: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Depthwise filtering; a 1-D filter runs along both axes and shares the gain between them."""
+    channels = x.shape[1]
+    f = (f * geometry.gain ** (f.ndim / 2)).to(x.dtype)
+    if not geometry.flip_filter:
+        f = f.flip(list(range(f.ndim)))  # conv2d correlates, so convolution flips the taps
+    if channels == 0 or x.shape[0] == 0:
+        return x.new_empty([*x.shape[:2], x.shape[2] - f.shape[0] + 1, x.shape[3] - f.shape[-1] + 1])
+    kernels = [f] if f.ndim == 2 else [f[None, :], f[:, None]]
+    for kernel in kernels:
+        x = F.conv2d(x, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+    return x
