@@ -4,13 +4,13 @@
 import torch
 
 from .. import _backends, _checks
-from . import cpu_impl, reference
+from . import autograd, reference
 from .activations import epilogue as _epilogue
 
 _operator = _backends.register(
     "bias_act",
     reference=_backends.Implementation(reference.bias_act, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(cpu_impl.bias_act, native="_cpu"),
+    cpu=_backends.Implementation(autograd.bias_act, native="_cpu"),
 )
 
 
@@ -40,13 +40,14 @@ def bias_act(
     Raises:
         TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
 
-    Derivatives: every order, with respect to x and b. Under a clamp the gradient is zero where the output has the
+    Derivatives: every order for piecewise linear activations, second order for the others (every order on the
+    reference backend), with respect to x and b. Under a clamp the gradient is zero where the output has the
     magnitude of the clamp.
 
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
     x = _checks.tensor("x", x)
-    spec = _epilogue(act, alpha, gain, clamp)
+    spec = _epilogue(act, alpha, gain, clamp, x.dtype)
     if b is not None:
         if not -x.ndim <= dim < x.ndim:
             raise ValueError(

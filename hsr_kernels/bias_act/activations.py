@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The activations, written once: code shared with the native kernels, defaults, and what a backward needs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
@@ -69,8 +70,10 @@ class Epilogue:
         return self.activation.code, self.alpha, self.gain, self.clamp
 
 
-def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | None) -> Epilogue:
-    """Fills in the defaults.
+def epilogue(
+    act: str, alpha: float | None, gain: float | None, clamp: float | None, dtype: torch.dtype
+) -> Epilogue:
+    """Fills in the defaults, and rounds the clamp to `dtype`, so that a clamped output equals it.
 
     Raises:
         ValueError: Unknown activation.
@@ -82,5 +85,17 @@ def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | N
         act,
         spec.alpha if alpha is None else float(alpha),
         spec.gain if gain is None else float(gain),
-        -1.0 if clamp is None or clamp < 0 else float(clamp),
+        -1.0 if clamp is None or clamp < 0 else _rounded(float(clamp), dtype),
     )
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """The number of a 16-bit dtype that is nearest to a non-negative value; wider dtypes leave it as it is."""
+    bits = {torch.float16: 11, torch.bfloat16: 8}.get(dtype)
+    if bits is None or value == 0 or math.isinf(value):
+        return value
+    exponent = math.frexp(value)[1] - bits
+    if dtype == torch.float16:
+        exponent = max(exponent, -24)
+    rounded = math.ldexp(round(math.ldexp(value, -exponent)), exponent)
+    return math.inf if rounded > torch.finfo(dtype).max else rounded

@@ -1,7 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """conv2d and conv_transpose2d as PyTorch has them; its own autograd differentiates them to any order."""
 
+import functools
+
+import torch
 import torch.nn.functional as F
 
-conv2d = F.conv2d
-conv_transpose2d = F.conv_transpose2d
+
+def every_dtype(function):
+    """Computes float16 on the CPU in float32: PyTorch has no float16 transposed convolution there."""
+
+    @functools.wraps(function)
+    def call(input, weight, bias=None, *args, **kwargs):
+        if input.dtype != torch.float16 or input.device.type != "cpu":
+            return function(input, weight, bias, *args, **kwargs)
+        bias = None if bias is None else bias.float()
+        return function(input.float(), weight.float(), bias, *args, **kwargs).half()
+
+    return call
+
+
+conv2d = every_dtype(F.conv2d)
+conv_transpose2d = every_dtype(F.conv_transpose2d)

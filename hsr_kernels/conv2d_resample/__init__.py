@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from .. import _backends, _checks
-from ..upfirdn2d.geometry import check_filter, filter_taps
+from ..upfirdn2d.geometry import check_filter, filter_taps, native_limit
 from . import composed, reference
 from .plan import plan
 
@@ -72,4 +72,4 @@ def conv2d_resample(
         _checks.padding4("padding", padding),
         flip_filter,
     )
-    return _operator.select(x)(x, w.to(x.dtype), f, steps, groups, flip_weight)
+    return _operator.select(x, native_limit(f, up))(x, w.to(x.dtype), f, steps, groups, flip_weight)

@@ -6,7 +6,7 @@ import functools
 import torch
 
 from ..conv2d import autograd as _conv2d
-from ..upfirdn2d import cpu_impl as _fir
+from ..upfirdn2d import autograd as _fir
 from . import reference
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import torch
 
 from .. import _backends, _checks
-from . import cpu_impl, reference
+from . import autograd, reference
 from .reference import Head
 
 _operator = _backends.register(
     "feature_projection_loss",
     reference=_backends.Implementation(reference.feature_projection_loss, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(cpu_impl.feature_projection_loss, native="_cpu"),
+    cpu=_backends.Implementation(autograd.feature_projection_loss, native="_cpu"),
 )
 
 

@@ -8,13 +8,13 @@ import torch
 from .. import _backends, _checks
 from ..bias_act.activations import epilogue as _epilogue
 from ..conv2d_resample.plan import Plan, plan
-from ..upfirdn2d.geometry import check_filter, filter_taps
-from . import cpu_impl, reference
+from ..upfirdn2d.geometry import check_filter, filter_taps, native_limit
+from . import autograd, reference
 
 _operator = _backends.register(
     "modulated_conv2d",
     reference=_backends.Implementation(reference.modulated_conv2d, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(cpu_impl.modulated_conv2d, native="_cpu"),
+    cpu=_backends.Implementation(autograd.modulated_conv2d, native="_cpu"),
 )
 
 
@@ -61,7 +61,7 @@ def modulated_conv2d(
     """
     x, weight, styles = _checks.autocast(x, weight, styles)
     steps = _validate(x, weight, styles, up, down, padding, resample_filter)
-    spec = _epilogue(act, alpha, gain, clamp)
+    spec = _epilogue(act, alpha, gain, clamp, x.dtype)
     _checks.same_device(
         "x", x, weight=weight, styles=styles, noise=noise, bias=bias, resample_filter=resample_filter
     )
@@ -69,7 +69,7 @@ def modulated_conv2d(
         _checks.shape("bias", _checks.tensor("bias", bias), (weight.shape[0],))
     if noise is not None:
         _check_noise(noise, x, weight, steps, resample_filter)
-    return _operator.select(x)(
+    return _operator.select(x, native_limit(resample_filter, up))(
         x, weight, styles, noise, resample_filter, steps, bool(demodulate), bool(flip_weight), bias, spec
     )
 

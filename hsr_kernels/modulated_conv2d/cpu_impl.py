@@ -1,2 +1,164 @@
 # SPDX-License-Identifier: Apache-2.0
-from .reference import modulated_conv2d  # noqa: F401
+"""Native CPU kernels around the convolution of a modulated layer.
+
+The convolution runs in channels_last, where it is fastest; the prologue and the epilogue change layouts on the way.
+Images between them are [N, C, H, W] in channels_last; d is [N, O], noise [N or 1, 1, H, W] or a scalar, b [O]: all in
+the dtype that is accumulated in.
+"""
+
+import torch
+
+from .. import _native
+from .._registry import DTYPE_CODES, address, define, dense_image, is_channels_last, laid_out_like, wide
+from ..upfirdn2d.cpu_impl import fir_args, geometry_of
+from ..upfirdn2d.geometry import filter_taps
+
+__all__ = ["is_channels_last", "wide"]  # next to the operators, for the Functions over them
+
+_LAST = torch.channels_last
+
+
+def _noise(noise: torch.Tensor | None, size: tuple[int, int]) -> tuple[torch.Tensor | None, int]:
+    """Noise as a dense [N or 1, 1, H, W] and its stride between samples."""
+    if noise is None:
+        return None, 0
+    noise = noise.expand(1, 1, *size).contiguous() if noise.ndim == 0 else noise.contiguous()
+    return noise, size[0] * size[1] if noise.shape[0] > 1 else 0
+
+
+def _scale_channels(x, s):
+    u = torch.empty(x.shape, dtype=x.dtype, memory_format=_LAST)
+    x, layout = dense_image(x)
+    n, c, h, w = x.shape
+    s = s.contiguous()
+    _native.cpu().scale_channels(
+        address(x),
+        address(s),
+        address(u),
+        (n, c, h * w),
+        layout,
+        DTYPE_CODES[x.dtype],
+        torch.get_num_threads(),
+    )
+    return u
+
+
+def _scale_channels_bwd(du, x, s):
+    x, layout = dense_image(x)
+    dx = torch.empty_like(x)
+    n, c, h, w = x.shape
+    du, s = du.contiguous(memory_format=_LAST), s.contiguous()
+    ds = torch.zeros((n, c), dtype=torch.float64)
+    _native.cpu().scale_channels_bwd(
+        address(du), address(x), address(s), address(dx), address(ds), (n, c, h * w), layout,
+        DTYPE_CODES[x.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return dx, ds.to(s.dtype)
+
+
+def _epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
+    z = z.contiguous(memory_format=_LAST)
+    n, c, h, w = z.shape
+    y = torch.empty(z.shape, dtype=z.dtype, memory_format=_LAST if channels_last else torch.contiguous_format)
+    noise, stride = _noise(noise, (h, w))
+    d, b = _dense(d), _dense(b)
+    _native.cpu().epilogue(
+        address(z), address(y), address(d), address(noise), stride, address(b), (n, c, h, w), int(channels_last),
+        DTYPE_CODES[z.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+def _fir_epilogue(
+    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
+):
+    geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
+    x = x.contiguous(memory_format=_LAST)
+    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    memory_format = _LAST if channels_last else torch.contiguous_format
+    y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, memory_format=memory_format)
+    noise, stride = _noise(noise, size)
+    d, b = _dense(d), _dense(b)
+    taps, *args = fir_args(x, f, geometry, size)
+    _native.cpu().fir_epilogue(
+        address(x), *args, address(y), address(d), address(noise), stride, address(b), int(channels_last),
+        DTYPE_CODES[x.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
+    )  # fmt: skip
+    del taps  # alive until here: args hold its address
+    return y
+
+
+def _epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
+    y, layout = dense_image(y)
+    dy = laid_out_like(dy, y)
+    n, c, h, w = y.shape
+    dz = torch.empty(y.shape, dtype=y.dtype, memory_format=_LAST)
+    noise, stride = _noise(noise, (h, w))
+    d, b = _dense(d), _dense(b)
+    dd = torch.zeros((n, c), dtype=torch.float64)
+    db = torch.zeros(c, dtype=torch.float64)
+    dnoise = torch.empty((n, 1, h, w) if needs_dnoise else 0, dtype=wide(y.dtype))
+    _native.cpu().epilogue_bwd(
+        address(dy), address(y), address(dz), address(d), address(noise), stride, address(b), address(dd),
+        address(db), address(dnoise) if needs_dnoise else 0, (n, c, h, w), layout, DTYPE_CODES[y.dtype],
+        (act, alpha, gain, clamp), torch.get_num_threads(),
+    )  # fmt: skip
+    return dz, dd.to(dnoise.dtype), db.to(dnoise.dtype), dnoise
+
+
+def _dense(vector: torch.Tensor | None) -> torch.Tensor | None:
+    return None if vector is None else vector.contiguous()
+
+
+def _empty(shape, like, channels_last=True):
+    memory_format = _LAST if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _fake_scale_bwd(du, x, s):
+    return torch.empty_like(dense_image(x)[0]), torch.empty_like(s, memory_format=torch.contiguous_format)
+
+
+def _fake_fir_epilogue(
+    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
+):
+    geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
+    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    return _empty((*x.shape[:2], *size), x, channels_last)
+
+
+def _fake_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
+    n, c, h, w = y.shape
+    vector = y.new_empty((n, c), dtype=wide(y.dtype))
+    dnoise = vector.new_empty((n, 1, h, w) if needs_dnoise else 0)
+    return _empty(y.shape, y), vector, vector.new_empty(c), dnoise
+
+
+_ACT = "int act, float alpha, float gain, float clamp"
+_VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
+_FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
+
+scale_op = define(
+    "scale_channels(Tensor x, Tensor s) -> Tensor", cpu=_scale_channels, fake=lambda x, s: _empty(x.shape, x)
+)
+scale_bwd_op = define(
+    "scale_channels_bwd(Tensor du, Tensor x, Tensor s) -> (Tensor, Tensor)",
+    cpu=_scale_channels_bwd,
+    fake=_fake_scale_bwd,
+)
+epilogue_op = define(
+    f"modulated_conv2d_epilogue(Tensor z, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
+    cpu=_epilogue,
+    fake=lambda z, d, noise, b, channels_last, act, alpha, gain, clamp: _empty(z.shape, z, channels_last),
+)
+fir_epilogue_op = define(
+    f"modulated_conv2d_fir_epilogue(Tensor x, {_FIR}, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
+    cpu=_fir_epilogue,
+    fake=_fake_fir_epilogue,
+)
+epilogue_bwd_op = define(
+    f"modulated_conv2d_epilogue_bwd(Tensor dy, Tensor y, {_VECTORS}, bool needs_dnoise, {_ACT})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    cpu=_epilogue_bwd,
+    fake=_fake_epilogue_bwd,
+)

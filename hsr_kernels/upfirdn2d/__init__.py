@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import torch
 
 from .. import _backends, _checks
-from . import cpu_impl, reference
-from .geometry import filter_taps, validate
+from . import autograd, reference
+from .geometry import filter_taps, native_limit, validate
 
 _operator = _backends.register(
     "upfirdn2d",
     reference=_backends.Implementation(reference.upfirdn2d, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(cpu_impl.upfirdn2d, native="_cpu"),
+    cpu=_backends.Implementation(autograd.upfirdn2d, native="_cpu"),
 )
 
 
@@ -48,12 +48,7 @@ def upfirdn2d(
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
     geometry = validate(x, f, up, down, padding, flip_filter, gain)
-    limit = "a filter that requires grad is differentiated by the reference only" if _needs_grad(f) else ""
-    return _operator.select(x, limit)(x, f, geometry)
-
-
-def _needs_grad(f: torch.Tensor | None) -> bool:
-    return f is not None and f.requires_grad and torch.is_grad_enabled()
+    return _operator.select(x, native_limit(f, max(geometry.up)))(x, f, geometry)
 
 
 def setup_filter(

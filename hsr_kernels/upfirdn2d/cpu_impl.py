@@ -1,2 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-from .reference import upfirdn2d  # noqa: F401
+"""The native CPU kernel of upfirdn2d: polyphase, separable wherever the filter is, contiguous or channels_last."""
+
+import numpy as np
+import torch
+
+from .. import _native
+from .._registry import DTYPE_CODES, address, define, dense_image, image_format
+from .geometry import Geometry, filter_taps
+
+
+def prepare_taps(f: torch.Tensor | None, flip_filter: bool, gain: float) -> tuple[np.ndarray, bool]:
+    """The taps in float64 as a correlation with the gain folded in, and whether the filter is separable.
+
+    Returns:
+        (rows of a [height, width] filter, False) or (column taps followed by row taps, True).
+    """
+    if f is None:
+        return np.array([gain, 1.0]), True
+    taps = f.detach().double().numpy()
+    if not flip_filter:
+        taps = np.flip(taps)
+    if taps.ndim == 1:
+        return np.concatenate([taps * gain, taps]), True
+    y, x = np.unravel_index(np.abs(taps).argmax(), taps.shape)
+    if taps[y, x] == 0:
+        return np.zeros(sum(taps.shape)), True
+    column, row = taps[:, x], taps[y] / taps[y, x]
+    # A rank-1 filter in float32 carries rounding of that size; treating it as separable loses no accuracy.
+    if np.abs(np.outer(column, row) - taps).max() <= 2 * np.finfo(np.float32).eps * abs(taps[y, x]):
+        return np.concatenate([column * gain, row]), True
+    return np.ascontiguousarray(taps * gain), False
+
+
+def fir_args(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry, size: tuple[int, int]):
+    """(taps to keep alive, filter, sizes, steps) as the native functions take them."""
+    taps, separable = prepare_taps(f, geometry.flip_filter, geometry.gain)
+    height, width = filter_taps(f)
+    x0, _, y0, _ = geometry.padding
+    return (
+        taps,
+        (taps.ctypes.data, width, height, separable),
+        (*x.shape, *size),
+        (*geometry.up, *geometry.down, x0, y0),
+    )
+
+
+def geometry_of(up, down, padding, flip_filter, gain) -> Geometry:
+    """A geometry from an operator's flat arguments."""
+    return Geometry(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+
+
+def _upfirdn2d(x, f, up, down, padding, flip_filter, gain):
+    geometry = geometry_of(up, down, padding, flip_filter, gain)
+    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, memory_format=image_format(x))
+    x, layout = dense_image(x)
+    taps, *args = fir_args(x, f, geometry, size)
+    _native.cpu().upfirdn2d(
+        address(x), address(y), *args, layout, DTYPE_CODES[x.dtype], torch.get_num_threads()
+    )
+    del taps  # alive until here: args hold its address
+    return y
+
+
+def _fake_upfirdn2d(x, f, up, down, padding, flip_filter, gain):
+    geometry = geometry_of(up, down, padding, flip_filter, gain)
+    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=image_format(x))
+
+
+upfirdn2d_op = define(
+    "upfirdn2d(Tensor x, Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float gain) -> Tensor",
+    cpu=_upfirdn2d,
+    fake=_fake_upfirdn2d,
+)

@@ -9,6 +9,10 @@ import torch
 from .. import _checks
 
 
+MAX_TAPS = 64  # of the native kernels, along an axis
+MAX_UP = 64
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Everything about an upfirdn2d call but its tensors.
@@ -71,6 +75,15 @@ def check_filter(f: torch.Tensor | None) -> torch.Tensor | None:
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"f must have shape [taps] or [height, width], got {list(f.shape)}")
     return f
+
+
+def native_limit(f: torch.Tensor | None, up: int) -> str:
+    """Why a filter keeps the fast backends from running; empty where it doesn't."""
+    if f is not None and f.requires_grad and torch.is_grad_enabled():
+        return "a filter that requires grad is differentiated by the reference only"
+    if max(filter_taps(f)) > MAX_TAPS or up > MAX_UP:
+        return f"more than {MAX_TAPS} taps or up above {MAX_UP} is left to the reference"
+    return ""
 
 
 def validate(

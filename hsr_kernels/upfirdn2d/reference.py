@@ -27,11 +27,11 @@ def upfirdn2d(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> to
 def _filter(x: torch.Tensor, f: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Depthwise filtering; a 1-D filter runs along both axes and shares the gain between them."""
     channels = x.shape[1]
-    f = (f * geometry.gain ** (f.ndim / 2)).to(x.dtype)
+    f = (f.to(torch.promote_types(f.dtype, x.dtype)) * geometry.gain ** (f.ndim / 2)).to(x.dtype)
     if not geometry.flip_filter:
         f = f.flip(list(range(f.ndim)))  # conv2d correlates, so convolution flips the taps
-    if channels == 0 or x.shape[0] == 0:
-        return x.new_empty([*x.shape[:2], x.shape[2] - f.shape[0] + 1, x.shape[3] - f.shape[-1] + 1])
+    if channels == 0:
+        return x[:, :, f.shape[0] - 1 :, f.shape[-1] - 1 :]  # conv2d has no groups to run over
     kernels = [f] if f.ndim == 2 else [f[None, :], f[:, None]]
     for kernel in kernels:
         x = F.conv2d(x, kernel.expand(channels, 1, *kernel.shape), groups=channels)

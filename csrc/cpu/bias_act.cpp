@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+// bias_act: forward, backward and second order, one pass over memory each.
+#include "hsr/activation.h"
+#include "launchers.h"
+#include "storage.h"
+
+namespace hsr {
+namespace HSR_ISA {
+namespace {
+
+constexpr int64_t kLanes = 16;             // independent partial sums, so that a reduction vectorises
+constexpr int64_t kChunk = 1 << 15;        // elements a thread takes at a time
+constexpr int64_t kShortRow = 64;          // rows below this are joined: the bias is then laid out per element
+constexpr int64_t kReductionChunks = 256;  // upper limit where each chunk keeps partial sums
+
+// How a dense tensor is walked: rows of `length` elements; either one channel per row, or `length` bias values per row.
+struct Walk {
+  int64_t rows, length, channels, inner;
+  bool per_element;  // the bias changes along the row
+
+  explicit Walk(const BiasActParams& p) : channels(p.channels), inner(p.inner) {
+    const bool indexed = p.b || p.db;
+    per_element = indexed && inner < kShortRow;
+    if (!indexed) {
+      rows = 1;
+      length = p.outer * channels * inner;
+    } else if (per_element) {
+      rows = p.outer;
+      length = channels * inner;
+    } else {
+      rows = p.outer * channels;
+      length = inner;
+    }
+  }
+  int64_t channel_of_row(int64_t row) const { return row % channels; }
+  int64_t channel_of_element(int64_t i) const { return i / inner; }
+};
+
+// A stretch of a row: [begin, end) within row `row`.
+struct Piece {
+  int64_t row, begin, end;
+};
+
+// Cuts the walk into chunks of about kChunk elements: several whole rows, or a stretch of one.
+struct Chunks {
+  int64_t rows_per_chunk, pieces_per_row, piece, count;
+
+  Chunks(const Walk& walk, bool reduces) {
+    const int64_t length = walk.length > 0 ? walk.length : 1;
+    rows_per_chunk = length >= kChunk ? 1 : kChunk / length;
+    if (reduces && walk.per_element) {
+      const int64_t least = (walk.rows + kReductionChunks - 1) / kReductionChunks;
+      if (rows_per_chunk < least) rows_per_chunk = least;
+    }
+    pieces_per_row = (length + kChunk - 1) / kChunk;
+    if (rows_per_chunk > 1) pieces_per_row = 1;
+    piece = (length + pieces_per_row - 1) / pieces_per_row;
+    piece = (piece + kLanes - 1) / kLanes * kLanes;
+    count = walk.length == 0 ? 0 : (walk.rows + rows_per_chunk - 1) / rows_per_chunk * pieces_per_row;
+  }
+
+  template <class F>
+  void pieces(const Walk& walk, int64_t chunk, F&& f) const {
+    const int64_t first = chunk / pieces_per_row * rows_per_chunk, part = chunk % pieces_per_row;
+    const int64_t last = first + rows_per_chunk < walk.rows ? first + rows_per_chunk : walk.rows;
+    for (int64_t row = first; row < last; row++) {
+      const int64_t begin = part * piece, end = begin + piece < walk.length ? begin + piece : walk.length;
+      if (begin < end) f(Piece{row, begin, end});
+    }
+  }
+};
+
+// The bias as the walk wants it: [channels], or one value per element of a row.
+template <class T>
+const Accumulator<T>* expand_bias(const BiasActParams& p, const Walk& walk) {
+  using A = Accumulator<T>;
+  if (!p.b) return nullptr;
+  const int64_t n = walk.per_element ? walk.length : walk.channels;
+  A* bias = static_cast<A*>(scratch(7, size_t(n) * sizeof(A)));
+  const T* b = static_cast<const T*>(p.b);
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t c = walk.per_element ? walk.channel_of_element(i) : i;
+    A one;
+    bias[i] = *load(b + c, &one, 1);
+  }
+  return bias;
+}
+
+// The arithmetic on a block of elements in the type computed in, one set of functions per activation. The bias is `b`
+// per element where given, else `b0`.
+template <class A>
+struct Blocks {
+  void (*forward)(const ActivationParams&, const A* x, const A* b, A b0, A* y, int64_t n);
+  // Returns the sum of dx; adds dx to `sums` where given.
+  A (*backward)(const ActivationParams&, const A* dy, const A* ref, const A* b, A b0, A* dx, A* sums, int64_t n);
+  void (*second)(const ActivationParams&, const A* ddx, const A* dy, const A* ref, const A* b, A b0, A* ddy, A* dref,
+                 int64_t n);
+};
+
+template <class A, Act act>
+void forward_block(const ActivationParams& p, const A* x, const A* b, A b0, A* y, int64_t n) {
+  const Activation<A, act> activation(p);
+  if (b) {
+    for (int64_t i = 0; i < n; i++) y[i] = activation.value(x[i] + b[i]);
+  } else {
+    for (int64_t i = 0; i < n; i++) y[i] = activation.value(x[i] + b0);
+  }
+}
+
+template <class A, Act act, bool from_output>
+A backward_block(const ActivationParams& p, const A* dy, const A* ref, const A* b, A b0, A* dx, A* sums, int64_t n) {
+  const Activation<A, act> activation(p);
+  const auto slope = [&](A v) __attribute__((always_inline)) {
+    return from_output ? activation.slope_from_output(v) : activation.slope_from_input(v);
+  };
+  A lanes[kLanes] = {};
+  if (b) {
+    for (int64_t i = 0; i < n; i++) dx[i] = dy[i] * slope(ref[i] + b[i]);
+  } else {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+      for (int64_t l = 0; l < kLanes; l++) {
+        const A v = dy[i + l] * slope(ref[i + l] + b0);
+        dx[i + l] = v;
+        lanes[l] += v;
+      }
+    for (; i < n; i++) lanes[i % kLanes] += dx[i] = dy[i] * slope(ref[i] + b0);
+  }
+  if (sums)
+    for (int64_t i = 0; i < n; i++) sums[i] += dx[i];
+  A total = 0;
+  for (A lane : lanes) total += lane;
+  return total;
+}
+
+template <class A, Act act, bool from_output>
+void second_block(const ActivationParams& p, const A* ddx, const A* dy, const A* ref, const A* b, A b0, A* ddy, A* dref,
+                  int64_t n) {
+  const Activation<A, act> activation(p);
+  for (int64_t i = 0; i < n; i++) {
+    const A v = ref[i] + (b ? b[i] : b0), both = ddx[i] * dy[i];
+    ddy[i] = ddx[i] * (from_output ? activation.slope_from_output(v) : activation.slope_from_input(v));
+    dref[i] = both * (from_output ? activation.curvature_from_output(v) : activation.curvature_from_input(v));
+  }
+}
+
+template <class A, Act act, bool from_output>
+Blocks<A> blocks_of() {
+  return {forward_block<A, act>, backward_block<A, act, from_output>, second_block<A, act, from_output>};
+}
+
+// Swish needs the input, and so does lrelu with a negative alpha; all others tell their slope from the output.
+template <class A>
+Blocks<A> blocks_for(const BiasActParams& p) {
+  switch (Act(p.act.act)) {
+    case Act::linear: return blocks_of<A, Act::linear, true>();
+    case Act::relu: return blocks_of<A, Act::relu, true>();
+    case Act::lrelu: return p.from_output ? blocks_of<A, Act::lrelu, true>() : blocks_of<A, Act::lrelu, false>();
+    case Act::tanh: return blocks_of<A, Act::tanh, true>();
+    case Act::sigmoid: return blocks_of<A, Act::sigmoid, true>();
+    case Act::elu: return blocks_of<A, Act::elu, true>();
+    case Act::selu: return blocks_of<A, Act::selu, true>();
+    case Act::softplus: return blocks_of<A, Act::softplus, true>();
+    case Act::swish: break;
+  }
+  return blocks_of<A, Act::swish, false>();
+}
+
+// Calls f(offset in the tensor, elements, bias per element or null, bias of the row, piece) for each block of a chunk.
+template <class A, class F>
+void for_each_block(const Walk& walk, const Chunks& chunks, int64_t chunk, const A* bias, F&& f) {
+  chunks.pieces(walk, chunk, [&](Piece piece) {
+    const A b0 = bias && !walk.per_element ? bias[walk.channel_of_row(piece.row)] : A(0);
+    for (int64_t i = piece.begin; i < piece.end; i += kBlock) {
+      const int64_t n = piece.end - i < kBlock ? piece.end - i : kBlock;
+      f(piece.row * walk.length + i, n, bias && walk.per_element ? bias + i : nullptr, b0, piece.row, i);
+    }
+  });
+}
+
+// Sums of dx by channel, kept per chunk and added up in order: the same for any number of threads.
+template <class A>
+struct BiasGradient {
+  const Walk& walk;
+  const Chunks& chunks;
+  A* partial;
+  int64_t width;
+
+  BiasGradient(const BiasActParams& p, const Walk& w, const Chunks& c) : walk(w), chunks(c), partial(nullptr) {
+    width = walk.per_element ? walk.length : chunks.rows_per_chunk;
+    if (!p.db) return;
+    const size_t bytes = size_t(chunks.count * width) * sizeof(A);
+    partial = static_cast<A*>(scratch(6, bytes ? bytes : 1));
+    std::memset(static_cast<void*>(partial), 0, bytes);
+  }
+  A& of_row(int64_t chunk, int64_t row) const {
+    return partial[chunk * width + row % chunks.rows_per_chunk];
+  }
+  A* of_element(int64_t chunk, int64_t i) const { return partial + chunk * width + i; }
+  void reduce(double* db) const {
+    if (!partial) return;
+    for (int64_t c = 0; c < walk.channels; c++) db[c] = 0;
+    for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
+      const A* sums = partial + chunk * width;
+      if (walk.per_element) {
+        for (int64_t i = 0; i < width; i++) db[walk.channel_of_element(i)] += double(sums[i]);
+      } else {
+        const int64_t first = chunk / chunks.pieces_per_row * chunks.rows_per_chunk;
+        for (int64_t r = 0; r < width && first + r < walk.rows; r++) db[walk.channel_of_row(first + r)] += double(sums[r]);
+      }
+    }
+  }
+};
+
+template <class T>
+void bias_act_kernel(const BiasActParams& p, int threads) {
+  using A = Accumulator<T>;
+  const auto block = blocks_for<A>(p).forward;
+  const Walk walk(p);
+  const Chunks chunks(walk, false);
+  const A* bias = expand_bias<T>(p, walk);
+  for_each_chunk(chunks.count, threads, [&](int64_t chunk) {
+    A in[kBlock], out[kBlock];
+    for_each_block(walk, chunks, chunk, bias, [&](int64_t at, int64_t n, const A* b, A b0, int64_t, int64_t) {
+      T* dst = static_cast<T*>(p.y) + at;
+      A* y = stage(dst, out);
+      block(p.act, load(static_cast<const T*>(p.x) + at, in, n), b, b0, y, n);
+      commit(y, dst, n);
+    });
+  });
+}
+
+template <class T>
+void bias_act_bwd_kernel(const BiasActParams& p, int threads) {
+  using A = Accumulator<T>;
+  const auto block = blocks_for<A>(p).backward;
+  const Walk walk(p);
+  const Chunks chunks(walk, p.db != nullptr);
+  const A* bias = p.from_output ? nullptr : expand_bias<T>(p, walk);
+  const BiasGradient<A> gradient(p, walk, chunks);
+  for_each_chunk(chunks.count, threads, [&](int64_t chunk) {
+    A in[2][kBlock], out[kBlock];
+    for_each_block(walk, chunks, chunk, bias, [&](int64_t at, int64_t n, const A* b, A b0, int64_t row, int64_t i) {
+      const A* dy = load(static_cast<const T*>(p.dy) + at, in[0], n);
+      const A* ref = load(static_cast<const T*>(p.ref) + at, in[1], n);
+      T* dst = static_cast<T*>(p.y) + at;
+      A* dx = stage(dst, out);
+      if (gradient.partial && !walk.per_element) {
+        gradient.of_row(chunk, row) += block(p.act, dy, ref, b, b0, dx, nullptr, n);
+      } else {
+        // Per-element sums also where the forward bias isn't needed: block() then runs with b0 = 0.
+        block(p.act, dy, ref, b, b0, dx, gradient.partial ? gradient.of_element(chunk, i) : nullptr, n);
+      }
+      commit(dx, dst, n);
+    });
+  });
+  gradient.reduce(p.db);
+}
+
+template <class T>
+void bias_act_bwd_bwd_kernel(const BiasActParams& p, int threads) {
+  using A = Accumulator<T>;
+  const auto block = blocks_for<A>(p).second;
+  const Walk walk(p);
+  const Chunks chunks(walk, false);
+  const A* bias = p.from_output ? nullptr : expand_bias<T>(p, walk);
+  for_each_chunk(chunks.count, threads, [&](int64_t chunk) {
+    A in[3][kBlock], out[2][kBlock];
+    for_each_block(walk, chunks, chunk, bias, [&](int64_t at, int64_t n, const A* b, A b0, int64_t, int64_t) {
+      const A* ddx = load(static_cast<const T*>(p.ddx) + at, in[0], n);
+      const A* dy = load(static_cast<const T*>(p.dy) + at, in[1], n);
+      const A* ref = load(static_cast<const T*>(p.ref) + at, in[2], n);
+      T *dst = static_cast<T*>(p.y) + at, *dref_dst = static_cast<T*>(p.dref) + at;
+      A *ddy = stage(dst, out[0]), *dref = stage(dref_dst, out[1]);
+      block(p.act, ddx, dy, ref, b, b0, ddy, dref, n);
+      commit(ddy, dst, n);
+      commit(dref, dref_dst, n);
+    });
+  });
+}
+
+}  // namespace
+
+#define HSR_LAUNCH(op)                                                                          \
+  void launch_##op(const BiasActParams& p, int threads) {                                       \
+    with_dtype(p.dtype, [&](auto zero) { op##_kernel<decltype(zero)>(p, threads); });           \
+  }
+HSR_LAUNCH(bias_act)
+HSR_LAUNCH(bias_act_bwd)
+HSR_LAUNCH(bias_act_bwd_bwd)
+#undef HSR_LAUNCH
+
+}  // namespace HSR_ISA
+}  // namespace hsr

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+// What surrounds the convolution of a modulated layer: the style scale before it, the epilogue after it, and their
+// backwards. The convolution runs in nhwc, so these kernels also change the layout on the way: they work on tiles of
+// [pixels, channels] and read or write either layout.
+#include "fir_row.h"
+#include "launchers.h"
+#include "transpose.h"
+
+namespace hsr {
+namespace HSR_ISA {
+namespace {
+
+constexpr int64_t kTile = 1 << 14;         // elements of a tile, a third of which fits in the first-level cache
+constexpr int64_t kChunk = 1 << 16;        // elements a thread takes at a time
+constexpr int64_t kChunksPerSample = 32;   // upper limit: each chunk keeps partial sums
+
+// Reads pixels [first, first + pixels) of a sample as a tile [pixels, c]; uses raw and buffer where it must.
+template <class T>
+const Accumulator<T>* read_tile(const T* sample, Layout layout, int64_t c, int64_t hw, int64_t first, int64_t pixels,
+                                T* raw, Accumulator<T>* buffer) {
+  if (layout == Layout::nhwc) return load(sample + first * c, buffer, pixels * c);
+  transpose(sample + first, hw, raw, c, c, pixels);
+  return load(raw, buffer, pixels * c);
+}
+
+// Writes a tile [pixels, c], computed at `tile`, to pixels [first, ...) of a sample.
+template <class T>
+void write_tile(const Accumulator<T>* tile, T* sample, Layout layout, int64_t c, int64_t hw, int64_t first,
+                int64_t pixels, T* raw) {
+  if (layout == Layout::nhwc) {
+    T* to = sample + first * c;
+    if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+      if (tile != to) std::memcpy(to, tile, size_t(pixels * c) * sizeof(T));
+    } else {
+      commit(tile, to, pixels * c);
+    }
+    return;
+  }
+  const T* from = raw;
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    from = tile;
+  } else {
+    commit(tile, raw, pixels * c);
+  }
+  transpose(from, c, sample + first, hw, pixels, c);
+}
+
+// Where to compute a tile that write_tile will store: in place where that is possible.
+template <class T>
+Accumulator<T>* tile_target(T* sample, Layout layout, int64_t c, int64_t first, Accumulator<T>* buffer) {
+  return layout == Layout::nhwc ? stage(sample + first * c, buffer) : buffer;
+}
+
+// A sample's pixels, cut into chunks and those into tiles.
+struct Tiling {
+  int64_t hw, tile, chunk, chunks;
+
+  Tiling(int64_t c, int64_t pixels) : hw(pixels) {
+    const int64_t width = c > 0 ? c : 1;
+    tile = kTile / width < 16 ? 16 : kTile / width;
+    chunk = kChunk / width > tile ? kChunk / width : tile;
+    const int64_t least = (hw + kChunksPerSample - 1) / kChunksPerSample;
+    if (chunk < least) chunk = least;
+    chunk = (chunk + tile - 1) / tile * tile;
+    chunks = (hw + chunk - 1) / chunk;
+  }
+  template <class F>
+  void tiles(int64_t index, F&& f) const {
+    const int64_t begin = index * chunk, end = begin + chunk < hw ? begin + chunk : hw;
+    for (int64_t first = begin; first < end; first += tile) f(first, first + tile < end ? tile : end - first);
+  }
+};
+
+// Partial sums [n, chunks of a sample, kinds, c], added up in order.
+template <class A>
+struct Partials {
+  A* memory;
+  int64_t n, chunks, kinds, c;
+
+  Partials(int64_t samples, int64_t chunks_, int64_t kinds_, int64_t channels)
+      : n(samples), chunks(chunks_), kinds(kinds_), c(channels) {
+    const size_t bytes = size_t(n * chunks * kinds * c) * sizeof(A);
+    memory = static_cast<A*>(scratch(6, bytes + 64));
+    std::memset(static_cast<void*>(memory), 0, bytes);
+  }
+  A* at(int64_t sample, int64_t chunk, int64_t kind) const {
+    return memory + ((sample * chunks + chunk) * kinds + kind) * c;
+  }
+  // out[sample * stride + channel] += sums of one kind; stride 0 adds all samples.
+  void reduce(int64_t kind, int64_t stride, double* out) const {
+    for (int64_t i = 0; i < (stride ? n : 1) * c; i++) out[i] = 0;
+    for (int64_t sample = 0; sample < n; sample++)
+      for (int64_t chunk = 0; chunk < chunks; chunk++)
+        for (int64_t i = 0; i < c; i++) out[sample * stride + i] += double(at(sample, chunk, kind)[i]);
+  }
+};
+
+// Working memory of a thread: `count` tiles of the type computed in, and a raw one of the storage type.
+template <class T>
+struct Buffers {
+  Accumulator<T>* tiles[4];
+  T* raw;
+
+  Buffers(int count, int64_t elements) {
+    for (int i = 0; i < count; i++)
+      tiles[i] = static_cast<Accumulator<T>*>(scratch(i, size_t(elements) * sizeof(Accumulator<T>)));
+    raw = static_cast<T*>(scratch(5, size_t(elements) * sizeof(T)));
+    if constexpr (sizeof(T) == sizeof(Accumulator<T>)) raw = nullptr;
+  }
+  // Where read_tile transposes to: the tile itself where no conversion follows.
+  T* raw_for(int i) const {
+    if constexpr (sizeof(T) == sizeof(Accumulator<T>)) return tiles[i];
+    return raw;
+  }
+};
+
+// The activations of the epilogue are piecewise linear: gain above zero, gain * alpha below.
+template <class A>
+struct PiecewiseLinear {
+  A alpha, gain, clamp, inv_gain, inv_alpha;
+
+  explicit PiecewiseLinear(const ActivationParams& p) {
+    alpha = p.act == 0 ? A(1) : p.act == 1 ? A(0) : A(p.alpha);
+    gain = A(p.gain);
+    clamp = A(p.clamp < 0 ? INFINITY : p.clamp);
+    inv_gain = A(1 / p.gain);
+    inv_alpha = alpha == A(0) ? A(0) : A(1) / alpha;
+  }
+};
+
+// A sample's vectors; absent ones are filled with what leaves no trace.
+template <class A>
+struct Coefficients {
+  A *d, *b;
+
+  Coefficients(const EpilogueParams& p) {
+    d = static_cast<A*>(scratch(7, size_t((p.n + 1) * p.c + 1) * sizeof(A)));
+    b = d + p.n * p.c;
+    for (int64_t i = 0; i < p.n * p.c; i++) d[i] = p.d ? static_cast<const A*>(p.d)[i] : A(1);
+    for (int64_t i = 0; i < p.c; i++) b[i] = p.b ? static_cast<const A*>(p.b)[i] : A(0);
+  }
+};
+
+// In place: tile = clamp(act(tile * d + noise + b) * gain).
+template <class A>
+void epilogue_tile(const A* z, A* out, int64_t pixels, int64_t c, const A* d, const A* b, const A* noise,
+                   const PiecewiseLinear<A>& act) {
+  const A alpha = act.alpha, gain = act.gain, clamp = act.clamp;
+  for (int64_t i = 0; i < pixels; i++) {
+    const A added = noise ? noise[i] : A(0);
+    const A* in = z + i * c;
+    A* to = out + i * c;
+    for (int64_t j = 0; j < c; j++) {
+      A v = in[j] * d[j] + (added + b[j]);
+      v = (v > A(0) ? v : v * alpha) * gain;
+      v = v > clamp ? clamp : v;
+      to[j] = v < -clamp ? -clamp : v;
+    }
+  }
+}
+
+template <class T>
+void epilogue_kernel(const EpilogueParams& p, int threads) {
+  using A = Accumulator<T>;
+  const PiecewiseLinear<A> act(p.act);
+  const Coefficients<A> vectors(p);
+  const Tiling tiling(p.c, p.h * p.w);
+  const auto noise_at = [&](int64_t n, int64_t pixel) {
+    return p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + pixel : nullptr;
+  };
+  for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
+    const int64_t n = chunk / tiling.chunks, image = n * p.c * tiling.hw;
+    const Buffers<T> buffers(2, tiling.tile * p.c);
+    tiling.tiles(chunk % tiling.chunks, [&](int64_t first, int64_t pixels) {
+      T* out = static_cast<T*>(p.out) + image;
+      const A* z = load(static_cast<const T*>(p.z) + image + first * p.c, buffers.tiles[0], pixels * p.c);
+      A* tile = tile_target(out, p.layout, p.c, first, buffers.tiles[1]);
+      epilogue_tile(z, tile, pixels, p.c, vectors.d + n * p.c, vectors.b, noise_at(n, first), act);
+      write_tile(tile, out, p.layout, p.c, tiling.hw, first, pixels, buffers.raw);
+    });
+  });
+}
+
+// The same where a FIR comes first: its output rows are finished while they are in cache.
+template <class T>
+void fir_epilogue_kernel(const EpilogueParams& p, int threads) {
+  using A = Accumulator<T>;
+  const PiecewiseLinear<A> act(p.act);
+  const Coefficients<A> vectors(p);
+  const FirRow<T> fir(*p.fir, scratch(4, FirRow<T>::storage(*p.fir)));
+  const int64_t rows_per_chunk = p.w * p.c >= kChunk ? 1 : kChunk / (p.w * p.c);
+  const int64_t chunks = (p.h + rows_per_chunk - 1) / rows_per_chunk;
+  for_each_chunk(p.n * chunks, threads, [&](int64_t chunk) {
+    const int64_t n = chunk / chunks, first = chunk % chunks * rows_per_chunk;
+    const int64_t last = first + rows_per_chunk < p.h ? first + rows_per_chunk : p.h;
+    void* working = scratch(0, fir.working());
+    A* row = static_cast<A*>(scratch(1, size_t(p.w * p.c) * sizeof(A)));
+    T* raw = static_cast<T*>(scratch(2, size_t(p.w * p.c) * sizeof(T)));
+    const T* source = static_cast<const T*>(p.fir->x) + n * p.fir->h * p.fir->w * p.c;
+    T* out = static_cast<T*>(p.out) + n * p.c * p.h * p.w;
+    for (int64_t y = first; y < last; y++) {
+      const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + y * p.w : nullptr;
+      A* tile = tile_target(out, p.layout, p.c, y * p.w, row);
+      fir.row(source, y, working, tile);
+      epilogue_tile(tile, tile, p.w, p.c, vectors.d + n * p.c, vectors.b, noise, act);
+      write_tile(tile, out, p.layout, p.c, p.h * p.w, y * p.w, p.w, raw);
+    }
+  });
+}
+
+// dz = dpre * d with dpre = dy * slope; adds dpre * (z * d) to dd and dpre to db, writes the sum over channels to dnoise.
+// z * d is told from the output, by inverting the activation; where it can't be (clamped, ReLU below 0) dpre is 0.
+template <class A>
+void epilogue_bwd_tile(const A* dy, const A* y, A* dz, int64_t pixels, int64_t c, const A* d, const A* b,
+                       const A* noise, const PiecewiseLinear<A>& act, A* dd, A* db, A* dnoise) {
+  const A clamp = act.clamp, inv_gain = act.inv_gain, inv_alpha = act.inv_alpha;
+  const A above = act.gain, below = act.gain * act.alpha;
+  for (int64_t i = 0; i < pixels; i++) {
+    const A added = noise ? noise[i] : A(0);
+    const A *dyi = dy + i * c, *yi = y + i * c;
+    A* dzi = dz + i * c;
+    for (int64_t j = 0; j < c; j++) {
+      const A t = yi[j] * inv_gain;
+      const bool passes = yi[j] < clamp && yi[j] > -clamp;
+      const A dpre = dyi[j] * (passes ? (t > A(0) ? above : below) : A(0));
+      dd[j] += dpre * ((t > A(0) ? t : t * inv_alpha) - (added + b[j]));
+      db[j] += dpre;
+      dzi[j] = dpre;
+    }
+    if (dnoise) {
+      A lanes[16] = {};
+      int64_t j = 0;
+      for (; j + 16 <= c; j += 16)
+        for (int64_t l = 0; l < 16; l++) lanes[l] += dzi[j + l];
+      for (; j < c; j++) lanes[j % 16] += dzi[j];
+      A total = 0;
+      for (A lane : lanes) total += lane;
+      dnoise[i] = total;
+    }
+    for (int64_t j = 0; j < c; j++) dzi[j] *= d[j];
+  }
+}
+
+template <class T>
+void epilogue_bwd_kernel(const EpilogueParams& p, int threads) {
+  using A = Accumulator<T>;
+  const PiecewiseLinear<A> act(p.act);
+  const Coefficients<A> vectors(p);
+  const Tiling tiling(p.c, p.h * p.w);
+  const Partials<A> partials(p.n, tiling.chunks, 2, p.c);
+  for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
+    const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * tiling.hw;
+    const Buffers<T> buffers(3, tiling.tile * p.c);
+    tiling.tiles(part, [&](int64_t first, int64_t pixels) {
+      const auto read = [&](const void* tensor, int i) {
+        return read_tile(static_cast<const T*>(tensor) + image, p.layout, p.c, tiling.hw, first, pixels,
+                         buffers.raw_for(i), buffers.tiles[i]);
+      };
+      const A *dy = read(p.dy, 0), *y = read(p.y, 1);
+      T* out = static_cast<T*>(p.out) + image;
+      A* dz = tile_target(out, Layout::nhwc, p.c, first, buffers.tiles[2]);
+      const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + first : nullptr;
+      A* dnoise = p.dnoise ? static_cast<A*>(p.dnoise) + n * tiling.hw + first : nullptr;
+      epilogue_bwd_tile(dy, y, dz, pixels, p.c, vectors.d + n * p.c, vectors.b, noise, act, partials.at(n, part, 0),
+                        partials.at(n, part, 1), dnoise);
+      write_tile(dz, out, Layout::nhwc, p.c, tiling.hw, first, pixels, buffers.raw);
+    });
+  });
+  if (p.dd) {
+    partials.reduce(0, p.c, p.dd);
+    for (int64_t i = 0; i < p.n * p.c; i++) p.dd[i] /= double(vectors.d[i]);
+  }
+  if (p.db) partials.reduce(1, 0, p.db);
+}
+
+template <class T>
+void scale_channels_kernel(const ScaleParams& p, int threads) {
+  using A = Accumulator<T>;
+  const Tiling tiling(p.c, p.hw);
+  for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
+    const int64_t n = chunk / tiling.chunks, image = n * p.c * p.hw;
+    const A* s = static_cast<const A*>(p.s) + n * p.c;
+    const Buffers<T> buffers(2, tiling.tile * p.c);
+    tiling.tiles(chunk % tiling.chunks, [&](int64_t first, int64_t pixels) {
+      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels,
+                             buffers.raw_for(0), buffers.tiles[0]);
+      T* out = static_cast<T*>(p.out) + image;
+      A* u = tile_target(out, Layout::nhwc, p.c, first, buffers.tiles[1]);
+      for (int64_t i = 0; i < pixels; i++)
+        for (int64_t j = 0; j < p.c; j++) u[i * p.c + j] = x[i * p.c + j] * s[j];
+      write_tile(u, out, Layout::nhwc, p.c, p.hw, first, pixels, buffers.raw);
+    });
+  });
+}
+
+template <class T>
+void scale_channels_bwd_kernel(const ScaleParams& p, int threads) {
+  using A = Accumulator<T>;
+  const Tiling tiling(p.c, p.hw);
+  const Partials<A> partials(p.n, tiling.chunks, 1, p.c);
+  for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
+    const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * p.hw;
+    const A* s = static_cast<const A*>(p.s) + n * p.c;
+    A* ds = partials.at(n, part, 0);
+    const Buffers<T> buffers(3, tiling.tile * p.c);
+    tiling.tiles(part, [&](int64_t first, int64_t pixels) {
+      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels,
+                             buffers.raw_for(0), buffers.tiles[0]);
+      const A* du = load(static_cast<const T*>(p.du) + image + first * p.c, buffers.tiles[1], pixels * p.c);
+      T* out = static_cast<T*>(p.out) + image;
+      A* dx = tile_target(out, p.layout, p.c, first, buffers.tiles[2]);
+      for (int64_t i = 0; i < pixels; i++)
+        for (int64_t j = 0; j < p.c; j++) {
+          const A g = du[i * p.c + j];
+          ds[j] += g * x[i * p.c + j];
+          dx[i * p.c + j] = g * s[j];
+        }
+      write_tile(dx, out, p.layout, p.c, p.hw, first, pixels, buffers.raw);
+    });
+  });
+  if (p.ds) partials.reduce(0, p.c, p.ds);
+}
+
+}  // namespace
+
+void launch_epilogue(const EpilogueParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) {
+    p.fir ? fir_epilogue_kernel<decltype(zero)>(p, threads) : epilogue_kernel<decltype(zero)>(p, threads);
+  });
+}
+void launch_epilogue_bwd(const EpilogueParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { epilogue_bwd_kernel<decltype(zero)>(p, threads); });
+}
+void launch_scale_channels(const ScaleParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { scale_channels_kernel<decltype(zero)>(p, threads); });
+}
+void launch_scale_channels_bwd(const ScaleParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { scale_channels_bwd_kernel<decltype(zero)>(p, threads); });
+}
+
+}  // namespace HSR_ISA
+}  // namespace hsr

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The activations: value, slope and curvature. Host and device compile the same lines.
+#pragma once
+
+#include <cmath>
+
+#include "hsr/params.h"
+
+#ifdef __CUDACC__
+#define HSR_HD __host__ __device__ __forceinline__
+#else
+#define HSR_HD inline __attribute__((always_inline))
+#endif
+
+namespace hsr {
+
+// The codes are shared with hsr_kernels/bias_act/activations.py.
+enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
+
+// A: float or double. All methods include gain and clamp; where the output has the magnitude of the clamp, slopes are 0.
+template <class A, Act act>
+struct Activation {
+  A alpha, gain, clamp, inv_gain;
+
+  HSR_HD explicit Activation(const ActivationParams& p)
+      : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp < 0 ? INFINITY : p.clamp)), inv_gain(A(1 / p.gain)) {}
+
+  static constexpr A selu_scale = A(1.0507009873554804934193349852946);
+  static constexpr A selu_alpha = A(1.6732632423543772848170429916717);
+  static constexpr A softplus_linear = A(20);  // where PyTorch's softplus becomes the identity
+
+  HSR_HD static A logistic(A x) { return A(1) / (A(1) + std::exp(-x)); }
+
+  // act(x), before gain and clamp.
+  HSR_HD A raw(A x) const {
+    if constexpr (act == Act::relu) return x > A(0) ? x : A(0);
+    if constexpr (act == Act::lrelu) return x > A(0) ? x : x * alpha;
+    if constexpr (act == Act::tanh) return std::tanh(x);
+    if constexpr (act == Act::sigmoid) return logistic(x);
+    if constexpr (act == Act::elu) return x > A(0) ? x : std::expm1(x);
+    if constexpr (act == Act::selu) return selu_scale * (x > A(0) ? x : selu_alpha * std::expm1(x));
+    if constexpr (act == Act::softplus) return x > softplus_linear ? x : std::log1p(std::exp(x));
+    if constexpr (act == Act::swish) return x * logistic(x);
+    return x;
+  }
+
+  HSR_HD A limit(A y) const {
+    y = y > clamp ? clamp : y;
+    return y < -clamp ? -clamp : y;
+  }
+
+  HSR_HD A value(A x) const { return limit(raw(x) * gain); }
+
+  HSR_HD bool passes(A y) const { return y < clamp && y > -clamp; }
+
+  // act'(x) told from t = act(x).
+  HSR_HD A raw_slope(A t) const {
+    if constexpr (act == Act::relu) return t > A(0) ? A(1) : A(0);
+    if constexpr (act == Act::lrelu) return t > A(0) ? A(1) : alpha;
+    if constexpr (act == Act::tanh) return A(1) - t * t;
+    if constexpr (act == Act::sigmoid) return t * (A(1) - t);
+    if constexpr (act == Act::elu) return t > A(0) ? A(1) : t + A(1);
+    if constexpr (act == Act::selu) return t > A(0) ? selu_scale : t + selu_scale * selu_alpha;
+    if constexpr (act == Act::softplus) return t > softplus_linear ? A(1) : -std::expm1(-t);
+    return A(1);
+  }
+
+  // Derivative of raw_slope with respect to t.
+  HSR_HD A raw_curvature(A t) const {
+    if constexpr (act == Act::tanh) return A(-2) * t;
+    if constexpr (act == Act::sigmoid) return A(1) - A(2) * t;
+    if constexpr (act == Act::elu || act == Act::selu) return t > A(0) ? A(0) : A(1);
+    if constexpr (act == Act::softplus) return t > softplus_linear ? A(0) : std::exp(-t);
+    return A(0);
+  }
+
+  // dy/dx from the output y.
+  HSR_HD A slope_from_output(A y) const { return passes(y) ? gain * raw_slope(y * inv_gain) : A(0); }
+
+  // Derivative of slope_from_output with respect to y.
+  HSR_HD A curvature_from_output(A y) const { return passes(y) ? raw_curvature(y * inv_gain) : A(0); }
+
+  // dy/dx from the input x.
+  HSR_HD A slope_from_input(A x) const {
+    const A t = raw(x);
+    if (!passes(t * gain)) return A(0);
+    if constexpr (act == Act::swish) {
+      const A s = logistic(x);
+      return gain * s * (A(1) + x * (A(1) - s));
+    }
+    if constexpr (act == Act::lrelu) return gain * (x > A(0) ? A(1) : alpha);
+    return gain * raw_slope(t);
+  }
+
+  // Derivative of slope_from_input with respect to x.
+  HSR_HD A curvature_from_input(A x) const {
+    const A t = raw(x);
+    if (!passes(t * gain)) return A(0);
+    if constexpr (act == Act::swish) {
+      const A s = logistic(x);
+      return gain * s * (A(1) - s) * (A(2) + x * (A(1) - A(2) * s));
+    }
+    return gain * raw_curvature(t) * raw_slope(t);
+  }
+};
+
+}  // namespace hsr

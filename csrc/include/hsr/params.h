@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// One plain struct per operator: what Python passes, what every kernel reads.
+#pragma once
+
+#include <cstdint>
+
+namespace hsr {
+
+// Storage types; the numbers are shared with hsr_kernels/_registry.py. half and bfloat16 accumulate in float.
+enum class DType : int { float32 = 0, float16 = 1, bfloat16 = 2, float64 = 3 };
+
+// Memory order of a 4-D image tensor.
+enum class Layout : int { nchw = 0, nhwc = 1 };
+
+struct ActivationParams {
+  int act;       // Act in activation.h
+  double alpha;  // slope below zero (lrelu)
+  double gain;   // factor after the activation
+  double clamp;  // limit of the output's magnitude; negative: none
+};
+
+// A dense tensor seen as [outer, channels, inner] in memory order, the bias running along `channels`.
+struct BiasActParams {
+  const void* x;    // forward: input
+  const void* b;    // [channels] or null
+  const void* ref;  // backward: output, or input where from_output is false
+  const void* dy;   // backward: gradient of the output
+  const void* ddx;  // second order: gradient of dx
+  void* y;          // forward: output; backward: dx; second order: gradient of dy
+  void* dref;       // second order: gradient of ref
+  double* db;       // backward: [channels] sum of dx, or null
+  int64_t outer, channels, inner;
+  bool from_output;
+  DType dtype;
+  ActivationParams act;
+};
+
+// Images [n, c, h, w] -> [n, c, oh, ow].
+struct UpfirdnParams {
+  const void* x;
+  void* y;
+  const double* taps;  // [taps_y, taps_x] as a correlation, the gain folded in; or fy then fx where separable
+  int taps_x, taps_y;
+  bool separable;
+  int64_t n, c, h, w, oh, ow;
+  int up_x, up_y, down_x, down_y;
+  int64_t pad_x, pad_y;  // before the image, on the zero-inserted grid
+  Layout layout;
+  DType dtype;
+};
+
+// The epilogue of a modulated convolution: y = clamp(act(z * d + noise + b) * gain); z is nhwc.
+// z has the size [n, h, w, c]; where `fir` is given, z is its output rather than its input.
+struct EpilogueParams {
+  const UpfirdnParams* fir;  // filters z's source on the way, or null
+  const void* z;             // forward without fir: [n, h, w, c]
+  const void* d;             // [n, c] accumulation type, or null: 1
+  const void* noise;         // [n or 1, h, w] accumulation type, or null
+  const void* b;             // [c] accumulation type, or null
+  const void* y;             // backward: the output
+  const void* dy;            // backward: gradient of the output
+  void* out;                 // forward: y; backward: dz (nhwc)
+  double* dd;                // backward: [n, c] or null
+  double* db;                // backward: [c] or null
+  void* dnoise;              // backward: [n, h, w] accumulation type, or null
+  int64_t n, c, h, w;
+  int64_t noise_stride;      // between samples: h * w or 0
+  Layout layout;             // of y and dy
+  DType dtype;
+  ActivationParams act;      // linear, relu or lrelu with alpha >= 0
+};
+
+// u = x * s: images [n, c, hw] of a layout times [n, c], written nhwc.
+struct ScaleParams {
+  const void* x;
+  const void* s;   // [n, c] accumulation type
+  const void* du;  // backward: [n, hw, c]
+  void* out;       // forward: u (nhwc); backward: dx (layout of x)
+  double* ds;      // backward: [n, c] or null
+  int64_t n, c, hw;
+  Layout layout;   // of x and dx
+  DType dtype;
+};
+
+// The hidden layer of the HSR loss, a block of k rows at a time: relu(z + b) * gain, area-pooled from h x w to t x t.
+struct FeaturePoolParams {
+  void* z;             // [k, h * w]: forward: pre-activation less bias; backward: written with its gradient
+  const void* b;       // forward: [k]
+  void* pooled;        // [k, th * tw]: forward: output; backward: its gradient
+  uint8_t* mask;       // [k, ceil(h * w / 8)]: one bit per element, set where the ReLU passes
+  double* db;          // backward: [k], added to
+  int64_t k, h, w, th, tw;
+  double gain;
+  DType dtype;         // float32 or float64
+};
+
+}  // namespace hsr

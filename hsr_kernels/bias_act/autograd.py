@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Derivatives of bias_act over the native operators.
+
+The derivative of most activations can be told from the output y, so y is what is kept, and second derivatives flow
+into y: dx = dy * slope(y), and the node of y passes the rest on to x and b. Swish keeps x and b instead.
+"""
+
+import torch
+
+from . import cpu_impl as _ops
+from . import reference
+from .activations import Epilogue
+
+
+def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue) -> torch.Tensor:
+    """clamp(act(x + b) * gain), the bias along dimension `dim`."""
+    if epilogue.gain == 0:
+        return reference.bias_act(
+            x, b, dim, epilogue
+        )  # zero everywhere; nothing can be told from such an output
+    return BiasAct.apply(x, b, dim, epilogue)
+
+
+class BiasAct(torch.autograd.Function):
+    """y from x and b."""
+
+    @staticmethod
+    def forward(ctx, x, b, dim, epilogue):
+        y = _ops.forward_op(x, b, dim, *epilogue.args)
+        ctx.dim, ctx.epilogue = dim, epilogue
+        ctx.b_dtype = None if b is None else b.dtype
+        if not epilogue.from_output:
+            ctx.save_for_backward(x, b)
+        elif epilogue.act != "linear" or epilogue.clamp >= 0:
+            ctx.save_for_backward(y, None)
+        else:
+            ctx.save_for_backward(None, None)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        ref, b = ctx.saved_tensors
+        needs_db = ctx.needs_input_grad[1]
+        dx, db = BiasActBackward.apply(dy, dy if ref is None else ref, b, ctx.dim, ctx.epilogue, needs_db)
+        return dx, db.to(ctx.b_dtype) if needs_db else None, None, None
+
+
+class BiasActBackward(torch.autograd.Function):
+    """(dx, db) from dy and ref, which is y or, with b, x; db is float64 and empty unless needed."""
+
+    @staticmethod
+    def forward(ctx, dy, ref, b, dim, epilogue, needs_db):
+        ctx.dim, ctx.epilogue = dim, epilogue
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(dy if epilogue.activation.curved else None, ref, b)
+        return _ops.backward_op(dy, ref, b, dim, epilogue.from_output, needs_db, *epilogue.args)
+
+    @staticmethod
+    def backward(ctx, ddx, ddb):
+        dy, ref, b = ctx.saved_tensors
+        along = [-1 if d == ctx.dim else 1 for d in range(ref.ndim)]
+        if ddb is not None and ddb.numel():
+            bias_part = ddb.to(ref.dtype).reshape(along).expand_as(ref)
+            ddx = bias_part if ddx is None else ddx + bias_part
+        if ddx is None:
+            return (None,) * 6
+        if not ctx.epilogue.activation.curved:
+            ddy, _ = BiasActBackward.apply(ddx, ref, b, ctx.dim, ctx.epilogue, False)
+            return ddy, None, None, None, None, None
+        ddy, dref = BiasActSecond.apply(ddx, dy, ref, b, ctx.dim, ctx.epilogue)
+        db = None
+        if b is not None and ctx.needs_input_grad[2]:
+            db = dref.sum([d for d in range(ref.ndim) if d != ctx.dim]).to(b.dtype)
+        return ddy, dref, db, None, None, None
+
+
+class BiasActSecond(torch.autograd.Function):
+    """Derivatives of BiasActBackward with respect to dy and ref, for curved activations."""
+
+    @staticmethod
+    def forward(ctx, ddx, dy, ref, b, dim, epilogue):
+        return _ops.second_op(ddx, dy, ref, b, dim, epilogue.from_output, *epilogue.args)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        raise NotImplementedError(
+            "the third derivative of bias_act with a curved activation is only known to the reference backend: "
+            "run it under hsr_kernels.use_backend('reference')"
+        )

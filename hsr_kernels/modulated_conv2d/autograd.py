@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Derivatives of the modulated convolution over the native operators.
+
+    u = x * s                                   scale      (to channels_last)
+    v = convolution of u                        oneDNN
+    z = FIR of v                                where the layer upsamples, on the way into the epilogue
+    y = clamp(act(z * d + noise + b) * gain)    epilogue
+
+Kept for backward are the layer's inputs and y: u is scaled again, z * d is told from y. Every backward is made of
+Functions that can be differentiated in turn, so every order exists.
+"""
+
+import torch
+
+from ..bias_act.activations import Epilogue
+from ..bias_act.autograd import bias_act
+from ..conv2d import autograd as _conv
+from ..conv2d_resample.plan import Plan
+from ..upfirdn2d.autograd import Upfirdn2d
+from ..upfirdn2d.geometry import filter_taps
+from . import cpu_impl as _ops
+from . import reference
+
+_LAST = torch.channels_last
+
+
+class ScaleChannels(torch.autograd.Function):
+    """u = x * s, in channels_last; bilinear."""
+
+    @staticmethod
+    def forward(ctx, x, s):
+        ctx.save_for_backward(x, s)
+        return _ops.scale_op(x, s)
+
+    @staticmethod
+    def backward(ctx, du):
+        return ScaleChannelsBackward.apply(du, *ctx.saved_tensors)
+
+
+class ScaleChannelsBackward(torch.autograd.Function):
+    """(dx, ds) from du; dx in the layout of x."""
+
+    @staticmethod
+    def forward(ctx, du, x, s):
+        ctx.save_for_backward(du, x, s)
+        return _ops.scale_bwd_op(du, x, s)
+
+    @staticmethod
+    def backward(ctx, ddx, dds):
+        du, x, s = ctx.saved_tensors
+        ddu, ds = ScaleChannelsBackward.apply(ddx, du, s)
+        return ddu + ScaleChannels.apply(x, dds), ScaleChannels.apply(du, dds), ds
+
+
+class EpilogueBackward(torch.autograd.Function):
+    """(dz, dd, dnoise, db) from dy, told from y; the epilogue's activation is piecewise linear."""
+
+    @staticmethod
+    def forward(ctx, dy, y, d, noise, b, epilogue, needs_dnoise):
+        ctx.save_for_backward(dy, y, d, noise, b)
+        ctx.epilogue = epilogue
+        ctx.set_materialize_grads(False)
+        dz, dd, db, dnoise = _ops.epilogue_bwd_op(dy, y, d, noise, b, needs_dnoise, *epilogue.args)
+        dnoise = dnoise.sum_to_size(noise.shape) if needs_dnoise else None
+        return dz, dd if d is not None else None, dnoise, db if b is not None else None
+
+    @staticmethod
+    def backward(ctx, ddz, ddd, ddnoise, ddb):
+        dy, y, d, noise, b = ctx.saved_tensors
+        slope, inverse = _slopes(y.detach(), ctx.epilogue)
+        channel = lambda v: v[:, :, None, None]  # noqa: E731
+        dpre = dy * slope
+        gdpre = gd = gy = gnoise = gb = None
+        if ddz is not None:
+            gdpre = ddz if d is None else ddz * channel(d)
+            gd = None if d is None else (ddz * dpre).sum([2, 3], dtype=d.dtype)
+        if ddd is not None:
+            # dd = sum(dpre * zd) / d with zd = z * d = y * inverse - noise - b.
+            zd = y * inverse
+            zd = zd if noise is None else zd - noise
+            zd = zd if b is None else zd - b[:, None, None]
+            ratio = ddd / d
+            gdpre = _plus(gdpre, channel(ratio) * zd)
+            gzd = channel(ratio) * dpre
+            gy = (gzd * inverse).to(y.dtype)
+            gd = _plus(gd, -(ratio / d) * (dpre * zd).sum([2, 3], dtype=d.dtype))
+            gnoise = None if noise is None else -gzd.sum(1, keepdim=True).sum_to_size(noise.shape)
+            gb = None if b is None else -gzd.sum([0, 2, 3])
+        if ddnoise is not None:
+            gdpre = _plus(gdpre, ddnoise)
+        if ddb is not None:
+            gdpre = _plus(gdpre, ddb[:, None, None])
+        gdy = None if gdpre is None else (gdpre * slope).to(dy.dtype)
+        return gdy, gy, gd, gnoise, gb, None, None
+
+
+def _plus(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:
+    return b if a is None else a + b
+
+
+def _slopes(y: torch.Tensor, epilogue: Epilogue) -> tuple[torch.Tensor, torch.Tensor]:
+    """dy/dpre and, where that isn't 0, its inverse, from the output y; both constant almost everywhere."""
+    alpha = {"linear": 1.0, "relu": 0.0}.get(epilogue.act, epilogue.alpha)
+    above = y * epilogue.gain > 0
+    inside = y.abs() < epilogue.clamp if epilogue.clamp >= 0 else torch.ones_like(above)
+    one = torch.ones((), dtype=_ops.wide(y.dtype), device=y.device)
+    slope = torch.where(above, one, one * alpha) * epilogue.gain * inside
+    inverse = torch.where(above, one, one / alpha if alpha else one * 0) / epilogue.gain * inside
+    return slope, inverse
+
+
+class ModulatedConv2d(torch.autograd.Function):
+    """The whole layer; w as its convolution takes it, s, d, noise and b in the dtype that is accumulated in."""
+
+    @staticmethod
+    def forward(ctx, x, w, s, d, noise, b, f, plan, epilogue):
+        u = _ops.scale_op(x, s)
+        if plan.before is not None:
+            u = Upfirdn2d.apply(u, f if plan.filtered else None, plan.before)
+        v = _convolve(u, w, plan)
+        last = _ops.is_channels_last(x)
+        if plan.after is None:
+            y = _ops.epilogue_op(v, d, noise, b, last, *epilogue.args)
+        else:
+            g = plan.after
+            fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
+            y = _ops.fir_epilogue_op(v, *fir, d, noise, b, last, *epilogue.args)
+        ctx.save_for_backward(x, w, s, d, noise, b, y)
+        ctx.f, ctx.plan, ctx.epilogue = f, plan, epilogue
+        ctx.u_shape, ctx.v_shape = u.shape, v.shape
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w, s, d, noise, b, y = ctx.saved_tensors
+        plan, f = ctx.plan, ctx.f
+        needs_x, needs_w, needs_s = ctx.needs_input_grad[:3]
+        dv, dd, dnoise, db = EpilogueBackward.apply(dy, y, d, noise, b, ctx.epilogue, ctx.needs_input_grad[4])
+        if plan.after is not None:
+            dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_shape[2:], filter_taps(f)))
+        dx = ds = dw = None
+        if needs_w and not _conv.weight_gradients_disabled():
+            u = ScaleChannels.apply(x, s)
+            if plan.before is not None:
+                u = Upfirdn2d.apply(u, f if plan.filtered else None, plan.before)
+            dw = _weight_gradient(u, dv, w, plan)
+        if needs_x or needs_s:
+            du = _input_gradient(dv, w, ctx.u_shape, plan)
+            if plan.before is not None:
+                used = f if plan.filtered else None
+                du = Upfirdn2d.apply(du, used, plan.before.adjoint(x.shape[2:], filter_taps(used)))
+            dx, ds = ScaleChannelsBackward.apply(du, x, s)
+        return dx, dw, ds, dd, dnoise, db, None, None, None
+
+
+def _spec(plan: Plan) -> _conv.Spec:
+    step = plan.convolution
+    return _conv.Spec((step.stride, step.stride), step.padding)
+
+
+def _convolve(u, w, plan):
+    kind = _conv.TransposedConvolution if plan.convolution.transposed else _conv.Convolution
+    return kind.apply(u, w, None, _spec(plan))
+
+
+def _input_gradient(dv, w, shape, plan):
+    spec = _spec(plan)
+    if plan.convolution.transposed:
+        return _conv.Convolution.apply(dv, w, None, spec)
+    return _conv.TransposedConvolution.apply(dv, w, None, spec.transposed(shape, dv.shape, w.shape))
+
+
+def _weight_gradient(u, dv, w, plan):
+    if plan.convolution.transposed:
+        u, dv = dv, u
+    return _conv.WeightGradient.apply(u, dv, w.shape, _spec(plan))
+
+
+def modulated_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    noise: torch.Tensor | None,
+    f: torch.Tensor | None,
+    plan: Plan,
+    demodulate: bool,
+    flip_weight: bool,
+    bias: torch.Tensor | None,
+    epilogue: Epilogue,
+) -> torch.Tensor:
+    """See `hsr_kernels.modulated_conv2d`."""
+    wide = _ops.wide(x.dtype)
+    d = None
+    if demodulate:
+        weight, styles = reference.prescale(x.dtype, weight, styles)
+        d = demodulation(weight.to(wide), styles.to(wide))
+    if not demodulate and _is_small_projection(weight, plan):
+        y = _project(x, weight, styles)
+        y = y if noise is None else y + noise.to(y.dtype)
+        return bias_act(y, bias, 1, epilogue)
+
+    fused = epilogue.act in ("linear", "relu", "lrelu") and epilogue.from_output
+    w = weight.to(x.dtype)
+    if flip_weight == plan.convolution.transposed and w.shape[2] * w.shape[3] > 1:
+        w = w.flip([2, 3])  # conv2d correlates; a transposed convolution convolves
+    if plan.convolution.transposed:
+        w = w.transpose(0, 1)
+    noise = None if noise is None else noise.to(wide)
+    b = bias.to(wide) if fused and bias is not None else None
+    y = ModulatedConv2d.apply(x, w, styles.to(wide), d, noise, b, f, plan, epilogue if fused else _IDENTITY)
+    return y if fused else bias_act(y, bias, 1, epilogue)
+
+
+_IDENTITY = Epilogue("linear", 0.0, 1.0, -1.0)
+
+
+def demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+    """rsqrt(sum over C, kh, kw of (weight * styles)^2 + eps), [N, O]: a GEMM on squares, never per-sample weights."""
+    energy = weight.square().sum([2, 3])
+    return (styles.square() @ energy.t() + reference.EPS).rsqrt()
+
+
+def _is_small_projection(weight: torch.Tensor, plan: Plan) -> bool:
+    """Whether the layer is a 1x1 convolution to few channels (ToRGB), cheaper with its weights scaled than its image."""
+    plain = plan.before is None and plan.after is None and plan.convolution.padding == (0, 0)
+    return plain and weight.shape[2:] == (1, 1) and weight.shape[0] * 4 <= weight.shape[1]
+
+
+def _project(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+    """A 1x1 modulated convolution as one small matrix product per sample."""
+    n, c, h, w = x.shape
+    scaled = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)
+    if _ops.is_channels_last(x):
+        y = x.permute(0, 2, 3, 1).reshape(n, h * w, c) @ scaled.transpose(1, 2)
+        return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    return (scaled @ x.reshape(n, c, h * w)).reshape(n, -1, h, w)
