@@ -65,7 +65,7 @@ class Operator:
     implementations: dict[str, Implementation] = field(default_factory=dict)
 
     def why_not(self, backend: str, tensor: torch.Tensor | None, limit: str = "") -> str:
-        """Why `backend` can't run on `tensor`; empty when it can. `limit` is a reason that rules out all but reference."""
+        """Why `backend` can't run on `tensor`, or "". `limit` is a reason that rules out all but reference."""
         if backend == "reference":
             return ""
         implementation = self.implementations.get(backend)
@@ -87,11 +87,9 @@ class Operator:
         if requested is not None:
             reason = self.why_not(requested, tensor, limit)
             if reason:
-                raise RuntimeError(
-                    f"the {requested} backend was requested, but can't run {self.name}: {reason}"
-                )
+                raise RuntimeError(f"the {requested} backend was requested, but can't run {self.name}: {reason}")
             return requested
-        reasons = []
+        reasons: list[str] = []
         for backend in _FASTEST_FIRST.get(tensor.device.type, ("reference",)):
             reason = self.why_not(backend, tensor, limit)
             if not reason:
@@ -215,8 +213,6 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
             reasons[name] = "chosen: " + ("it was requested" if requested else "the fastest that can run")
         else:
             reasons[name] = operator.why_not(name, tensor) or (
-                f"it could run, but {requested} was requested"
-                if requested
-                else f"it could run, but {chosen} is faster"
+                f"it could run, but {requested} was requested" if requested else f"it could run, but {chosen} is faster"
             )
     return Explanation(op, chosen, f"{tensor.device} {str(tensor.dtype).removeprefix('torch.')}", reasons)

@@ -2,8 +2,11 @@
 """Argument checks shared by the public functions: every message names the argument, what it was, what was expected."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
+
+_Maybe = TypeVar("_Maybe", torch.Tensor, torch.Tensor | None)
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -54,17 +57,14 @@ def padding4(name: str, value: int | Sequence[int]) -> tuple[int, int, int, int]
     return values
 
 
-def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """Casts tensors to the autocast dtype where autocast is on for their device; a no-op otherwise.
+def autocast(value: _Maybe) -> _Maybe:
+    """Casts a tensor to the autocast dtype where autocast is on for its device; a no-op otherwise, and for None.
 
     The cast stands in the public functions, before the custom autograd Functions, so that what they save has
     the dtype that they compute in.
     """
-    device = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(
-        t.to(dtype) if t is not None and t.dtype in FLOATS and t.dtype != torch.float64 else t
-        for t in tensors
-    )
+    if value is None or not torch.is_autocast_enabled(value.device.type):
+        return value
+    if value.dtype not in FLOATS or value.dtype == torch.float64:
+        return value
+    return value.to(torch.get_autocast_dtype(value.device.type))

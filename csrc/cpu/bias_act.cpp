@@ -153,15 +153,24 @@ Blocks<A> blocks_of() {
 template <class A>
 Blocks<A> blocks_for(const BiasActParams& p) {
   switch (Act(p.act.act)) {
-    case Act::linear: return blocks_of<A, Act::linear, true>();
-    case Act::relu: return blocks_of<A, Act::relu, true>();
-    case Act::lrelu: return p.from_output ? blocks_of<A, Act::lrelu, true>() : blocks_of<A, Act::lrelu, false>();
-    case Act::tanh: return blocks_of<A, Act::tanh, true>();
-    case Act::sigmoid: return blocks_of<A, Act::sigmoid, true>();
-    case Act::elu: return blocks_of<A, Act::elu, true>();
-    case Act::selu: return blocks_of<A, Act::selu, true>();
-    case Act::softplus: return blocks_of<A, Act::softplus, true>();
-    case Act::swish: break;
+    case Act::linear:
+      return blocks_of<A, Act::linear, true>();
+    case Act::relu:
+      return blocks_of<A, Act::relu, true>();
+    case Act::lrelu:
+      return p.from_output ? blocks_of<A, Act::lrelu, true>() : blocks_of<A, Act::lrelu, false>();
+    case Act::tanh:
+      return blocks_of<A, Act::tanh, true>();
+    case Act::sigmoid:
+      return blocks_of<A, Act::sigmoid, true>();
+    case Act::elu:
+      return blocks_of<A, Act::elu, true>();
+    case Act::selu:
+      return blocks_of<A, Act::selu, true>();
+    case Act::softplus:
+      return blocks_of<A, Act::softplus, true>();
+    case Act::swish:
+      break;
   }
   return blocks_of<A, Act::swish, false>();
 }
@@ -193,9 +202,7 @@ struct BiasGradient {
     partial = static_cast<A*>(scratch(6, bytes ? bytes : 1));
     std::memset(static_cast<void*>(partial), 0, bytes);
   }
-  A& of_row(int64_t chunk, int64_t row) const {
-    return partial[chunk * width + row % chunks.rows_per_chunk];
-  }
+  A& of_row(int64_t chunk, int64_t row) const { return partial[chunk * width + row % chunks.rows_per_chunk]; }
   A* of_element(int64_t chunk, int64_t i) const { return partial + chunk * width + i; }
   void reduce(double* db) const {
     if (!partial) return;
@@ -206,7 +213,8 @@ struct BiasGradient {
         for (int64_t i = 0; i < width; i++) db[walk.channel_of_element(i)] += double(sums[i]);
       } else {
         const int64_t first = chunk / chunks.pieces_per_row * chunks.rows_per_chunk;
-        for (int64_t r = 0; r < width && first + r < walk.rows; r++) db[walk.channel_of_row(first + r)] += double(sums[r]);
+        for (int64_t r = 0; r < width && first + r < walk.rows; r++)
+          db[walk.channel_of_row(first + r)] += double(sums[r]);
       }
     }
   }
@@ -281,9 +289,9 @@ void bias_act_bwd_bwd_kernel(const BiasActParams& p, int threads) {
 
 }  // namespace
 
-#define HSR_LAUNCH(op)                                                                          \
-  void launch_##op(const BiasActParams& p, int threads) {                                       \
-    with_dtype(p.dtype, [&](auto zero) { op##_kernel<decltype(zero)>(p, threads); });           \
+#define HSR_LAUNCH(op)                                                                \
+  void launch_##op(const BiasActParams& p, int threads) {                             \
+    with_dtype(p.dtype, [&](auto zero) { op##_kernel<decltype(zero)>(p, threads); }); \
   }
 HSR_LAUNCH(bias_act)
 HSR_LAUNCH(bias_act_bwd)

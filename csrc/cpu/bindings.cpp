@@ -202,8 +202,7 @@ void scale_channels_bwd(Address du, Address x, Address s, Address dx, Address ds
 
 using PoolSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;  // k, h, w, th, tw
 
-FeaturePoolParams pool_params(Address z, Address pooled, Address mask, const PoolSizes& sizes, double gain,
-                              int dtype) {
+FeaturePoolParams pool_params(Address z, Address pooled, Address mask, const PoolSizes& sizes, double gain, int dtype) {
   FeaturePoolParams p{};
   std::tie(p.k, p.h, p.w, p.th, p.tw) = sizes;
   p.z = filled(z, p.k * p.h * p.w, kNull), p.pooled = filled(pooled, p.k * p.th * p.tw, kNull);

@@ -13,7 +13,8 @@ constexpr int kMaxFactor = 64;  // of up and down, checked by the bindings
 
 // out[i] = sum of taps[j] * rows[j][i], or added to out.
 template <class A>
-static inline void combine(const A* const* rows, const A* taps, int count, bool add, A* __restrict out, int64_t n) {
+static __attribute__((noinline)) void combine(const A* const* rows, const A* taps, int count, bool add,
+                                              A* __restrict out, int64_t n) {
   if (count == 0 && !add) {
     for (int64_t i = 0; i < n; i++) out[i] = A(0);
   }

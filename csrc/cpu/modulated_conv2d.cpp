@@ -10,9 +10,9 @@ namespace hsr {
 namespace HSR_ISA {
 namespace {
 
-constexpr int64_t kTile = 1 << 14;         // elements of a tile, a third of which fits in the first-level cache
-constexpr int64_t kChunk = 1 << 16;        // elements a thread takes at a time
-constexpr int64_t kChunksPerSample = 32;   // upper limit: each chunk keeps partial sums
+constexpr int64_t kTile = 1 << 14;        // elements of a tile, a third of which fits in the first-level cache
+constexpr int64_t kChunk = 1 << 16;       // elements a thread takes at a time
+constexpr int64_t kChunksPerSample = 32;  // upper limit: each chunk keeps partial sums
 
 // Reads pixels [first, first + pixels) of a sample as a tile [pixels, c]; uses raw and buffer where it must.
 template <class T>
@@ -143,8 +143,8 @@ struct Coefficients {
 
 // In place: tile = clamp(act(tile * d + noise + b) * gain).
 template <class A>
-void epilogue_tile(const A* z, A* out, int64_t pixels, int64_t c, const A* d, const A* b, const A* noise,
-                   const PiecewiseLinear<A>& act) {
+__attribute__((noinline)) void epilogue_tile(const A* z, A* out, int64_t pixels, int64_t c, const A* d, const A* b,
+                                             const A* noise, const PiecewiseLinear<A>& act) {
   const A alpha = act.alpha, gain = act.gain, clamp = act.clamp;
   for (int64_t i = 0; i < pixels; i++) {
     const A added = noise ? noise[i] : A(0);
@@ -208,22 +208,25 @@ void fir_epilogue_kernel(const EpilogueParams& p, int threads) {
   });
 }
 
-// dz = dpre * d with dpre = dy * slope; adds dpre * (z * d) to dd and dpre to db, writes the sum over channels to dnoise.
-// z * d is told from the output, by inverting the activation; where it can't be (clamped, ReLU below 0) dpre is 0.
+// dz = dpre * d with dpre = dy * slope; adds dpre * (z * d) to dd and dpre to db, writes the sum over channels to
+// dnoise. z * d is told from the output, by inverting the activation; where it can't be (clamped, ReLU below 0) dpre is
+// 0.
 template <class A>
-void epilogue_bwd_tile(const A* dy, const A* y, A* dz, int64_t pixels, int64_t c, const A* d, const A* b,
-                       const A* noise, const PiecewiseLinear<A>& act, A* dd, A* db, A* dnoise) {
+__attribute__((noinline)) void epilogue_bwd_tile(const A* __restrict dy, const A* __restrict y, A* __restrict dz,
+                                                 int64_t pixels, int64_t c, const A* __restrict d,
+                                                 const A* __restrict b, const A* noise, const PiecewiseLinear<A>& act,
+                                                 A* __restrict dd, A* __restrict db, A* dnoise) {
   const A clamp = act.clamp, inv_gain = act.inv_gain, inv_alpha = act.inv_alpha;
   const A above = act.gain, below = act.gain * act.alpha;
   for (int64_t i = 0; i < pixels; i++) {
     const A added = noise ? noise[i] : A(0);
-    const A *dyi = dy + i * c, *yi = y + i * c;
-    A* dzi = dz + i * c;
+    const A* __restrict dyi = dy + i * c, * __restrict yi = y + i * c;
+    A* __restrict dzi = dz + i * c;
     for (int64_t j = 0; j < c; j++) {
-      const A t = yi[j] * inv_gain;
-      const bool passes = yi[j] < clamp && yi[j] > -clamp;
-      const A dpre = dyi[j] * (passes ? (t > A(0) ? above : below) : A(0));
-      dd[j] += dpre * ((t > A(0) ? t : t * inv_alpha) - (added + b[j]));
+      const A t = yi[j] * inv_gain, magnitude = yi[j] < A(0) ? -yi[j] : yi[j];
+      const A slope = t > A(0) ? above : below, inverse = t > A(0) ? A(1) : inv_alpha;
+      const A dpre = dyi[j] * (magnitude < clamp ? slope : A(0));
+      dd[j] += dpre * (t * inverse - (added + b[j]));
       db[j] += dpre;
       dzi[j] = dpre;
     }
@@ -273,6 +276,24 @@ void epilogue_bwd_kernel(const EpilogueParams& p, int threads) {
   if (p.db) partials.reduce(1, 0, p.db);
 }
 
+template <class A>
+__attribute__((noinline)) void scale_tile(const A* __restrict x, const A* __restrict s, A* __restrict u, int64_t pixels,
+                                          int64_t c) {
+  for (int64_t i = 0; i < pixels; i++)
+    for (int64_t j = 0; j < c; j++) u[i * c + j] = x[i * c + j] * s[j];
+}
+
+template <class A>
+__attribute__((noinline)) void scale_bwd_tile(const A* __restrict du, const A* __restrict x, const A* __restrict s,
+                                              A* __restrict dx, A* __restrict ds, int64_t pixels, int64_t c) {
+  for (int64_t i = 0; i < pixels; i++)
+    for (int64_t j = 0; j < c; j++) {
+      const A g = du[i * c + j];
+      ds[j] += g * x[i * c + j];
+      dx[i * c + j] = g * s[j];
+    }
+}
+
 template <class T>
 void scale_channels_kernel(const ScaleParams& p, int threads) {
   using A = Accumulator<T>;
@@ -282,12 +303,11 @@ void scale_channels_kernel(const ScaleParams& p, int threads) {
     const A* s = static_cast<const A*>(p.s) + n * p.c;
     const Buffers<T> buffers(2, tiling.tile * p.c);
     tiling.tiles(chunk % tiling.chunks, [&](int64_t first, int64_t pixels) {
-      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels,
-                             buffers.raw_for(0), buffers.tiles[0]);
+      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels, buffers.raw_for(0),
+                             buffers.tiles[0]);
       T* out = static_cast<T*>(p.out) + image;
       A* u = tile_target(out, Layout::nhwc, p.c, first, buffers.tiles[1]);
-      for (int64_t i = 0; i < pixels; i++)
-        for (int64_t j = 0; j < p.c; j++) u[i * p.c + j] = x[i * p.c + j] * s[j];
+      scale_tile(x, s, u, pixels, p.c);
       write_tile(u, out, Layout::nhwc, p.c, p.hw, first, pixels, buffers.raw);
     });
   });
@@ -304,17 +324,12 @@ void scale_channels_bwd_kernel(const ScaleParams& p, int threads) {
     A* ds = partials.at(n, part, 0);
     const Buffers<T> buffers(3, tiling.tile * p.c);
     tiling.tiles(part, [&](int64_t first, int64_t pixels) {
-      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels,
-                             buffers.raw_for(0), buffers.tiles[0]);
+      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels, buffers.raw_for(0),
+                             buffers.tiles[0]);
       const A* du = load(static_cast<const T*>(p.du) + image + first * p.c, buffers.tiles[1], pixels * p.c);
       T* out = static_cast<T*>(p.out) + image;
       A* dx = tile_target(out, p.layout, p.c, first, buffers.tiles[2]);
-      for (int64_t i = 0; i < pixels; i++)
-        for (int64_t j = 0; j < p.c; j++) {
-          const A g = du[i * p.c + j];
-          ds[j] += g * x[i * p.c + j];
-          dx[i * p.c + j] = g * s[j];
-        }
+      scale_bwd_tile(du, x, s, dx, ds, pixels, p.c);
       write_tile(dx, out, p.layout, p.c, p.hw, first, pixels, buffers.raw);
     });
   });

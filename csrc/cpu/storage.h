@@ -89,7 +89,7 @@ static inline half narrow(float v, half) {
 static inline const float* load(const float* src, float*, int64_t) { return src; }
 static inline const double* load(const double* src, double*, int64_t) { return src; }
 template <class T>
-static inline const float* load(const T* src, float* buffer, int64_t n) {
+static __attribute__((noinline)) const float* load(const T* src, float* buffer, int64_t n) {
   int64_t i = 0;
 #ifdef __F16C__
   if constexpr (is_half<T>)
@@ -110,7 +110,7 @@ static inline float* stage(T*, float* buffer) {
 static inline void commit(const float*, float*, int64_t) {}
 static inline void commit(const double*, double*, int64_t) {}
 template <class T>
-static inline void commit(const float* src, T* dst, int64_t n) {
+static __attribute__((noinline)) void commit(const float* src, T* dst, int64_t n) {
   int64_t i = 0;
 #ifdef __F16C__
   if constexpr (is_half<T>)
@@ -131,10 +131,14 @@ static inline void for_each_chunk(int64_t chunks, int threads, Body&& body) {
 template <class F>
 static inline void with_dtype(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::float32: return f(float{});
-    case DType::float16: return f(half{});
-    case DType::bfloat16: return f(bfloat16{});
-    case DType::float64: return f(double{});
+    case DType::float32:
+      return f(float{});
+    case DType::float16:
+      return f(half{});
+    case DType::bfloat16:
+      return f(bfloat16{});
+    case DType::float64:
+      return f(double{});
   }
 }
 

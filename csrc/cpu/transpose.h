@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Transposition of a matrix in blocks of 16 x 16. Rows of images lie powers of two apart, so a naive loop keeps evicting
-// the lines that it needs next; a block reads each line once and turns it over in registers.
+// Transposition of a matrix in blocks of 16 x 16. Rows of images lie powers of two apart, so a naive loop keeps
+// evicting the lines that it needs next; a block reads each line once and turns it over in registers.
 #pragma once
 
 #include "storage.h"

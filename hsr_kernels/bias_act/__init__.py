@@ -26,7 +26,8 @@ def bias_act(
     """clamp(act(x + b) * gain).
 
     Args:
-        x: Any shape, float32, float16, bfloat16 or float64; dense layouts (contiguous, channels_last) run without a copy.
+        x: Any shape, float32, float16, bfloat16 or float64; dense layouts (channels_last too) run
+            without a copy.
         b: Bias [x.shape[dim]], cast to the dtype of x, or None.
         dim: The dimension of x that b runs along.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
@@ -50,10 +51,8 @@ def bias_act(
     spec = _epilogue(act, alpha, gain, clamp, x.dtype)
     if b is not None:
         if not -x.ndim <= dim < x.ndim:
-            raise ValueError(
-                f"dim must lie in [{-x.ndim}, {x.ndim - 1}] for x of shape {list(x.shape)}, got {dim}"
-            )
-        dim %= x.ndim
+            raise ValueError(f"dim must lie in [{-x.ndim}, {x.ndim - 1}] for x of shape {list(x.shape)}, got {dim}")
+        dim = dim % x.ndim
         _checks.shape("b", _checks.tensor("b", b), (x.shape[dim],))
         _checks.same_device("x", x, b=b)
-    return _operator.select(x)(x, b, dim, spec)
+    return _operator.select(x)(x, b, dim if b is not None else 0, spec)

@@ -40,9 +40,7 @@ ACTIVATIONS = {
     "elu": Activation(5, lambda x, alpha: F.elu(x), curved=True),
     "selu": Activation(6, lambda x, alpha: F.selu(x), curved=True),
     "softplus": Activation(7, lambda x, alpha: F.softplus(x), curved=True),
-    "swish": Activation(
-        8, lambda x, alpha: x * torch.sigmoid(x), gain=sqrt(2), from_output=False, curved=True
-    ),
+    "swish": Activation(8, lambda x, alpha: x * torch.sigmoid(x), gain=sqrt(2), from_output=False, curved=True),
 }
 
 
@@ -70,9 +68,7 @@ class Epilogue:
         return self.activation.code, self.alpha, self.gain, self.clamp
 
 
-def epilogue(
-    act: str, alpha: float | None, gain: float | None, clamp: float | None, dtype: torch.dtype
-) -> Epilogue:
+def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | None, dtype: torch.dtype) -> Epilogue:
     """Fills in the defaults, and rounds the clamp to `dtype`, so that a clamped output equals it.
 
     Raises:

@@ -15,9 +15,7 @@ from .activations import Epilogue
 def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue) -> torch.Tensor:
     """clamp(act(x + b) * gain), the bias along dimension `dim`."""
     if epilogue.gain == 0:
-        return reference.bias_act(
-            x, b, dim, epilogue
-        )  # zero everywhere; nothing can be told from such an output
+        return reference.bias_act(x, b, dim, epilogue)  # zero everywhere; nothing can be told from such an output
     return BiasAct.apply(x, b, dim, epilogue)
 
 

@@ -108,7 +108,7 @@ def conv_transpose2d(
 
 def _validate(input, weight, bias, groups, transposed):
     """Checks tensors and groups; returns the tensors, cast where autocast is on."""
-    input, weight, bias = _checks.autocast(input, weight, bias)
+    input, weight, bias = (_checks.autocast(t) for t in (input, weight, bias))
     _checks.tensor("input", input, ndim=4)
     _checks.tensor("weight", weight, ndim=4)
     _checks.same_device("input", input, weight=weight, bias=bias)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.grad import conv2d_weight
 
 from .reference import conv2d as _conv2d
 from .reference import conv_transpose2d as _conv_transpose2d
@@ -56,12 +57,11 @@ class Spec:
 
     def transposed(self, image: torch.Size, out: torch.Size, kernel: torch.Size) -> "Spec":
         """The transposed convolution that takes `out` back to the size of `image`."""
-        rest = tuple(
-            image[i]
-            - ((out[i] - 1) * self.stride[i] - 2 * self.padding[i] + self.dilation[i] * (kernel[i] - 1) + 1)
+        y, x = (
+            image[i] - ((out[i] - 1) * self.stride[i] - 2 * self.padding[i] + self.dilation[i] * (kernel[i] - 1) + 1)
             for i in (-2, -1)
         )
-        return replace(self, output_padding=rest)
+        return replace(self, output_padding=(y, x))
 
     def plain(self) -> "Spec":
         return replace(self, output_padding=(0, 0))
@@ -96,9 +96,7 @@ class TransposedConvolution(torch.autograd.Function):
     def forward(ctx, x, w, b, spec):
         ctx.save_for_backward(x, w)
         ctx.spec = spec
-        return _conv_transpose2d(
-            x, w, b, spec.stride, spec.padding, spec.output_padding, spec.groups, spec.dilation
-        )
+        return _conv_transpose2d(x, w, b, spec.stride, spec.padding, spec.output_padding, spec.groups, spec.dilation)
 
     @staticmethod
     def backward(ctx, dy):
@@ -120,9 +118,7 @@ class WeightGradient(torch.autograd.Function):
     def forward(ctx, x, dy, shape, spec):
         ctx.save_for_backward(x, dy)
         ctx.spec = spec
-        return torch.nn.grad.conv2d_weight(
-            x, shape, dy, spec.stride, spec.padding, spec.dilation, spec.groups
-        )
+        return conv2d_weight(x, shape, dy, spec.stride, spec.padding, spec.dilation, spec.groups)
 
     @staticmethod
     def backward(ctx, ddw):
@@ -140,8 +136,6 @@ def conv2d(x, w, b=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=
     return Convolution.apply(x, w, b, Spec(stride, padding, dilation, groups))
 
 
-def conv_transpose2d(
-    x, w, b=None, stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups=1, dilation=(1, 1)
-):
+def conv_transpose2d(x, w, b=None, stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups=1, dilation=(1, 1)):
     """Arguments of torch.nn.functional.conv_transpose2d, pairs given as pairs."""
     return TransposedConvolution.apply(x, w, b, Spec(stride, padding, dilation, groups, output_padding))

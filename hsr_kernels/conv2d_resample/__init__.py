@@ -52,7 +52,7 @@ def conv2d_resample(
 
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
-    x, w = _checks.autocast(x, w)
+    x, w = _checks.autocast(x), _checks.autocast(w)
     _checks.tensor("x", x, ndim=4)
     _checks.tensor("w", w, ndim=4)
     _checks.same_device("x", x, w=w, f=check_filter(f))

@@ -29,9 +29,7 @@ class Plan:
     after: Geometry | None
     filtered: bool = True
 
-    def output_size(
-        self, image: tuple[int, int], kernel: tuple[int, int], taps: tuple[int, int]
-    ) -> tuple[int, int]:
+    def output_size(self, image: tuple[int, int], kernel: tuple[int, int], taps: tuple[int, int]) -> tuple[int, int]:
         """(H', W') for an image, a kernel and a filter of (height, width) each."""
         taps = taps if self.filtered else (1, 1)
         if self.before is not None:
@@ -82,7 +80,5 @@ def plan(
     # A transposed convolution gives the full correlation of the zero-inserted image less its last up - 1 zeros.
     x0, x1, y0, y1 = x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)
     crop_x, crop_y = max(min(-x0, -x1), 0), max(min(-y0, -y1), 0)
-    after = Geometry(
-        padding=(x0 + crop_x, x1 + crop_x, y0 + crop_y, y1 + crop_y), flip_filter=flip_filter, gain=gain
-    )
+    after = Geometry(padding=(x0 + crop_x, x1 + crop_x, y0 + crop_y, y1 + crop_y), flip_filter=flip_filter, gain=gain)
     return Plan(None, Convolution(transposed=True, stride=up, padding=(crop_y, crop_x)), after)

@@ -75,7 +75,7 @@ def _through_reference(ctx, inputs, dloss):
     loss = reference.scale_loss(x, target, tuple(head), ctx.gain)
     wanted = [i for i, need in enumerate(ctx.needs_input_grad[:6]) if need]
     found = torch.autograd.grad(loss, [inputs[i] for i in wanted], dloss, create_graph=True)
-    grads = [None] * 7
+    grads: list[torch.Tensor | None] = [None] * 7
     for i, grad in zip(wanted, found, strict=True):
         grads[i] = grad
     return tuple(grads)
@@ -91,9 +91,7 @@ def _windows(size: int, out: int, like: torch.Tensor) -> torch.Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-def _resize(
-    z: torch.Tensor, size: tuple[int, int], out: tuple[int, int], *, transposed: bool = False
-) -> torch.Tensor:
+def _resize(z: torch.Tensor, size: tuple[int, int], out: tuple[int, int], *, transposed: bool = False) -> torch.Tensor:
     """Area-resizes maps [N, D, H * W] from `size` to `out`; transposed: the transpose, from `out` to `size`."""
     rows, columns = _windows(size[0], out[0], z), _windows(size[1], out[1], z)
     if transposed:

@@ -35,7 +35,7 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
     Source: torch.nn.functional.grid_sample, whose backward has no derivative.
     """
-    input, grid = _checks.autocast(input, grid)
+    input, grid = _checks.autocast(input), _checks.autocast(grid)
     _checks.tensor("input", input, ndim=4)
     _checks.tensor("grid", grid, ndim=4)
     _checks.same_device("input", input, grid=grid)

@@ -18,8 +18,8 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
             weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
             inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
             index = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
-            value = pixels.gather(
-                2, index.reshape(n, 1, grid.shape[1] * grid.shape[2]).expand(n, c, -1)
-            ).reshape_as(total)
+            value = pixels.gather(2, index.reshape(n, 1, grid.shape[1] * grid.shape[2]).expand(n, c, -1)).reshape_as(
+                total
+            )
             total = total + value * (weight * inside)[:, None].to(input.dtype)
     return total

@@ -59,12 +59,10 @@ def modulated_conv2d(
 
     Source: StyleGAN2 (Karras et al., CVPR 2020), equations 1 and 3.
     """
-    x, weight, styles = _checks.autocast(x, weight, styles)
+    x, weight, styles = _checks.autocast(x), _checks.autocast(weight), _checks.autocast(styles)
     steps = _validate(x, weight, styles, up, down, padding, resample_filter)
     spec = _epilogue(act, alpha, gain, clamp, x.dtype)
-    _checks.same_device(
-        "x", x, weight=weight, styles=styles, noise=noise, bias=bias, resample_filter=resample_filter
-    )
+    _checks.same_device("x", x, weight=weight, styles=styles, noise=noise, bias=bias, resample_filter=resample_filter)
     if bias is not None:
         _checks.shape("bias", _checks.tensor("bias", bias), (weight.shape[0],))
     if noise is not None:
@@ -95,14 +93,8 @@ def _check_noise(noise, x, weight, steps: Plan, f) -> None:
     _checks.tensor("noise", noise)
     if noise.ndim == 0:
         return
-    height, width = steps.output_size(
-        (x.shape[2], x.shape[3]), (weight.shape[2], weight.shape[3]), filter_taps(f)
-    )
-    if (
-        noise.ndim != 4
-        or noise.shape[0] not in (1, x.shape[0])
-        or tuple(noise.shape[1:]) != (1, height, width)
-    ):
+    height, width = steps.output_size((x.shape[2], x.shape[3]), (weight.shape[2], weight.shape[3]), filter_taps(f))
+    if noise.ndim != 4 or noise.shape[0] not in (1, x.shape[0]) or tuple(noise.shape[1:]) != (1, height, width):
         raise ValueError(
             f"noise must be a scalar tensor or have shape [{x.shape[0]} or 1, 1, {height}, {width}], "
             f"got {list(noise.shape)}"

@@ -221,7 +221,7 @@ def demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
 
 
 def _is_small_projection(weight: torch.Tensor, plan: Plan) -> bool:
-    """Whether the layer is a 1x1 convolution to few channels (ToRGB), cheaper with its weights scaled than its image."""
+    """Whether the layer is a 1x1 convolution to few channels (ToRGB): scaling its weights is cheaper."""
     plain = plan.before is None and plan.after is None and plan.convolution.padding == (0, 0)
     return plain and weight.shape[2:] == (1, 1) and weight.shape[0] * 4 <= weight.shape[1]
 

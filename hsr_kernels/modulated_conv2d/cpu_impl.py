@@ -69,9 +69,7 @@ def _epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
     return y
 
 
-def _fir_epilogue(
-    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
-):
+def _fir_epilogue(x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp):
     geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
     x = x.contiguous(memory_format=_LAST)
     size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))

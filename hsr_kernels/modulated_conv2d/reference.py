@@ -44,9 +44,7 @@ def modulated_conv2d(
     return bias_act(y, bias, 1, epilogue)
 
 
-def prescale(
-    dtype: torch.dtype, weight: torch.Tensor, styles: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def prescale(dtype: torch.dtype, weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """In float16, brings weight and styles to a magnitude that can't overflow; demodulation cancels the factors."""
     if dtype != torch.float16 or weight.numel() == 0 or styles.numel() == 0:
         return weight, styles

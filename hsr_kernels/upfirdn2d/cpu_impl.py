@@ -56,9 +56,7 @@ def _upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, memory_format=image_format(x))
     x, layout = dense_image(x)
     taps, *args = fir_args(x, f, geometry, size)
-    _native.cpu().upfirdn2d(
-        address(x), address(y), *args, layout, DTYPE_CODES[x.dtype], torch.get_num_threads()
-    )
+    _native.cpu().upfirdn2d(address(x), address(y), *args, layout, DTYPE_CODES[x.dtype], torch.get_num_threads())
     del taps  # alive until here: args hold its address
     return y
 

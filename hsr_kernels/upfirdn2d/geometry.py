@@ -8,7 +8,6 @@ import torch
 
 from .. import _checks
 
-
 MAX_TAPS = 64  # of the native kernels, along an axis
 MAX_UP = 64
 

@@ -17,7 +17,8 @@ namespace hsr {
 // The codes are shared with hsr_kernels/bias_act/activations.py.
 enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
 
-// A: float or double. All methods include gain and clamp; where the output has the magnitude of the clamp, slopes are 0.
+// A: float or double. All methods include gain and clamp; where the output has the magnitude of the clamp, slopes are
+// 0.
 template <class A, Act act>
 struct Activation {
   A alpha, gain, clamp, inv_gain;

@@ -64,10 +64,10 @@ struct EpilogueParams {
   double* db;                // backward: [c] or null
   void* dnoise;              // backward: [n, h, w] accumulation type, or null
   int64_t n, c, h, w;
-  int64_t noise_stride;      // between samples: h * w or 0
-  Layout layout;             // of y and dy
+  int64_t noise_stride;  // between samples: h * w or 0
+  Layout layout;         // of y and dy
   DType dtype;
-  ActivationParams act;      // linear, relu or lrelu with alpha >= 0
+  ActivationParams act;  // linear, relu or lrelu with alpha >= 0
 };
 
 // u = x * s: images [n, c, hw] of a layout times [n, c], written nhwc.
@@ -78,20 +78,20 @@ struct ScaleParams {
   void* out;       // forward: u (nhwc); backward: dx (layout of x)
   double* ds;      // backward: [n, c] or null
   int64_t n, c, hw;
-  Layout layout;   // of x and dx
+  Layout layout;  // of x and dx
   DType dtype;
 };
 
 // The hidden layer of the HSR loss, a block of k rows at a time: relu(z + b) * gain, area-pooled from h x w to t x t.
 struct FeaturePoolParams {
-  void* z;             // [k, h * w]: forward: pre-activation less bias; backward: written with its gradient
-  const void* b;       // forward: [k]
-  void* pooled;        // [k, th * tw]: forward: output; backward: its gradient
-  uint8_t* mask;       // [k, ceil(h * w / 8)]: one bit per element, set where the ReLU passes
-  double* db;          // backward: [k], added to
+  void* z;        // [k, h * w]: forward: pre-activation less bias; backward: written with its gradient
+  const void* b;  // forward: [k]
+  void* pooled;   // [k, th * tw]: forward: output; backward: its gradient
+  uint8_t* mask;  // [k, ceil(h * w / 8)]: one bit per element, set where the ReLU passes
+  double* db;     // backward: [k], added to
   int64_t k, h, w, th, tw;
   double gain;
-  DType dtype;         // float32 or float64
+  DType dtype;  // float32 or float64
 };
 
 }  // namespace hsr

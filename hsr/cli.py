@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `hsr` command: `hsr train` and `hsr generate`.
+
+PyTorch is imported only once a command runs, so that `--help` answers at once.
+"""
+
+import errno
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from .errors import UserError
+
+
+def _parse_switch(words: list[str]) -> bool:
+    answers = {"yes": True, "no": False}
+    if words and words[0] not in answers:
+        raise ValueError(f"{words[0]} is neither yes nor no")
+    return answers[words[0]] if words else True
+
+
+_Switch = Annotated[
+    bool,
+    PrimitiveConstructorSpec(
+        nargs=(0, 1),
+        metavar="[yes|no]",
+        instance_from_str=_parse_switch,
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: ["yes" if value else "no"],
+    ),
+]
+_PRESET = "(default: the preset's)"
+
+
+def _option(metavar: str, default: str = _PRESET) -> object:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default)
+
+
+@dataclass
+class TrainOptions:
+    """Train StyleGAN2 with the Hierarchical Semantic Regularizer.
+
+    Without arguments: on the 1,797 handwritten digits of scikit-learn, in minutes, on a CPU. Ctrl-C saves and
+    ends the run, and --resume continues it. Everything is written to RUN, the folder OUTDIR/<n>-<name>.
+    """
+
+    data: Annotated[Path | None, _option("PATH", "(default: the bundled digits)")] = None
+    """Folder or zip of square PNG, JPEG or WebP images of one power-of-two size, with class labels in
+    dataset.json if there are any."""
+
+    outdir: Annotated[Path, _option("PATH", "(default: runs)")] = Path("runs")
+    """Folder that receives the run folders."""
+
+    cfg: Annotated[str | None, _option("NAME", "(default: digits without --data, else auto)")] = None
+    """Preset: digits, auto (by resolution and device), paper256 or stylegan2; or a JSON file such as a run's
+    config.json."""
+
+    kimg: Annotated[float | None, _option("FLOAT")] = None
+    """Length of the training, in thousands of real images shown."""
+
+    batch: Annotated[int | None, _option("INT")] = None
+    """Images a step."""
+
+    gamma: Annotated[float | None, _option("FLOAT")] = None
+    """Weight of the R1 penalty."""
+
+    mirror: Annotated[_Switch | None, _option("[yes|no]")] = None
+    """Flip images horizontally at random."""
+
+    hsr_weight: Annotated[float | None, _option("FLOAT")] = None
+    """Weight of the Hierarchical Semantic Regularizer; 0 trains the StyleGAN2 baseline."""
+
+    encoder: Annotated[str | None, _option("NAME", "(default: auto)")] = None
+    """Frozen encoder: labels (a small network that learns the data's labels first), timm:<name> (a pretrained
+    network of timm), or auto (DINO ViT-B/16 where timm and its weights are at hand, else labels)."""
+
+    encoder_weights: Annotated[Path | None, _option("PATH", "(default: timm's cache)")] = None
+    """Local file with the weights of a timm encoder."""
+
+    seed: Annotated[int | None, _option("INT", "(default: 0)")] = None
+    """Of every random number: one seed and one number of threads give one result on the CPU."""
+
+    resume: Annotated[Path | None, _option("RUN|FILE", "(default: start anew)")] = None
+    """A run folder, which is continued where it stopped; or a file of weights, from which a new run starts
+    with new HSR heads."""
+
+    device: Annotated[str, _option("NAME", "(default: cuda where there is a GPU, else cpu)")] = "auto"
+    """cpu, cuda or cuda:<n>."""
+
+    workers: Annotated[int | None, _option("INT", "(default: 0 for sets that fit in memory, else 2)")] = None
+    """Processes that read and decode images; with 0 the training process does so."""
+
+
+@dataclass
+class GenerateOptions:
+    """Write a grid of generated images."""
+
+    checkpoint: Annotated[Path, _option("RUN|FILE", "(required)")]
+    """File of weights, or a run folder, which stands for its last one."""
+
+    seeds: Annotated[str, _option("LIST", "(default: 0-35)")] = "0-35"
+    """Seeds of the images, such as 0-35 or 1,5,9-12."""
+
+    truncation: Annotated[float, _option("FLOAT", "(default: 1)")] = 1.0
+    """Below 1, latent codes move towards their mean: less variety, cleaner images."""
+
+    label: Annotated[int | None, _option("INT", "(default: every class in turn)")] = None
+    """Class to generate, of a network that was trained with labels."""
+
+    out: Annotated[Path, _option("PNG", "(default: generated.png)")] = Path("generated.png")
+    """File for the grid."""
+
+    outdir: Annotated[Path | None, _option("PATH", "(default: no single images)")] = None
+    """Folder that also receives each image by itself, as seed<n>.png."""
+
+    device: Annotated[str, _option("NAME", "(default: cuda where there is a GPU, else cpu)")] = "auto"
+    """cpu, cuda or cuda:<n>."""
+
+
+def parse(arguments: Sequence[str]) -> TrainOptions | GenerateOptions:
+    """Parses the command line, or prints help or a mistake and exits."""
+    commands = (
+        Annotated[TrainOptions, tyro.conf.subcommand("train")]
+        | Annotated[GenerateOptions, tyro.conf.subcommand("generate")]
+    )
+    return tyro.cli(
+        commands,  # type: ignore[arg-type]
+        prog="hsr",
+        description="StyleGAN2 training with the Hierarchical Semantic Regularizer.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command and exits: 0 on success and after Ctrl-C in training, 2 on bad input."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_guarded(lambda: _run(options)))
+
+
+def _run(options: TrainOptions | GenerateOptions) -> None:
+    if isinstance(options, TrainOptions):
+        from .training.run import train
+
+        train(options)
+    else:
+        from .generate import generate
+
+        generate(options)
+
+
+def _guarded(command: Callable[[], None]) -> int:
+    """Runs a command and turns the ways in which it may end into an exit code, and a sentence where due."""
+    try:
+        command()
+        return 0
+    except UserError as error:
+        print(f"hsr: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"hsr: {error.filename or 'a file'} cannot be written: {error.strerror}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hsr: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

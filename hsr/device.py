@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The choice of a device."""
+
+import torch
+
+from .errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Returns the device that `name` means: auto, cpu, cuda or cuda:<n>.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is none of auto, cpu, cuda and cuda:<n>.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        number = torch.cuda.device_count()
+        raise UserError(f"--device {name} is not there: PyTorch sees {number} CUDA devices.")
+    return device

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses of StyleGAN2 with the Hierarchical Semantic Regularizer.
+
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), section 3.2 and
+appendix B; R1 from Mescheder et al., "Which Training Methods for GANs do actually Converge?" (2018); HSR from
+Karmali et al., "Hierarchical Semantic Regularization of Latent Spaces in StyleGANs" (2022).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hsr_kernels import no_weight_gradients
+
+from .models import Discriminator, Generator
+from .semantics.regularizer import SemanticRegularizer
+
+Stats = dict[str, Tensor]
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.detach().mean()
+
+
+class GANLoss(nn.Module):
+    """Loss of each training phase, as (loss, statistics).
+
+    The caller freezes the networks that a phase does not train (``requires_grad_(False)``) and multiplies the
+    loss of a lazily applied phase by its interval. Random draws come from PyTorch's default generators.
+
+    ``state_dict`` holds ``pl_mean`` alone: the networks are the caller's.
+
+    Args:
+        G: Generator.
+        D: Discriminator.
+        hsr: Semantic regularizer, or None for the baseline.
+        hsr_weight: Weight of the sum over its scales.
+        r1_gamma: Weight of the R1 penalty.
+        pl_weight: Weight of the path-length penalty.
+        pl_decay: Step of the moving average of path lengths.
+        pl_batch_shrink: The path-length phase takes 1 / pl_batch_shrink of the batch.
+        style_mixing_prob: Probability of drawing a second latent code for the layers after a random one.
+    """
+
+    pl_mean: Tensor
+
+    def __init__(
+        self,
+        G: Generator,
+        D: Discriminator,
+        *,
+        hsr: SemanticRegularizer | None,
+        hsr_weight: float = 1.0,
+        r1_gamma: float,
+        pl_weight: float = 2.0,
+        pl_decay: float = 0.01,
+        pl_batch_shrink: int = 2,
+        style_mixing_prob: float = 0.9,
+    ) -> None:
+        super().__init__()
+        # A tuple, as module attributes would be registered and enter the state_dict.
+        self._networks = (G, D, hsr)
+        self.hsr_weight = hsr_weight
+        self.r1_gamma = r1_gamma
+        self.pl_weight = pl_weight
+        self.pl_decay = pl_decay
+        self.pl_batch_shrink = pl_batch_shrink
+        self.style_mixing_prob = style_mixing_prob
+        self.register_buffer("pl_mean", torch.zeros([]))
+
+    def generator_main(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
+        """Non-saturating loss plus HSR on z [N, z_dim], one-hot c [N, c_dim]; also updates the mean of w."""
+        G, D, hsr = self._networks
+        resolutions = () if hsr is None else hsr.resolutions
+        images, features = G.synthesis.with_features(self._mixed_codes(z, c, update_w_avg=True), resolutions)
+        logits = D(images, c)
+        loss = F.softplus(-logits).mean()
+        stats = {"Loss/G/gan": loss.detach(), "Loss/scores/fake": _mean(logits)}
+        if hsr is not None:
+            per_scale = hsr([features[r] for r in resolutions], images)
+            loss = loss + self.hsr_weight * per_scale.sum()
+            stats["Loss/G/hsr"] = per_scale.detach().sum()
+            stats |= {
+                f"Loss/G/hsr_{r}": value for r, value in zip(resolutions, per_scale.detach(), strict=True)
+            }
+        return loss, stats
+
+    def generator_path_length(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
+        """Penalty on the deviation of the generator's path lengths from their moving average ``pl_mean``."""
+        G, _, _ = self._networks
+        n = max(1, z.shape[0] // self.pl_batch_shrink)
+        ws = self._mixed_codes(z[:n], None if c is None else c[:n])
+        images = G.synthesis(ws)
+        # Not randn_like: it draws in the order of memory, and a layout must not change the numbers.
+        direction = torch.randn(images.shape, dtype=images.dtype, device=images.device)
+        direction = direction / math.sqrt(images.shape[2] * images.shape[3])
+        # As in R1, the first derivative is wanted for the input alone: skip its work for the weights.
+        with no_weight_gradients():
+            (gradient,) = torch.autograd.grad((images * direction).sum(), ws, create_graph=True)
+        lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+        mean = self.pl_mean.lerp(lengths.detach().mean().to(self.pl_mean.dtype), self.pl_decay)
+        self.pl_mean.copy_(mean)
+        penalty = (lengths - mean).square()
+        stats = {"Loss/G/pl": _mean(penalty), "Loss/G/path_length": _mean(lengths)}
+        return penalty.mean() * self.pl_weight, stats
+
+    def discriminator_main(
+        self, real: Tensor, real_c: Tensor | None, z: Tensor, c: Tensor | None
+    ) -> tuple[Tensor, Stats]:
+        """Non-saturating loss on real images [N, 3, R, R] and on images of z [N, z_dim]."""
+        G, D, _ = self._networks
+        with torch.no_grad():
+            fake = G.synthesis(self._mixed_codes(z, c))
+        # Two calls: real and generated images must not share a group of the minibatch standard deviation.
+        fake_logits = D(fake, c)
+        real_logits = D(real, real_c)
+        loss = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+        stats = {
+            "Loss/D/gan": loss.detach(),
+            "Loss/scores/real": _mean(real_logits),
+            "Loss/signs/real": _mean(real_logits.sign()),
+        }
+        return loss, stats
+
+    def discriminator_r1(self, real: Tensor, real_c: Tensor | None) -> tuple[Tensor, Stats]:
+        """R1: half gamma times the mean squared norm of D's gradient at the real images [N, 3, R, R]."""
+        _, D, _ = self._networks
+        real = real.detach().requires_grad_()
+        logits = D(real, real_c)
+        with no_weight_gradients():
+            (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        penalty = gradient.square().sum(dim=[1, 2, 3])
+        return penalty.mean() * (self.r1_gamma / 2), {"Loss/D/r1": _mean(penalty)}
+
+    def _mixed_codes(self, z: Tensor, c: Tensor | None, update_w_avg: bool = False) -> Tensor:
+        """ws [N, num_ws, w_dim] with style mixing: from a random layer on, another code of the same class."""
+        G, _, _ = self._networks
+        ws = G.mapping(z, c, update_w_avg=update_w_avg)
+        if self.style_mixing_prob == 0:
+            return ws
+        layer = torch.arange(G.num_ws, device=z.device)
+        cutoff = torch.randint(1, G.num_ws, [], device=z.device)
+        mix = (layer >= cutoff) & (torch.rand([], device=z.device) < self.style_mixing_prob)
+        # Masks instead of slices: on a GPU the cut needs no answer from the device.
+        return torch.where(mix[:, None], G.mapping(torch.randn_like(z), c), ws)

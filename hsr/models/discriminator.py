@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN2 discriminator with residual blocks.
+
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7; minibatch
+standard deviation from "Progressive Growing of GANs" (2018), section 3; projection of the label from Miyato
+and Koyama, "cGANs with Projection Discriminator" (2018).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .generator import activation_dtype, block_resolutions, channels_at
+from .layers import Conv2dLayer, FullyConnected
+from .mapping import LatentMLP
+
+
+def minibatch_std(x: Tensor, group_size: int, eps: float = 1e-8) -> Tensor:
+    """Append one feature map that holds the standard deviation of the features over groups of samples.
+
+    x [N, C, H, W] to [N, C + 1, H, W]. A group has the largest size up to ``group_size`` that divides N.
+    """
+    n, c, h, w = x.shape
+    group = max(size for size in range(1, min(group_size, n) + 1) if n % size == 0)
+    # Sample i belongs to group i mod (N / group): neighbours in the batch differ in group.
+    grouped = x.reshape(group, -1, c, h, w)
+    std = (grouped.var(dim=0, correction=0) + eps).sqrt().mean(dim=[1, 2, 3])
+    feature = std.repeat(group).reshape(n, 1, 1, 1).expand(-1, -1, h, w)
+    return torch.cat([x, feature], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, the second one shrinking, beside a 1x1 shrinking skip."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, conv_clamp: float | None, low_precision: bool
+    ) -> None:
+        super().__init__()
+        self.low_precision = low_precision
+        self.conv0 = Conv2dLayer(in_channels, in_channels, 3, activation="lrelu", conv_clamp=conv_clamp)
+        self.conv1 = Conv2dLayer(
+            in_channels, out_channels, 3, activation="lrelu", down=2, conv_clamp=conv_clamp
+        )
+        self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
+        # The sum of two branches of unit variance is brought back to unit variance.
+        gain = math.sqrt(0.5)
+        return self.skip(x, gain=gain) + self.conv1(self.conv0(x), gain=gain)
+
+
+class Discriminator(nn.Module):
+    """StyleGAN2 discriminator; arguments as in `hsr.models.Generator`.
+
+    ``minibatch_std_group`` is the number of samples over which the standard deviation is taken. With labels,
+    the last layer's output is projected on an embedding of the label.
+
+    Raises:
+        ValueError: The resolution is not a power of two of at least 8.
+    """
+
+    def __init__(
+        self,
+        c_dim: int,
+        resolution: int,
+        img_channels: int = 3,
+        *,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        minibatch_std_group: int = 4,
+        mapping_layers: int = 8,
+        mixed_precision_resolutions: int = 0,
+        conv_clamp: float | None = None,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        super().__init__()
+        self.c_dim, self.resolution, self.img_channels = c_dim, resolution, img_channels
+        self.minibatch_std_group = minibatch_std_group
+        self.memory_format = memory_format
+        resolutions = block_resolutions(resolution)[:0:-1]
+        channels = {r: channels_at(r, channel_base, channel_max) for r in [*resolutions, 4]}
+        self.from_rgb = Conv2dLayer(
+            img_channels, channels[resolution], 1, activation="lrelu", conv_clamp=conv_clamp
+        )
+        self.blocks = nn.ModuleDict(
+            {
+                str(r): ResidualBlock(
+                    channels[r],
+                    channels[r // 2],
+                    conv_clamp=conv_clamp,
+                    low_precision=r in resolutions[:mixed_precision_resolutions],
+                )
+                for r in resolutions
+            }
+        )
+        width = channels[4]
+        self.conv = Conv2dLayer(width + 1, width, 3, activation="lrelu", conv_clamp=conv_clamp)
+        self.fc = FullyConnected(width * 16, width, activation="lrelu")
+        self.out = FullyConnected(width, 1 if c_dim == 0 else width)
+        self.embed = LatentMLP(0, c_dim, width, num_layers=mapping_layers) if c_dim > 0 else None
+
+    def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
+        """Images [N, img_channels, R, R] and one-hot c [N, c_dim] to logits [N, 1]."""
+        expected = (self.img_channels, self.resolution, self.resolution)
+        if img.ndim != 4 or img.shape[1:] != expected:
+            raise ValueError(f"img must be [N, {', '.join(map(str, expected))}], got {tuple(img.shape)}")
+        x = img
+        for i, block in enumerate(self.blocks.values()):
+            assert isinstance(block, ResidualBlock)
+            dtype = activation_dtype(img, block.low_precision)
+            x = x.to(dtype=dtype, memory_format=self.memory_format)
+            x = block(self.from_rgb(x) if i == 0 else x)
+        x = self.conv(minibatch_std(x.to(img.dtype), self.minibatch_std_group))
+        x = self.out(self.fc(x.flatten(1)))
+        if self.embed is None:
+            return x
+        return (x * self.embed.map(None, c)).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN2 generator with skip connections to RGB.
+
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figures 2 and 7; low
+precision with clamped activations as in "Training Generative Adversarial Networks with Limited Data" (2020).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from hsr_kernels import setup_filter, upsample2d
+
+from .layers import RESAMPLE_TAPS, StyledLayer, ToRGB
+from .mapping import MappingNetwork
+
+NOISE_MODES = ("random", "const", "none")
+
+
+def block_resolutions(resolution: int) -> list[int]:
+    """Resolutions 4, 8, ... up to ``resolution``.
+
+    Raises:
+        ValueError: ``resolution`` is not a power of two of at least 8.
+    """
+    if resolution < 8 or resolution & (resolution - 1):
+        raise ValueError(f"resolution must be a power of two of at least 8, got {resolution}")
+    return [2**i for i in range(2, resolution.bit_length())]
+
+
+def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
+    """Number of feature maps at a resolution: inversely proportional to it, up to a maximum."""
+    return min(channel_base // resolution, channel_max)
+
+
+def activation_dtype(x: Tensor, low_precision: bool) -> torch.dtype:
+    """float16 where the block asks for it and the device gains from it, else the dtype of the weights."""
+    return torch.float16 if low_precision and x.is_cuda else x.dtype
+
+
+class SynthesisBlock(nn.Module):
+    """Two styled layers (one at 4x4, where it starts from the learned constant) and the path to RGB."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        *,
+        conv_clamp: float | None,
+        low_precision: bool,
+    ) -> None:
+        super().__init__()
+        self.low_precision = low_precision
+        self.conv0 = None
+        if in_channels > 0:
+            self.conv0 = StyledLayer(
+                in_channels, out_channels, w_dim, resolution, up=2, conv_clamp=conv_clamp
+            )
+        self.conv1 = StyledLayer(out_channels, out_channels, w_dim, resolution, conv_clamp=conv_clamp)
+        self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
+        self.num_conv = 1 if self.conv0 is None else 2
+
+    def forward(self, x: Tensor, ws: Sequence[Tensor], noise_mode: str) -> tuple[Tensor, Tensor]:
+        """x and the block's ``num_conv`` + 1 latent codes to features [N, C, R, R] and RGB [N, 3, R, R]."""
+        if self.conv0 is not None:
+            x = self.conv0(x, ws[0], noise_mode)
+        x = self.conv1(x, ws[-2], noise_mode)
+        return x, self.torgb(x, ws[-1]).to(ws[0].dtype)
+
+
+class SynthesisNetwork(nn.Module):
+    """Latent codes to images; see `Generator` for the arguments."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        *,
+        channel_base: int,
+        channel_max: int,
+        mixed_precision_resolutions: int,
+        conv_clamp: float | None,
+        memory_format: torch.memory_format,
+    ) -> None:
+        super().__init__()
+        self.w_dim = w_dim
+        self.resolutions = block_resolutions(resolution)
+        self.memory_format = memory_format
+        self.channels = {r: channels_at(r, channel_base, channel_max) for r in self.resolutions}
+        self.const = nn.Parameter(torch.randn(self.channels[4], 4, 4))
+        low_precision = self.resolutions[len(self.resolutions) - mixed_precision_resolutions :]
+        widths = [0, *self.channels.values()]
+        self.blocks = nn.ModuleDict(
+            {
+                str(r): SynthesisBlock(
+                    n_in,
+                    n_out,
+                    w_dim,
+                    r,
+                    img_channels,
+                    conv_clamp=conv_clamp,
+                    low_precision=r in low_precision,
+                )
+                for r, (n_in, n_out) in zip(self.resolutions, pairwise(widths), strict=True)
+            }
+        )
+        # ToRGB takes the same code as the first layer of the next block, so only the last one adds a code.
+        self.num_ws = sum(block.num_conv for block in self._blocks()) + 1
+        self.register_buffer("resample_filter", setup_filter(list(RESAMPLE_TAPS)), persistent=False)
+
+    def _blocks(self) -> list[SynthesisBlock]:
+        return [block for block in self.blocks.values() if isinstance(block, SynthesisBlock)]
+
+    def forward(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
+        """ws [N, num_ws, w_dim] to images [N, img_channels, R, R] in about [-1, 1].
+
+        ``noise_mode``: "random" draws fresh noise, "const" takes the noise buffers, "none" adds no noise.
+        """
+        return self.with_features(ws, (), noise_mode)[0]
+
+    def with_features(
+        self, ws: Tensor, resolutions: Sequence[int], noise_mode: str = "random"
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Images and the blocks' outputs [N, C_r, r, r] (before ToRGB) at the given resolutions."""
+        self._check(ws, resolutions, noise_mode)
+        x = self.const.unsqueeze(0).expand(ws.shape[0], -1, -1, -1)
+        codes = ws.unbind(dim=1)
+        img: Tensor | None = None
+        features = {}
+        start = 0
+        for r, block in zip(self.resolutions, self._blocks(), strict=True):
+            x = x.to(dtype=activation_dtype(ws, block.low_precision), memory_format=self.memory_format)
+            x, rgb = block(x, codes[start : start + block.num_conv + 1], noise_mode)
+            img = rgb if img is None else upsample2d(img, self.resample_filter, up=2) + rgb
+            start += block.num_conv
+            if r in resolutions:
+                features[r] = x
+        assert img is not None
+        return img, features
+
+    def _check(self, ws: Tensor, resolutions: Sequence[int], noise_mode: str) -> None:
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
+        if noise_mode not in NOISE_MODES:
+            raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}, got {noise_mode!r}")
+        missing = set(resolutions) - set(self.resolutions)
+        if missing:
+            raise ValueError(f"no features at resolution {sorted(missing)}; there are {self.resolutions}")
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator.
+
+    Args:
+        z_dim: Dimension of the latent code z.
+        c_dim: Number of classes; 0 for an unconditional generator.
+        w_dim: Dimension of the intermediate latent space W.
+        resolution: Image side, a power of two of at least 8.
+        img_channels: Channels of the image.
+        mapping_layers: Layers of the mapping network.
+        mapping_lr_multiplier: Learning rate of the mapping network relative to the rest.
+        channel_base: Feature maps times resolution.
+        channel_max: Largest number of feature maps.
+        mixed_precision_resolutions: How many of the highest resolutions run in float16 on CUDA.
+        conv_clamp: Clamp on each layer's output, or None; keeps float16 from overflowing.
+        memory_format: Layout of the activations. The convolution itself is fastest in channels_last.
+
+    Raises:
+        ValueError: The resolution is not a power of two of at least 8.
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int = 3,
+        *,
+        mapping_layers: int = 8,
+        mapping_lr_multiplier: float = 0.01,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        mixed_precision_resolutions: int = 0,
+        conv_clamp: float | None = None,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.resolution, self.img_channels = resolution, img_channels
+        self.synthesis = SynthesisNetwork(
+            w_dim,
+            resolution,
+            img_channels,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            mixed_precision_resolutions=mixed_precision_resolutions,
+            conv_clamp=conv_clamp,
+            memory_format=memory_format,
+        )
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(
+            z_dim,
+            c_dim,
+            w_dim,
+            self.num_ws,
+            num_layers=mapping_layers,
+            lr_multiplier=mapping_lr_multiplier,
+        )
+
+    def channels(self, resolution: int) -> int:
+        """Number of feature maps of the block at ``resolution``."""
+        return self.synthesis.channels[resolution]
+
+    def forward(
+        self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0, noise_mode: str = "random"
+    ) -> Tensor:
+        """z [N, z_dim], one-hot c [N, c_dim] to images [N, img_channels, R, R], float32."""
+        return self.synthesis(self.mapping(z, c, truncation_psi=truncation_psi), noise_mode)

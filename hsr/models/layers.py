@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building blocks of the StyleGAN2 networks, with equalized learning rate.
+
+Source: Karras et al., "Progressive Growing of GANs" (2018), section 4.1, and "Analyzing and Improving the
+Image Quality of StyleGAN" (2020), sections 2 and 3.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hsr_kernels import bias_act, conv2d_resample, modulated_conv2d, setup_filter
+
+RESAMPLE_TAPS = (1, 3, 3, 1)
+
+
+def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Scale each row of ``x`` [N, C] so that the mean of its squares is one."""
+    return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
+
+
+class FullyConnected(nn.Module):
+    """Linear layer on [N, in_features] with equalized learning rate, followed by an activation.
+
+    The stored weights are N(0, 1) / ``lr_multiplier``; the gain of the layer is applied at run time, so an
+    optimizer that normalises gradients (Adam) moves every layer at the same relative speed, and a layer with
+    ``lr_multiplier`` 0.01 a hundred times slower.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        activation: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        bias = (self.bias * self.bias_gain).to(x.dtype)
+        if self.activation == "linear":
+            return torch.addmm(bias, x, weight.t())
+        return bias_act(x @ weight.t(), bias, act=self.activation)
+
+
+class Conv2dLayer(nn.Module):
+    """Convolution with equalized learning rate, FIR down-sampling and an activation.
+
+    ``kernel_size`` is odd; the image [N, in_channels, H, W] is padded to keep its size, then shrunk by
+    ``down``.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = True,
+        activation: str = "linear",
+        down: int = 1,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.down = down
+        self.conv_clamp = conv_clamp
+        self.padding = kernel_size // 2
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("resample_filter", setup_filter(list(RESAMPLE_TAPS)), persistent=False)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """``gain`` multiplies the output, and the clamp with it."""
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        x = conv2d_resample(
+            x, weight, f=self.resample_filter if self.down > 1 else None, down=self.down, padding=self.padding
+        )
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        act_gain = gain * (math.sqrt(2) if self.activation == "lrelu" else 1.0)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return bias_act(x, bias, act=self.activation, gain=act_gain, clamp=clamp)
+
+
+class StyledLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias and leaky ReLU: a layer of the synthesis network, one operator.
+
+    The convolution's weights carry no gain at run time, because demodulation cancels any.
+    """
+
+    resample_filter: Tensor
+    noise_const: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: int = 1,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.up = up
+        self.resolution = resolution
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("resample_filter", setup_filter(list(RESAMPLE_TAPS)), persistent=False)
+
+    def noise(self, x: Tensor, noise_mode: str) -> Tensor | None:
+        """Noise for the batch of ``x``: fresh [N, 1, R, R], constant [1, 1, R, R] or none."""
+        if noise_mode == "none":
+            return None
+        shape = (x.shape[0] if noise_mode == "random" else 1, 1, self.resolution, self.resolution)
+        if noise_mode == "random":
+            noise = torch.randn(shape, dtype=self.noise_const.dtype, device=x.device)
+        else:
+            noise = self.noise_const.reshape(shape)
+        return (noise * self.noise_strength).to(x.dtype)
+
+    def forward(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
+        """[N, in_channels, R / up, R / up] and w [N, w_dim] to [N, out_channels, R, R]."""
+        return modulated_conv2d(
+            x,
+            self.weight.to(x.dtype),
+            self.affine(w).to(x.dtype),
+            noise=self.noise(x, noise_mode),
+            up=self.up,
+            padding=1,
+            resample_filter=self.resample_filter if self.up > 1 else None,
+            bias=self.bias.to(x.dtype),
+            act="lrelu",
+            clamp=self.conv_clamp,
+        )
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution without demodulation, from features to image channels."""
+
+    def __init__(
+        self, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None = None
+    ) -> None:
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(img_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        styles = self.affine(w) * self.weight_gain
+        return modulated_conv2d(
+            x,
+            self.weight.to(x.dtype),
+            styles.to(x.dtype),
+            demodulate=False,
+            bias=self.bias.to(x.dtype),
+            clamp=self.conv_clamp,
+        )

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any timm backbone with intermediate features as an encoder.
+
+The choice of layers and of normalisation follows Karmali et al., "Hierarchical Semantic Regularization of
+Latent Spaces in StyleGANs" (2022), for ViT, ResNet and VGG, and carries over to other architectures.
+"""
+
+import difflib
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .encoders import Encoder
+from .timm_weights import cached_file, fetch, import_timm, load_state
+
+DEFAULT_MODEL = "vit_base_patch16_224.dino"
+NUM_DEPTHS = 4
+STATISTICS = ("own", "official")
+# What the authors' released code subtracts and divides by: CLIP's mean with ImageNet's standard deviation.
+OFFICIAL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OFFICIAL_STD = (0.229, 0.224, 0.225)
+
+
+class TimmEncoder(Encoder):
+    """Frozen timm backbone; its features at four depths are the targets.
+
+    - Columns of equal blocks (ViT): the last block of each quarter (11, 8, 5, 2 of 12), patch tokens only,
+      through the final normalisation except for DeiT.
+    - VGG: after the last four poolings. Other CNNs: the last four stages.
+
+    Args:
+        model_name: timm name, with its pretrained tag where there are several.
+        weights: .safetensors or PyTorch file; None: the hub's cache, else the hub.
+        statistics: "own": normalise images as the model's training did; "official": as HSR's released code
+        does.
+        device: Where the encoder lives.
+
+    Raises:
+        UserError: timm, the model or its weights cannot be had, or it offers no intermediate features.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model_name: str = DEFAULT_MODEL,
+        *,
+        weights: str | Path | None = None,
+        statistics: str = "own",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
+        self.name = f"timm:{model_name}"
+        config = model_config(model_name)
+        path = Path(weights) if weights is not None else fetch(model_name, config.hf_hub_id)
+        self.model = _build(model_name)
+        self.indices, self.norm = _layers(self.model, model_name)
+        # What lies behind the last of these layers is neither kept nor asked of the file.
+        self.model.prune_intermediate_layers(self.indices, prune_norm=not self.norm)  # type: ignore[operator]
+        load_state(self.model, path, model_name)
+        mean, std = (config.mean, config.std) if statistics == "own" else (OFFICIAL_MEAN, OFFICIAL_STD)
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+        self.image_size = config.input_size[-1]
+        self.pooled = model_name.startswith("vgg")
+        self.freeze()
+        self.to(device)
+        with torch.no_grad():
+            maps = self.feature_maps(torch.zeros(1, 3, self.image_size, self.image_size, device=device))
+        self.shapes = [(x.shape[1], x.shape[2]) for x in maps]
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        size = (self.image_size, self.image_size)
+        x = (F.interpolate((images + 1) / 2, size=size, mode="area") - self.mean) / self.std
+        maps = self.model.forward_intermediates(  # type: ignore[operator]
+            x, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
+        )
+        if self.pooled:  # timm takes VGG's features before each pooling.
+            maps = [F.max_pool2d(x, 2) for x in maps]
+        return maps[::-1]
+
+
+def model_config(model_name: str):  # type: ignore[no-untyped-def]  # timm's PretrainedCfg; timm is optional.
+    """timm's description of the pretrained model.
+
+    Raises:
+        UserError: timm is not to be had or does not know the model.
+    """
+    timm = import_timm()
+    try:
+        config = timm.get_pretrained_cfg(model_name, allow_unregistered=False)
+    except RuntimeError:
+        near = difflib.get_close_matches(model_name, timm.list_models() + timm.list_pretrained(), n=3)
+        hint = f"; near to it are {', '.join(near)}" if near else ""
+        raise UserError(f"timm {timm.__version__} has no model {model_name}{hint}.") from None
+    return config
+
+
+def weights_at_hand(model_name: str) -> bool:
+    """Whether the model's weights are in the hub's local cache. Never uses the network."""
+    return cached_file(model_config(model_name).hf_hub_id) is not None
+
+
+def _build(model_name: str) -> nn.Module:
+    model = import_timm().create_model(model_name, pretrained=False, num_classes=0)
+    if not hasattr(model, "forward_intermediates"):
+        raise UserError(f"{model_name} offers no intermediate features in timm: choose another encoder.")
+    return model
+
+
+def _layers(model: nn.Module, model_name: str) -> tuple[list[int], bool]:
+    """(indices of the intermediate features, shallow first; whether the final normalisation is applied)."""
+    if model_name.startswith("vgg"):
+        return [1, 2, 3, 4], False
+    stages = list(model.feature_info)  # type: ignore[arg-type]
+    n = len(stages)
+    if n >= NUM_DEPTHS and len({stage["reduction"] for stage in stages}) == 1:
+        return [n * i // NUM_DEPTHS - 1 for i in range(1, NUM_DEPTHS + 1)], "deit" not in model_name
+    return list(range(max(0, n - NUM_DEPTHS), n)), False

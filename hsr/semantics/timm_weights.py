@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the weights of a timm encoder come from: a local file, the hub's cache, the hub.
+
+Every way in which they cannot be had ends in a `UserError` within seconds.
+"""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+HUB_FILE = "model.safetensors"
+PROBE_SECONDS = 8.0  # For the hub to answer at all; a download that has begun may take as long as it takes.
+WRAPPERS = ("state_dict", "model", "teacher", "student")
+
+
+def import_timm() -> Any:
+    """The timm module.
+
+    Raises:
+        UserError: It is not installed or cannot be imported.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise UserError(
+                f"timm cannot be imported, because {error.name} is missing: install it."
+            ) from error
+        raise UserError(
+            "The encoder needs timm: install it with `pip install timm`, or choose `--encoder labels`."
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"timm cannot be imported ({error}): torch and torchvision must be of matching "
+            "releases, both with or both without CUDA, so install both again from the same index."
+        ) from error
+    return timm
+
+
+def cached_file(hub_id: str | None) -> Path | None:
+    """The model's file in the hub's local cache, if it is there. Never uses the network."""
+    if not hub_id:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(hub_id, HUB_FILE)
+    return Path(path) if isinstance(path, str) else None
+
+
+def fetch(name: str, hub_id: str | None) -> Path:
+    """The model's file from the hub's local cache or else from the hub.
+
+    Raises:
+        UserError: There is no such file or the hub does not answer.
+    """
+    path = cached_file(hub_id)
+    if path is not None:
+        return path
+    advice = "pass a file with its weights as `--encoder-weights`, or choose `--encoder labels`"
+    if not hub_id:
+        raise UserError(f"The hub has no weights for {name}: {advice}.")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    try:
+        _within(
+            PROBE_SECONDS,
+            lambda: get_hf_file_metadata(hf_hub_url(hub_id, HUB_FILE), timeout=PROBE_SECONDS / 2),
+        )
+        return Path(hf_hub_download(hub_id, HUB_FILE))
+    except Exception as error:
+        cause = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"The weights of {name} are not at hand and cannot be downloaded ({cause}): {advice}."
+        ) from error
+
+
+def _within(seconds: float, call: Any) -> None:
+    """Run ``call``, but wait for no longer: the hub client retries by itself for minutes."""
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            call()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    if failure:
+        raise failure[0]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """State dict from a .safetensors file or from one that `torch.save` wrote. Runs no code from the file.
+
+    Raises:
+        UserError: The file is missing or holds no state dict.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path} with encoder weights.") from error
+    except Exception as error:  # A file of another kind fails to parse in any of a dozen ways.
+        cause = str(error).split("\n")[0]
+        raise UserError(f"{path} cannot be read as .safetensors or PyTorch weights ({cause}).") from error
+    for key in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no state dict: a dictionary from names to tensors is needed.")
+    return {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
+
+
+def load_state(model: nn.Module, path: Path, name: str) -> None:
+    """Fill ``model`` from the file at ``path``; what the file has beyond the model (a classifier) is left.
+
+    Raises:
+        UserError: The file lacks weights of the model or has them in another shape.
+    """
+    state = read_state(path)
+    # Counters of batches are of no use here, and older files do without them.
+    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and not own.keys() <= state.keys():
+        # timm's own conversion from the layouts in which the authors of a model have published it.
+        try:
+            state = convert(state, model)
+        except (KeyError, RuntimeError, ValueError, AssertionError) as error:
+            raise UserError(f"{path} does not hold the weights of {name} ({error!r}).") from error
+    missing = [key for key in own if key not in state]
+    if missing:
+        raise UserError(
+            f"{path} does not hold the weights of {name}: {len(missing)} of {len(own)} tensors are missing, "
+            f"among them {missing[0]}."
+        )
+    for key, value in own.items():
+        if state[key].shape != value.shape:
+            raise UserError(
+                f"{path} does not hold the weights of {name}: {key} is {list(state[key].shape)} there "
+                f"and must be {list(value.shape)}."
+            )
+    model.load_state_dict({key: state[key] for key in own}, strict=False)

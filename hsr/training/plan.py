@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the options of `hsr train`, and what they name, to what is to be done."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..config import Config, load_config, preset
+from ..data import ImageDataset, open_dataset
+from ..device import resolve_device
+from ..errors import UserError
+from .checkpoint import find_weights, read_header
+
+if TYPE_CHECKING:
+    from ..cli import TrainOptions
+
+STREAM_WORKERS = 2
+# Options that may change when a run is continued; any other one would make it another run.
+CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, and where from.
+
+    Attributes:
+        config: Settings.
+        dataset: All images, before the split.
+        device: Where to train.
+        workers: Processes that decode images.
+        run: Run folder to continue, or None for a new one.
+        weights: File of weights that a new run starts from, or None.
+    """
+
+    config: Config
+    dataset: ImageDataset
+    device: torch.device
+    workers: int
+    run: Path | None
+    weights: Path | None
+
+
+def make_plan(options: "TrainOptions") -> Plan:
+    """Resolves options, presets and what is resumed into one plan.
+
+    Raises:
+        UserError: They cannot be used.
+    """
+    device = resolve_device(options.device)
+    resume = options.resume
+    if resume is not None and not resume.exists():
+        raise UserError(f"--resume {resume} does not exist.")
+    run = resume if resume is not None and resume.is_dir() else None
+    weights = resume if run is None else None
+    if run is not None:
+        _check_continuable(options, run)
+        base = load_config(run / "config.json")
+        data = options.data or base.data
+    else:
+        data = options.data
+    in_memory = False if options.workers else None
+    dataset = open_dataset(data, in_memory=in_memory)
+    if run is None:
+        base = _base_config(options, weights, dataset.resolution, device.type)
+    overrides = {
+        field: value
+        for field in ("kimg", "batch", "gamma", "mirror", "hsr_weight", "encoder", "seed")
+        if (value := getattr(options, field)) is not None
+    }
+    if options.encoder_weights is not None:
+        overrides["encoder_weights"] = str(options.encoder_weights.resolve())
+    overrides["data"] = None if data is None else str(Path(data).resolve())
+    config = dataclasses.replace(base, **overrides)
+    workers = options.workers
+    if workers is None:
+        workers = 0 if isinstance(dataset.store, np.ndarray) else STREAM_WORKERS
+    if workers < 0:
+        raise UserError(f"--workers is {workers}, and must be 0 or more.")
+    if weights is not None:
+        _check_transfer(weights, config, dataset)
+    return Plan(config, dataset, device, workers, run, weights)
+
+
+def _base_config(options: "TrainOptions", weights: Path | None, resolution: int, device: str) -> Config:
+    if options.cfg is not None and options.cfg.endswith(".json"):
+        return load_config(Path(options.cfg))
+    if options.cfg is None and weights is not None:
+        return read_header(weights).config  # The networks must be those of the checkpoint.
+    name = options.cfg or ("digits" if options.data is None else "auto")
+    return preset(name, resolution, device)
+
+
+def _check_continuable(options: "TrainOptions", run: Path) -> None:
+    if not (run / "config.json").is_file():
+        raise UserError(f"--resume {run} is not a run folder: it has no config.json.")
+    given = {f.name for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}
+    fixed = sorted(given - CONTINUABLE)
+    if fixed:
+        raise UserError(
+            f"--{fixed[0].replace('_', '-')} cannot change when {run} is continued: leave it out, or start "
+            f"a new run from its weights with --resume {find_weights(run)}."
+        )
+
+
+def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:
+    header = read_header(weights)
+    there = (header.resolution, header.num_classes)
+    here = (dataset.resolution, dataset.num_classes if config.conditional else 0)
+    if there != here:
+        raise UserError(
+            f"{weights} is a checkpoint of another shape: it is for images {there[0]} pixels wide and "
+            f"{there[1]} classes, and {dataset.name} has images {here[0]} pixels wide and {here[1]} classes."
+        )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endless stream of training batches."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..data import ImageDataset
+from ..errors import UserError
+
+
+class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
+    """Endless shuffled batches: images [N, 3, H, W] uint8 and labels [N] int64.
+
+    The batch at a position depends on the seed and the position alone, whatever the number of workers, so
+    that a resumed run sees the images that it would have seen.
+
+    Args:
+        dataset: Images to draw from; each epoch shows every image once.
+        batch_size: Images a batch.
+        seed: Of the order and the flips.
+        mirror: Flip every image with probability one half.
+        workers: Processes that decode images; 0: the calling one.
+        start: Number of images already drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        *,
+        seed: int,
+        mirror: bool,
+        workers: int = 0,
+        start: int = 0,
+    ):
+        loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+            _TrainingImages(dataset),
+            batch_sampler=_BatchSampler(len(dataset), batch_size, seed, mirror, start),
+            collate_fn=_collate,
+            num_workers=workers,
+            worker_init_fn=_init_worker,
+            generator=torch.Generator(),  # Keeps the loader's hands off the global generator.
+        )
+        self._batches = iter(loader)
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = next(self._batches)
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        """Stops the workers."""
+        del self._batches
+
+
+@dataclass(frozen=True)
+class _BatchSampler:
+    """Yields lists of (image index, flip) without end."""
+
+    num_images: int
+    batch_size: int
+    seed: int
+    mirror: bool
+    start: int
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(self.num_images)
+        return order, rng.random(self.num_images) < (0.5 if self.mirror else 0.0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+        epoch, place = divmod(self.start, self.num_images)
+        order, flips = self._epoch(epoch)
+        while True:
+            batch: list[tuple[int, bool]] = []
+            while len(batch) < self.batch_size:
+                if place == self.num_images:
+                    epoch, place = epoch + 1, 0
+                    order, flips = self._epoch(epoch)
+                batch.append((int(order[place]), bool(flips[place])))
+                place += 1
+            yield batch
+
+
+@dataclass(frozen=True)
+class _TrainingImages(torch.utils.data.Dataset):
+    dataset: ImageDataset
+
+    def __getitem__(self, key: tuple[int, bool]) -> tuple[np.ndarray, int] | UserError:
+        index, flip = key
+        try:
+            image = self.dataset[index]
+        except UserError as error:  # An exception would lose its type and gain a traceback on the way home.
+            return error
+        label = 0 if self.dataset.labels is None else int(self.dataset.labels[index])
+        return (image[:, :, ::-1] if flip else image), label
+
+
+def _collate(samples: list) -> tuple[torch.Tensor, torch.Tensor] | UserError:
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    images, labels = zip(*samples, strict=True)
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64)
+
+
+def _init_worker(index: int) -> None:
+    """Leaves Ctrl-C to the main process, which then stops the workers in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark's arithmetic, checked on quantities that are known beforehand."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import hsr_kernels
+from benchmarks import __main__ as cli
+from benchmarks import memory, run, timing
+from benchmarks.cases import BOTH, CASES, FORWARD, STEP, Case, Target
+from benchmarks.report import Row, markdown, read_csv, table, write_csv
+
+BY_NAME = {case.name: case for case in CASES}
+TINY = run.Options("cpu", rounds=3, tiny=True, compiled=False)
+
+
+def test_percentiles_and_paired_speedup():
+    summary = timing.summarize([5.0, 1.0, 2.0, 4.0, 3.0, 6.0])
+    assert (summary.p20, summary.median, summary.p80) == (2.0, 3.5, 5.0)
+    # Paired: the slow round slows both, so it doesn't move the ratio.
+    assert timing.speedup([4.0, 40.0, 6.0], [2.0, 20.0, 2.0]) == 2.0
+
+
+class Clock:
+    """A clock that stands still unless something takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def take(self, name: str, seconds: float):
+        def work() -> None:
+            self.calls.append(name)
+            self.now += seconds
+
+        return work
+
+
+def test_variants_take_turns(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    times = timing.interleave({"a": clock.take("a", 2.0), "b": clock.take("b", 1.0)}, rounds=4, seconds=1e9)
+    assert times == {"a": [2.0] * 4, "b": [1.0] * 4}
+    assert "".join(clock.calls) == "abbaabba"
+
+
+def test_time_limit_keeps_the_least_rounds(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    assert len(timing.interleave({"a": clock.take("a", 10.0)}, 100, seconds=1.0)["a"]) == timing.LEAST_ROUNDS
+    assert len(timing.interleave({"a": clock.take("a", 10.0)}, 100, seconds=95.0)["a"]) == 10
+
+
+def test_saved_bytes_counts_storages_once_whole_and_without_parameters():
+    x, w = torch.randn(1000, requires_grad=True), torch.randn(1000, requires_grad=True)
+    # The product saves x and w, the exponential its result.
+    assert memory.saved_bytes(lambda: (x * w).exp()) == 3 * 4000
+    assert memory.saved_bytes(lambda: (x * w).exp(), [w]) == 2 * 4000
+    assert memory.saved_bytes(lambda: x[:10] * x[5:15]) == 4000
+    assert memory.saved_bytes(lambda: x + w) == 0
+
+
+def test_growth_sees_memory_that_python_and_pytorch_allocate():
+    size = 96 << 20
+    for allocate in (lambda: bytearray(b"x") * size, lambda: torch.ones(size // 4)):
+        assert abs(memory.growth(allocate) - size) < 2 << 20
+
+
+def test_peak_of_a_case_holds_at_least_its_output_and_gradient():
+    output, gradient = 4 * 4 * 128 * 256**2, 4 * 4 * 128**3
+    assert memory.peak_extra_bytes("upsample2d", "reference") > output + gradient
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_every_case_runs_tiny(name):
+    case = dataclasses.replace(BY_NAME[name], measure_peak=False)
+    rows = list(run.measure(case, TINY))
+    assert [(r.phase, r.variant) for r in rows] == [
+        (p, v) for p in case.targets for v in ("reference", "cpu")
+    ]
+    for row in rows:
+        assert row.rounds == 3
+        assert row.p20_ms is not None and row.median_ms is not None and row.p80_ms is not None
+        assert 0 < row.p20_ms <= row.median_ms <= row.p80_ms
+        assert (row.saved_bytes is None) == (row.phase == FORWARD)
+        assert (row.vs_reference is None) == (row.variant == "reference")
+
+
+def test_bias_act_keeps_its_output_alone():
+    """Leaky ReLU is told from its output, so half of what plain PyTorch keeps is enough."""
+    saved = {
+        row.variant: row.saved_bytes for row in run.measure(BY_NAME["bias_act"], TINY) if row.phase == BOTH
+    }
+    activation = 4 * math.prod((BY_NAME["bias_act"].tiny["n"], 4, 16, 16))
+    assert saved == {"reference": 2 * activation, "cpu": activation}
+
+
+def test_ratios_come_from_the_paired_times(monkeypatch):
+    known = {"reference": [0.4, 0.8, 0.6], "cpu": [0.1, 0.4, 0.2]}
+    monkeypatch.setattr(run, "interleave", lambda *_: known)
+    reference, ours = run.measure(dataclasses.replace(BY_NAME["filter2d"], targets={BOTH: Target()}), TINY)
+    assert (reference.median_ms, reference.vs_reference) == (pytest.approx(600.0), None)
+    assert (ours.median_ms, ours.vs_reference) == (pytest.approx(200.0), pytest.approx(3.0))
+
+
+def test_wrong_gradients_are_not_timed(monkeypatch):
+    def wrong_on_cpu(self, name):
+        factor = 1.1 if self.backend == "cpu" else 1.0
+        return lambda: tuple(g * factor for g in phase(self, name)())
+
+    phase = run.Variant.phase
+    monkeypatch.setattr(run.Variant, "phase", wrong_on_cpu)
+    with pytest.raises(RuntimeError, match=r"gradient 0 is off by 1\.0e-01"):
+        list(run.measure(BY_NAME["filter2d"], TINY))
+
+
+def test_failure_to_compile_is_told(monkeypatch):
+    def broken(*_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no compiler.\nsecond line")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
+    rows = list(run.measure(BY_NAME["filter2d"], dataclasses.replace(TINY, compiled=True)))
+    failed = [row for row in rows if row.variant == "compile"]
+    assert [(row.phase, row.median_ms, row.note) for row in failed] == [
+        (phase, None, "RuntimeError: no compiler") for phase in (FORWARD, BOTH)
+    ]
+    assert "forward+backward: RuntimeError: no compiler." in markdown(rows)
+
+
+def test_compiled_double_backward_is_indeed_impossible():
+    """The reason that the table gives for the training step."""
+    assert "differentiate twice" in BY_NAME["training_step"].no_compile
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    function = torch.compile(lambda x: hsr_kernels.bias_act(x, act="swish"), backend="aot_eager")
+    with hsr_kernels.use_backend("reference"):
+        (gradient,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="double backward"):
+            gradient.sum().backward()
+
+
+def row(**values) -> Row:
+    """A row with nothing measured but what is given."""
+    blank = {field.name: None for field in dataclasses.fields(Row)}
+    text = dict(case="c", title="C", phase=BOTH, variant="cpu", note="", chip="chip", torch="2", commit="abc")
+    return Row(**{**blank, **text, "rounds": 3, "cores": 2, **values})
+
+
+def test_csv_gives_back_what_was_written(tmp_path):
+    rows = [row(median_ms=0.1, saved_bytes=7, title='a, "b"'), row(variant="compile", note="why: this, that")]
+    write_csv(tmp_path / "x.csv", rows)
+    assert read_csv(tmp_path / "x.csv") == rows
+    (tmp_path / "y.csv").write_text("case,other\n1,2\n")
+    with pytest.raises(ValueError, match="must have the columns"):
+        read_csv(tmp_path / "y.csv")
+
+
+def test_verdicts():
+    reference = row(variant="reference", median_ms=50.0, saved_bytes=4_000_000, peak_bytes=900_000_000)
+    demands = dict(target_reference=2.5, target_compile=1.0, target_peak=1 / 3)
+    ours = row(
+        median_ms=20.0, vs_reference=2.5, vs_compile=0.9, saved_bytes=0, peak_bytes=300_000_000, **demands
+    )
+    ((_, _, time, factor, verdicts, compiled, saved, peak),), notes = table([reference, ours])
+    assert (time, factor, compiled, saved, peak) == ("50 → 20", "2.5x", "0.9x", "4 → 0", "900 → 300")
+    assert verdicts == "2.5x: reached; 1x compile: **not reached**; 0.33 of peak: reached"
+    assert notes == []
+    worse = dataclasses.replace(ours, vs_reference=2.49, vs_compile=None, peak_bytes=301_000_000)
+    assert table([reference, worse])[0][0][4] == (
+        "2.5x: **not reached**; 1x compile: not measured; 0.33 of peak: **not reached**"
+    )
+
+
+def test_command_line(tmp_path, capsys):
+    command = [sys.executable, "-m", "benchmarks", "run", "--device", "cpu", "--quick", "--no-compile"]
+    command += ["--case", "upsample2d", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=memory.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = read_csv(tmp_path / "cpu.csv")
+    assert [(r.case, r.phase, r.variant) for r in rows] == [
+        ("upsample2d", phase, variant) for phase in (FORWARD, BOTH) for variant in ("reference", "cpu")
+    ]
+    assert rows[0].torch == torch.__version__
+    cli.report(tmp_path / "cpu.csv")
+    assert capsys.readouterr().out == (tmp_path / "cpu.md").read_text()
+
+
+def test_bad_arguments_end_in_a_sentence(tmp_path, capsys):
+    for call, sentence in (
+        (lambda: cli.run(case="nonsense"), "no case is called 'nonsense'"),
+        (lambda: cli.run(repeats=0), "--repeats must be at least 1, got 0"),
+        (lambda: cli.report(tmp_path / "none.csv"), "No such file"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            call()
+        assert stop.value.code == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_the_promised_table_is_there():
+    """Every speed that the project sets itself has its case."""
+    demanded = {(c.name, phase): t for c in CASES for phase, t in c.targets.items() if t != Target()}
+    assert demanded == {
+        ("upsample2d", FORWARD): Target(8.0),
+        ("upsample2d", BOTH): Target(6.0),
+        ("downsample2d", BOTH): Target(4.0),
+        ("filter2d", BOTH): Target(3.0),
+        ("bias_act", BOTH): Target(2.5, compiled=1.0),
+        ("styled", BOTH): Target(1.3),
+        ("styled_up", BOTH): Target(1.5),
+        ("feature_loss", BOTH): Target(2.5, peak=1 / 3),
+        ("training_step", STEP): Target(1.5),
+    }
+    assert all(isinstance(case, Case) for case in CASES)

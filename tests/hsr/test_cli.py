@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: help, options, and what bad input gets."""
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from hsr.cli import TrainOptions, parse
+from hsr.errors import UserError
+from hsr.generate import parse_seeds
+
+from .conftest import write_images
+
+TRAIN_OPTIONS = (
+    "data",
+    "outdir",
+    "cfg",
+    "kimg",
+    "batch",
+    "gamma",
+    "mirror",
+    "hsr-weight",
+    "encoder",
+    "encoder-weights",
+    "seed",
+    "resume",
+    "device",
+    "workers",
+)
+GENERATE_OPTIONS = ("checkpoint", "seeds", "truncation", "label", "out", "outdir", "device")
+
+
+@pytest.mark.parametrize(("command", "options"), [("train", TRAIN_OPTIONS), ("generate", GENERATE_OPTIONS)])
+def test_help_documents_every_option(
+    command: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse([command, "--help"])
+    assert end.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    for option in options:
+        line = next(line for line in lines if f" --{option} " in line)
+        description = line.split(f"--{option} ")[1].strip(" │").split(maxsplit=1)
+        assert len(description) == 2, f"--{option} has no description"
+
+
+def test_help_answers_without_pytorch() -> None:
+    code = """
+import sys, hsr.__main__
+try:
+    hsr.__main__.main(["train", "--help"])
+except SystemExit as end:
+    sys.exit(end.code or "torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_options_arrive() -> None:
+    words = (
+        "train --data d.zip --outdir o --cfg auto --kimg 2.5 --batch 8 --gamma 1 --mirror --hsr-weight 0 "
+        "--encoder labels --encoder-weights w --seed 3 --resume r --device cpu --workers 2"
+    )
+    expected = TrainOptions(
+        data=Path("d.zip"),
+        outdir=Path("o"),
+        cfg="auto",
+        kimg=2.5,
+        batch=8,
+        gamma=1.0,
+        mirror=True,
+        hsr_weight=0.0,
+        encoder="labels",
+        encoder_weights=Path("w"),
+        seed=3,
+        resume=Path("r"),
+        device="cpu",
+        workers=2,
+    )
+    assert parse(words.split()) == expected
+    assert parse(["train"]) == TrainOptions()
+
+
+@pytest.mark.parametrize(
+    ("words", "mirror"), [("", None), ("--mirror", True), ("--mirror yes", True), ("--mirror no", False)]
+)
+def test_mirror_may_be_switched_on_and_off(words: str, mirror: bool | None) -> None:
+    assert parse(["train", *words.split()]).mirror is mirror  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "words", ["train --kimg many", "train --colour red", "train --mirror maybe", "generate", "teach", ""]
+)
+def test_a_mistyped_command_line_exits_with_2(words: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(words.split())
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("1, 5,9-11", [1, 5, 9, 10, 11]), ("4-4", [4])]
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "0-99999", "1.5"])
+def test_wrong_seeds(text: str) -> None:
+    with pytest.raises(UserError, match="--seeds"):
+        parse_seeds(text)
+
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def sentence(hsr: Command, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail, and returns the one sentence that it prints."""
+
+    def run(*arguments: object) -> str:
+        capfd.readouterr()
+        code = hsr(*arguments)
+        error = capfd.readouterr().err
+        assert code == 2, error
+        assert error.startswith("hsr: ") and error.endswith(".\n") and error.count("\n") == 1, error
+        return error
+
+    return run
+
+
+Sentence = Callable[..., str]
+
+
+def test_wrong_data(sentence: Sentence, images: Path, tmp_path: Path, small_cfg: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    options = ["train", "--cfg", small_cfg, "--data"]
+    assert "holds no PNG, JPEG or WebP images" in sentence(*options, tmp_path / "empty")
+    assert "does not exist" in sentence(*options, tmp_path / "nowhere")
+    assert "power of two" in sentence(*options, write_images(tmp_path / "odd", size=24))
+    assert "has no labels" in sentence(*options, images, "--encoder", "labels")
+    (images / "00000/img0004.png").write_bytes(b"junk")
+    assert "img0004.png" in sentence(*options, images)
+    Image.new("RGB", (32, 32)).save(images / "00000/img0004.png")
+    assert "differ in size" in sentence(*options, images)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wrong_options(sentence: Sentence, labelled: Path, tmp_path: Path, small_cfg: Path) -> None:
+    options = ["train", "--cfg", small_cfg, "--data", labelled]
+    assert "Unknown encoder owl" in sentence(*options, "--encoder", "owl")
+    assert "multiple of 4" in sentence(*options, "--batch", 6)
+    assert "kimg is -1.0" in sentence(*options, "--kimg", -1)
+    assert "--workers is -1" in sentence(*options, "--workers", -1)
+    assert "--device gpu is none of" in sentence(*options, "--device", "gpu")
+    assert "is not there" in sentence(*options, "--device", "cuda:77")
+    assert "--cfg best is neither a preset" in sentence("train", "--data", labelled, "--cfg", "best")
+    assert "x.json cannot be read" in sentence("train", "--data", labelled, "--cfg", tmp_path / "x.json")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written to" in sentence(*options, "--outdir", tmp_path / "file")
+
+
+def test_wrong_things_to_resume(
+    hsr: Command, sentence: Sentence, labelled: Path, tmp_path: Path, small_cfg: Path
+) -> None:
+    (tmp_path / "file").write_text("junk")
+    assert "does not exist" in sentence("train", "--resume", tmp_path / "nowhere")
+    assert "not a run folder" in sentence("train", "--resume", tmp_path)
+    assert "cannot be read as a checkpoint" in sentence("train", "--resume", tmp_path / "file")
+
+    assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--kimg", 0.008, "--device", "cpu") == 0
+    run = next((tmp_path / "runs").iterdir())
+    weights = sorted((run / "checkpoints").glob("0*"))[-1]
+    assert "--gamma cannot change" in sentence("train", "--resume", run, "--gamma", 3)
+    other = write_images(tmp_path / "other", labels=[i % 2 for i in range(25)], count=25)
+    assert "was trained on other images" in sentence("train", "--resume", run, "--data", other)
+    larger = write_images(tmp_path / "larger", labels=[i % 2 for i in range(24)], size=32)
+    told = sentence("train", "--resume", weights, "--data", larger)
+    assert "another shape" in told and "images 16 pixels wide" in told and "32 pixels" in told
+    unlabelled = write_images(tmp_path / "unlabelled")
+    assert "0 classes" in sentence("train", "--resume", weights, "--data", unlabelled, "--hsr-weight", 0)
+    told = sentence("train", "--resume", weights, "--data", labelled, "--cfg", "auto", "--device", "cpu")
+    assert "another shape" in told and "G." in told
+
+    (run / "checkpoints/state.safetensors").write_bytes(b"junk")
+    assert "state.safetensors cannot be read as a checkpoint" in sentence("train", "--resume", run)
+
+
+def test_wrong_things_to_generate(sentence: Sentence, tmp_path: Path) -> None:
+    assert "does not exist" in sentence("generate", "--checkpoint", tmp_path / "nowhere")
+    assert "not a run folder" in sentence("generate", "--checkpoint", tmp_path)
+    safetensors.torch.save_file({"w": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    for name in ("foreign.safetensors", "junk"):
+        (tmp_path / "junk").write_bytes(b"junk")
+        assert "cannot be read as a checkpoint" in sentence("generate", "--checkpoint", tmp_path / name)
+
+
+def test_a_full_disk_is_told_before_training(
+    sentence: Sentence, labelled: Path, small_cfg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30 - 1000, 1000))
+    told = sentence("train", "--cfg", small_cfg, "--data", labelled, "--device", "cpu")
+    assert "No space left" in told and "has 0.00 MiB" in told
+
+
+def test_an_error_of_the_program_is_not_hidden(
+    hsr: Command, labelled: Path, small_cfg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("hsr.training.run.train", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        hsr("train", "--cfg", small_cfg, "--data", labelled)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings and presets."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from hsr.config import PRESETS, Config, load_config, preset
+from hsr.errors import UserError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("resolution", [8, 32, 256, 1024])
+def test_presets_survive_json(tmp_path: Path, name: str, device: str, resolution: int) -> None:
+    config = preset(name, resolution, device)
+    assert config.preset == name
+    path = tmp_path / "config.json"
+    path.write_text(config.to_json())
+    assert load_config(path) == config
+
+
+def test_paper256_is_the_published_schedule() -> None:
+    config = preset("paper256", 256, "cuda")
+    assert (config.batch, config.minibatch_std_group, config.channel_base) == (16, 4, 16384)
+    assert (config.learning_rate, config.beta1, config.beta2, config.gamma) == (0.002, 0, 0.99, 1)
+    assert (config.ema_kimg, config.ema_rampup, config.mapping_layers, config.kimg) == (10, None, 8, 500)
+    assert (config.style_mixing, config.path_length_weight, config.path_length_interval) == (0.9, 2, 4)
+    assert (config.r1_interval, config.mixed_precision_resolutions, config.conv_clamp) == (16, 4, 256)
+    assert (config.mirror, config.hsr_weight, config.hsr_hidden) == (True, 1, 4096)
+
+
+def test_auto_scales_with_resolution() -> None:
+    small, large = preset("auto", 64, "cuda"), preset("auto", 512, "cuda")
+    assert small.batch > large.batch
+    assert small.gamma < large.gamma
+
+
+def test_an_unknown_preset_is_told() -> None:
+    with pytest.raises(UserError, match="--cfg best is neither a preset"):
+        preset("best", 32, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch": 6}, "multiple of 4"),
+        ({"batch": 0}, "batch is 0"),
+        ({"kimg": -1.0}, "kimg is -1.0"),
+        ({"kimg": float("nan")}, "kimg is nan"),
+        ({"gamma": -0.1}, "gamma is -0.1"),
+        ({"hsr_weight": float("inf")}, "hsr_weight is inf"),
+        ({"seed": -1}, "seed is -1"),
+        ({"held_out": 1.0}, "held_out is 1.0"),
+    ],
+)
+def test_impossible_settings_are_told(changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        dataclasses.replace(Config(preset="x"), **changes)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"preset": "x", "colour": 1}', '{"preset": "x", "batch": "many"}']
+)
+def test_a_wrong_file_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"x\.json"):
+        load_config(path)
+    with pytest.raises(UserError, match=r"y\.json"):
+        load_config(tmp_path / "y.json")
+
+
+def test_json_is_plain() -> None:
+    assert json.loads(Config(preset="x").to_json())["data"] is None

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frechet distance and path length against cases with a known answer."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+
+from hsr.metrics import frechet_distance, ppl_w
+from hsr.metrics.ppl import trimmed_mean
+from hsr.models import Generator
+from hsr.semantics import Encoder, LabelEncoder
+
+
+class TestFrechetDistance:
+    def test_of_a_set_to_itself_is_zero(self):
+        x = torch.randn(50, 8)
+        assert frechet_distance(x, x.flip(0)) == pytest.approx(0, abs=1e-9)
+
+    def test_of_a_translation_is_its_squared_length(self):
+        x = torch.randn(50, 8, dtype=torch.float64)
+        assert frechet_distance(x, x + 3) == pytest.approx(8 * 9)
+
+    def test_in_one_dimension(self):
+        a, b = torch.randn(40, 1, dtype=torch.float64), 5 + 3 * torch.randn(70, 1, dtype=torch.float64)
+        expected = (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
+        assert frechet_distance(a, b) == pytest.approx(expected.item())
+
+    # More features than samples leaves singular covariances.
+    @pytest.mark.parametrize(("n", "m"), [(200, 100), (100, 12), (10, 12)])
+    def test_agrees_with_the_matrix_root(self, n, m):
+        a = torch.randn(n, 20, dtype=torch.float64) @ torch.randn(20, 20, dtype=torch.float64)
+        b = 1 + torch.randn(m, 20, dtype=torch.float64)
+        cov_a, cov_b = np.cov(a.T.numpy()), np.cov(b.T.numpy())
+        root_a = scipy.linalg.sqrtm(cov_a + 1e-14 * np.eye(20)).real
+        root = scipy.linalg.sqrtm(root_a @ cov_b @ root_a + 1e-14 * np.eye(20)).real
+        mean = (a.mean(dim=0) - b.mean(dim=0)).square().sum().item()
+        expected = mean + np.trace(cov_a) + np.trace(cov_b) - 2 * np.trace(root)
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-4)
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match=r"got \(3, 4\) and \(3, 5\)"):
+            frechet_distance(torch.randn(3, 4), torch.randn(3, 5))
+        with pytest.raises(ValueError, match="N, M >= 2"):
+            frechet_distance(torch.randn(1, 4), torch.randn(3, 4))
+        with pytest.raises(ValueError, match="finite"):
+            frechet_distance(torch.full((3, 4), torch.nan), torch.randn(3, 4))
+
+
+class PixelEncoder(Encoder):
+    """The image itself as features, without normalisation."""
+
+    def perceptual(self, images: Tensor) -> list[Tensor]:
+        return [images]
+
+
+class LinearGenerator(nn.Module):
+    """Its images are w as pixels, times a scale; its mapping is the identity."""
+
+    z_dim = 16
+    c_dim = 0
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.mapping = Identity()
+
+    def synthesis(self, ws: Tensor, noise_mode: str) -> Tensor:
+        assert noise_mode == "const"
+        return self.scale * ws.reshape(-1, 1, 4, 4)
+
+
+class Identity(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("w_avg", torch.zeros(16))
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        return z.double()
+
+
+class TestPathLength:
+    def test_of_a_linear_generator(self):
+        """d = |scale eps (w1 - w0)|^2 / 16 per position, and w1 - w0 has variance 2 per element."""
+        value = ppl_w(LinearGenerator(3.0), PixelEncoder(), num_samples=4000, batch=500)
+        assert value == pytest.approx(9 * 2, rel=0.03)
+
+    def test_does_not_depend_on_the_batch_and_leaves_the_random_state_alone(self):
+        G = Generator(8, 3, 8, 16, channel_base=64, channel_max=8, mapping_layers=2)
+        encoder = LabelEncoder(3)
+        encoder.freeze()
+        state = torch.get_rng_state()
+        values = [ppl_w(G, encoder, num_samples=24, batch=b, labels=torch.eye(3)) for b in (24, 7)]
+        assert torch.equal(state, torch.get_rng_state())
+        assert values[0] == pytest.approx(values[1], rel=1e-3)
+        assert values[0] > 0
+        assert ppl_w(G, encoder, num_samples=24, seed=1, labels=torch.eye(3)) != values[0]
+
+    def test_float32_is_precise_enough_for_the_step(self):
+        G = Generator(8, 0, 8, 16, channel_base=64, channel_max=8, mapping_layers=2)
+        encoder = LabelEncoder(3)
+        encoder.freeze()
+        single = ppl_w(G, encoder, num_samples=24)
+        mapping = G.double().mapping.forward
+        G.mapping.forward = lambda z, c: mapping(z.double(), c)
+        assert single == pytest.approx(ppl_w(G, encoder.double(), num_samples=24), rel=1e-2)
+
+    def test_rises_with_the_roughness_of_the_generator(self):
+        values = [ppl_w(LinearGenerator(s), PixelEncoder(), num_samples=100) for s in (1.0, 2.0)]
+        assert values[1] == pytest.approx(4 * values[0], rel=1e-6)
+
+    def test_labels_are_needed_by_a_conditional_generator(self):
+        G = Generator(8, 3, 8, 8, channel_base=64, channel_max=8, mapping_layers=2)
+        with pytest.raises(ValueError, match="labels must be given"):
+            ppl_w(G, LabelEncoder(3), num_samples=2)
+
+
+def test_trimmed_mean_drops_the_extremes():
+    values = torch.cat([torch.full((98,), 2.0), torch.tensor([-1e6, 1e6])])
+    assert trimmed_mean(values) == 2.0
+
+
+def test_perceptual_features_have_unit_length():
+    encoder = LabelEncoder(3)
+    encoder.freeze()
+    for maps in encoder.perceptual(torch.randn(2, 3, 32, 32)):
+        torch.testing.assert_close(maps.square().sum(dim=1), torch.ones(2, *maps.shape[2:]))

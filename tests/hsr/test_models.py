@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The StyleGAN2 networks against the formulas of the papers."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import hsr.models.discriminator
+import hsr.models.generator
+from hsr.models import Discriminator, Generator
+from hsr.models.discriminator import minibatch_std
+from hsr.models.layers import Conv2dLayer, FullyConnected, StyledLayer, ToRGB
+from hsr.models.mapping import MappingNetwork
+
+FIR = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
+FIR2D = torch.outer(FIR, FIR) / 64
+
+
+def generator(resolution: int = 16, c_dim: int = 0, **options) -> Generator:
+    return Generator(8, c_dim, 8, resolution, channel_base=128, channel_max=16, mapping_layers=2, **options)
+
+
+def discriminator(resolution: int = 16, c_dim: int = 0, **options) -> Discriminator:
+    return Discriminator(c_dim, resolution, channel_base=128, channel_max=16, mapping_layers=2, **options)
+
+
+def blur(x: torch.Tensor, pad: tuple[int, int], gain: float) -> torch.Tensor:
+    """Convolve every channel of x with the FIR filter after padding both axes."""
+    kernel = (FIR2D * gain).to(x.dtype).expand(x.shape[1], 1, 4, 4)
+    return F.conv2d(F.pad(x, [*pad, *pad]), kernel, groups=x.shape[1])
+
+
+def zero_insert(x: torch.Tensor) -> torch.Tensor:
+    """[N, C, H, W] to [N, C, 2H, 2W] with zeros after every sample."""
+    out = x.new_zeros(x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+    out[:, :, ::2, ::2] = x
+    return out
+
+
+def lrelu(x: torch.Tensor) -> torch.Tensor:
+    return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+class TestFullyConnected:
+    def test_is_linear_with_equalized_gains(self):
+        layer = FullyConnected(6, 5, lr_multiplier=0.01, bias_init=1.0).double()
+        x = torch.randn(3, 6, dtype=torch.float64)
+        expected = x @ (layer.weight * 0.01 / math.sqrt(6)).t() + 1.0
+        torch.testing.assert_close(layer(x), expected)
+
+    def test_output_has_unit_variance_whatever_the_learning_rate(self):
+        for lr_multiplier in (1.0, 0.01):
+            layer = FullyConnected(512, 512, lr_multiplier=lr_multiplier)
+            assert layer(torch.randn(256, 512)).std().item() == pytest.approx(1.0, abs=0.02)
+
+    def test_lr_multiplier_slows_the_function_down(self):
+        # One step of Adam moves every parameter by the learning rate, so outputs move with the multiplier.
+        moves = []
+        for lr_multiplier in (1.0, 0.01):
+            layer = FullyConnected(64, 1, lr_multiplier=lr_multiplier)
+            x = torch.ones(1, 64)
+            before = layer(x)
+            before.sum().backward()
+            torch.optim.Adam(layer.parameters(), lr=1e-3).step()
+            moves.append((layer(x) - before).abs().item())
+        assert moves[0] / moves[1] == pytest.approx(100, rel=1e-2)
+
+
+class TestMapping:
+    def test_normalises_z(self):
+        mapping = MappingNetwork(8, 0, 8, 4, num_layers=2)
+        z = torch.randn(3, 8)
+        torch.testing.assert_close(mapping(5 * z), mapping(z))
+
+    def test_repeats_w_for_every_layer(self):
+        ws = MappingNetwork(8, 3, 8, 4, num_layers=2)(torch.randn(2, 8), torch.eye(3)[:2])
+        assert ws.shape == (2, 4, 8)
+        assert torch.equal(ws[:, 0], ws[:, 3])
+
+    def test_label_matters(self):
+        mapping = MappingNetwork(8, 3, 8, 4, num_layers=2)
+        z = torch.randn(1, 8).expand(3, -1)
+        w = mapping(z, torch.eye(3))[:, 0]
+        assert (w[0] - w[1]).abs().max() > 1e-2
+
+    def test_truncation_interpolates_towards_the_mean(self):
+        mapping = MappingNetwork(8, 0, 8, 4, num_layers=2)
+        mapping.w_avg.normal_()
+        z = torch.randn(2, 8)
+        full = mapping(z)
+        half = mapping(z, truncation_psi=0.5, truncation_cutoff=2)
+        torch.testing.assert_close(half[:, :2], (full[:, :2] + mapping.w_avg) / 2)
+        assert torch.equal(half[:, 2:], full[:, 2:])
+        torch.testing.assert_close(mapping(z, truncation_psi=0.0), mapping.w_avg.expand(2, 4, 8))
+
+    def test_mean_of_w_follows_only_when_asked(self):
+        mapping = MappingNetwork(8, 0, 8, 4, num_layers=2, w_avg_beta=0.9)
+        mapping.w_avg.normal_()
+        before = mapping.w_avg.clone()
+        ws = mapping(torch.randn(5, 8))
+        assert torch.equal(mapping.w_avg, before)
+        torch.manual_seed(1)
+        z = torch.randn(5, 8)
+        ws = mapping(z, update_w_avg=True)
+        torch.testing.assert_close(mapping.w_avg, 0.9 * before + 0.1 * ws[:, 0].mean(dim=0))
+        assert not mapping.w_avg.requires_grad
+
+    def test_wrong_shapes_are_named(self):
+        mapping = MappingNetwork(8, 3, 8, 4, num_layers=2)
+        with pytest.raises(ValueError, match=r"z must be \[N, 8\], got \(2, 7\)"):
+            mapping(torch.randn(2, 7), torch.eye(3)[:2])
+        with pytest.raises(ValueError, match=r"c must be \[N, 3\], got None"):
+            mapping(torch.randn(2, 8))
+        with pytest.raises(ValueError, match="no input"):
+            MappingNetwork(0, 0, 8, 4)
+
+
+class TestSynthesisLayers:
+    @pytest.mark.parametrize("up", [1, 2])
+    @pytest.mark.parametrize("clamp", [None, 0.5])
+    def test_styled_layer_is_the_modulated_convolution_of_the_paper(self, up, clamp):
+        """Per-sample weights w' = s w, w'' = w' / |w'| (equations 1 and 3), then noise, bias, leaky ReLU."""
+        layer = StyledLayer(3, 4, 5, 8, up=up, conv_clamp=clamp).double()
+        with torch.no_grad():
+            layer.noise_strength.fill_(0.7)
+            layer.bias.normal_()
+        x = torch.randn(2, 3, 8 // up, 8 // up, dtype=torch.float64)
+        w = torch.randn(2, 5, dtype=torch.float64)
+        styles = w @ (layer.affine.weight / math.sqrt(5)).t() + 1
+        for i in range(2):
+            weight = layer.weight * styles[i].reshape(1, 3, 1, 1)
+            weight = weight / (weight.square().sum(dim=[1, 2, 3], keepdim=True) + 1e-8).sqrt()
+            # The convolution's padding of one sample counts on the upsampled image, ahead of the filter.
+            image = (
+                F.pad(x[i : i + 1], [1] * 4) if up == 1 else blur(zero_insert(x[i : i + 1]), (3, 2), gain=4)
+            )
+            y = F.conv2d(image, weight) + layer.noise_const * 0.7
+            y = lrelu(y + layer.bias.reshape(1, -1, 1, 1))
+            expected = y if clamp is None else y.clamp(-clamp, clamp)
+            torch.testing.assert_close(layer(x, w, "const")[i : i + 1], expected)
+
+    def test_to_rgb_does_not_demodulate(self):
+        layer = ToRGB(6, 3, 5).double()
+        x, w = torch.randn(2, 6, 4, 4, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+        styles = w @ (layer.affine.weight / math.sqrt(5)).t() + 1
+        expected = torch.einsum("nchw,oc,nc->nohw", x, layer.weight[:, :, 0, 0], styles) / math.sqrt(6)
+        torch.testing.assert_close(layer(x, w), expected)
+
+    def test_noise_modes(self):
+        layer = StyledLayer(3, 4, 5, 8)
+        x, w = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
+        # The strength starts at zero: noise is learned, not imposed.
+        torch.testing.assert_close(layer(x, w, "random"), layer(x, w, "none"))
+        with torch.no_grad():
+            layer.noise_strength.fill_(1.0)
+        assert torch.equal(layer(x, w, "const"), layer(x, w, "const"))
+        assert not torch.equal(layer(x, w, "random"), layer(x, w, "random"))
+        assert not torch.equal(layer(x, w, "none"), layer(x, w, "const"))
+
+
+class TestGenerator:
+    @pytest.mark.parametrize(("resolution", "num_ws"), [(8, 4), (16, 6), (32, 8)])
+    def test_shapes(self, resolution, num_ws):
+        G = generator(resolution)
+        images = G(torch.randn(2, 8))
+        assert images.shape == (2, 3, resolution, resolution)
+        assert images.dtype == torch.float32
+        assert G.num_ws == num_ws
+        assert [G.channels(r) for r in (4, 8)] == [16, 16]
+
+    def test_channels_follow_base_and_maximum(self):
+        G = Generator(8, 0, 8, 32, channel_base=256, channel_max=20, mapping_layers=1)
+        assert [G.channels(r) for r in (4, 8, 16, 32)] == [20, 20, 16, 8]
+
+    def test_image_is_the_sum_of_upsampled_rgb_images(self):
+        G = generator(16).double()
+        ws = torch.randn(2, G.num_ws, 8, dtype=torch.float64)
+        images, features = G.synthesis.with_features(ws, (4, 8, 16), noise_mode="const")
+        expected = torch.zeros(2, 3, 2, 2, dtype=torch.float64)
+        for i, r in enumerate((4, 8, 16)):
+            assert features[r].shape == (2, G.channels(r), r, r)
+            rgb = G.synthesis.blocks[str(r)].torgb(features[r], ws[:, 2 * i + 1])
+            expected = blur(zero_insert(expected), (2, 1), gain=4) + rgb
+        torch.testing.assert_close(images, expected)
+        assert torch.equal(images, G.synthesis(ws, noise_mode="const"))
+
+    def test_each_code_drives_its_own_layers(self):
+        G = generator(16)
+        ws = torch.randn(1, G.num_ws, 8)
+        changed = ws.clone()
+        changed[:, 3] += 1  # ToRGB at 8x8 and the first layer at 16x16.
+        _, a = G.synthesis.with_features(ws, (4, 8, 16), noise_mode="const")
+        _, b = G.synthesis.with_features(changed, (4, 8, 16), noise_mode="const")
+        assert torch.equal(a[4], b[4]) and torch.equal(a[8], b[8])
+        assert not torch.equal(a[16], b[16])
+
+    def test_memory_format_changes_the_layout_and_nothing_else(self):
+        z = torch.randn(2, 8, dtype=torch.float64)
+        G = generator(16).double()
+        assert G.synthesis.with_features(G.mapping(z), (16,))[1][16].stride(1) == 1
+        contiguous = generator(16, memory_format=torch.contiguous_format).double()
+        contiguous.load_state_dict(G.state_dict())
+        features = contiguous.synthesis.with_features(contiguous.mapping(z), (16,))[1]
+        assert features[16].is_contiguous()
+        torch.testing.assert_close(contiguous(z, noise_mode="const"), G(z, noise_mode="const"))
+
+    def test_mixed_precision_is_float32_on_the_cpu(self):
+        z = torch.randn(2, 8)
+        G = generator(16)
+        mixed = generator(16, mixed_precision_resolutions=2)
+        mixed.load_state_dict(G.state_dict())
+        assert torch.equal(mixed(z, noise_mode="const"), G(z, noise_mode="const"))
+
+    def test_low_precision_blocks_agree_with_float32(self, monkeypatch):
+        G, D = generator(16), discriminator(16)
+        z = torch.randn(4, 8)
+        images = G(z, noise_mode="const")
+        logits = D(images)
+        for module in (hsr.models.generator, hsr.models.discriminator):
+            monkeypatch.setattr(
+                module, "activation_dtype", lambda x, low: torch.float16 if low else torch.float32
+            )
+        low_G = generator(16, mixed_precision_resolutions=2, conv_clamp=256)
+        low_D = discriminator(16, mixed_precision_resolutions=1, conv_clamp=256)
+        low_G.load_state_dict(G.state_dict())
+        low_D.load_state_dict(D.state_dict())
+        low_images, features = low_G.synthesis.with_features(low_G.mapping(z), (4, 8, 16), "const")
+        assert [x.dtype for x in features.values()] == [torch.float32, torch.float16, torch.float16]
+        assert low_images.dtype == low_D(images).dtype == torch.float32
+        torch.testing.assert_close(low_images, images, rtol=0, atol=0.02)
+        torch.testing.assert_close(low_D(images), logits, rtol=0, atol=0.02)
+        low_D(low_G(z)).sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in low_G.parameters() if p.ndim > 0)
+
+    def test_state_holds_weights_noise_and_mean_but_no_filter(self):
+        state = generator(8).state_dict()
+        assert "mapping.w_avg" in state and "synthesis.blocks.8.conv0.noise_const" in state
+        assert not [key for key in state if "filter" in key]
+
+    def test_errors(self):
+        for resolution in (4, 24, 0):
+            with pytest.raises(ValueError, match="power of two"):
+                generator(resolution)
+        G = generator(8)
+        with pytest.raises(ValueError, match=r"ws must be \[N, 4, 8\], got \(2, 3, 8\)"):
+            G.synthesis(torch.randn(2, 3, 8))
+        with pytest.raises(ValueError, match="noise_mode must be one of random, const, none, got 'loud'"):
+            G.synthesis(torch.randn(2, 4, 8), noise_mode="loud")
+        with pytest.raises(ValueError, match=r"no features at resolution \[16\]"):
+            G.synthesis.with_features(torch.randn(2, 4, 8), (8, 16))
+
+
+class TestDiscriminator:
+    def test_downsampling_convolution(self):
+        layer = Conv2dLayer(3, 4, 3, activation="lrelu", down=2, conv_clamp=1.0).double()
+        x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+        blurred = blur(x, (2, 2), gain=1)
+        weight = layer.weight / math.sqrt(27)
+        expected = (lrelu(F.conv2d(blurred, weight, stride=2)) * 0.5).clamp(-0.5, 0.5)
+        torch.testing.assert_close(layer(x, gain=0.5), expected)
+
+    def test_residual_block_adds_skip_and_main_path(self):
+        block = discriminator(16).blocks["16"].double()
+        x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+        skip = F.conv2d(blur(x, (1, 1), gain=1)[:, :, ::2, ::2], block.skip.weight / math.sqrt(8))
+        y = lrelu(F.conv2d(x, block.conv0.weight / math.sqrt(72), padding=1))
+        y = lrelu(F.conv2d(blur(y, (2, 2), gain=1), block.conv1.weight / math.sqrt(72), stride=2))
+        torch.testing.assert_close(block(x), (skip + y) / math.sqrt(2))
+
+    def test_minibatch_std(self):
+        x = torch.randn(8, 5, 4, 4, dtype=torch.float64)
+        y = minibatch_std(x, 4)
+        assert torch.equal(y[:, :5], x)
+        for group in (0, 1):
+            members = x[group::2]
+            expected = (members.var(dim=0, correction=0) + 1e-8).sqrt().mean().item()
+            torch.testing.assert_close(y[group::2, 5], torch.full((4, 4, 4), expected, dtype=torch.float64))
+
+    @pytest.mark.parametrize(("batch", "groups"), [(1, 1), (3, 1), (6, 2), (7, 7)])
+    def test_minibatch_std_takes_any_batch(self, batch, groups):
+        y = minibatch_std(torch.randn(batch, 5, 4, 4), 4)
+        assert y.shape == (batch, 6, 4, 4)
+        assert len(y[:, 5, 0, 0].unique()) <= groups
+
+    @pytest.mark.parametrize("resolution", [8, 16, 32])
+    def test_logits(self, resolution):
+        assert discriminator(resolution)(torch.randn(4, 3, resolution, resolution)).shape == (4, 1)
+
+    def test_label_matters(self):
+        D = discriminator(8, c_dim=3)
+        img = torch.randn(1, 3, 8, 8).expand(3, -1, -1, -1)
+        logits = D(img, torch.eye(3))
+        assert logits.shape == (3, 1)
+        assert (logits[0] - logits[1]).abs() > 1e-4
+        with pytest.raises(ValueError, match=r"c must be \[N, 3\], got None"):
+            D(img)
+
+    def test_memory_format_changes_nothing_but_the_layout(self):
+        D = discriminator(16).double()
+        contiguous = discriminator(16, memory_format=torch.contiguous_format).double()
+        contiguous.load_state_dict(D.state_dict())
+        img = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+        torch.testing.assert_close(contiguous(img), D(img))
+
+    def test_wrong_image_is_named(self):
+        with pytest.raises(ValueError, match=r"img must be \[N, 3, 8, 8\], got \(2, 3, 16, 16\)"):
+            discriminator(8)(torch.randn(2, 3, 16, 16))

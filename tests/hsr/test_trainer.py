@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training steps, checkpoints, pictures and metrics, each by itself."""
+
+import copy
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from hsr.data import ImageDataset, open_dataset
+from hsr.errors import UserError
+from hsr.semantics import LabelEncoder
+from hsr.training import checkpoint
+from hsr.training.checkpoint import CheckpointFolder, find_weights, load_weights, read_header, restore
+from hsr.training.ema import ema_decay, update_ema
+from hsr.training.evaluation import Evaluator
+from hsr.training.grids import save_grid
+from hsr.training.stream import BatchStream
+from hsr.training.trainer import Trainer
+
+from .conftest import SMALL
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder() -> LabelEncoder:
+    """An encoder with random weights: nothing here depends on what it has learnt."""
+    encoder = LabelEncoder(2)
+    encoder.freeze()
+    return encoder
+
+
+@pytest.fixture
+def dataset(labelled: Path) -> ImageDataset:
+    return open_dataset(labelled)
+
+
+@pytest.fixture
+def trainer(dataset: ImageDataset, encoder: LabelEncoder) -> Trainer:
+    torch.manual_seed(1)
+    return Trainer(SMALL, dataset, encoder, CPU)
+
+
+def train(trainer: Trainer, dataset: ImageDataset, steps: int) -> list[dict[str, torch.Tensor]]:
+    batch = trainer.config.batch
+    stream = BatchStream(dataset, batch, seed=0, mirror=True, start=trainer.images_seen)
+    return [trainer.step(*next(stream)) for _ in range(steps)]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    state = {name: copy.deepcopy(module.state_dict()) for name, module in trainer.modules().items()}
+    return checkpoint.prefixed(state)
+
+
+def test_regularization_is_lazy(trainer: Trainer, dataset: ImageDataset) -> None:
+    stats = train(trainer, dataset, 7)
+    assert ["Loss/G/pl" in s for s in stats] == [i % SMALL.path_length_interval == 0 for i in range(7)]
+    assert ["Loss/D/r1" in s for s in stats] == [i % SMALL.r1_interval == 0 for i in range(7)]
+    assert all({"Loss/G/gan", "Loss/D/gan", "Loss/G/hsr_8", "Loss/G/hsr_16"} <= s.keys() for s in stats)
+    assert (trainer.steps, trainer.images_seen) == (7, 28)
+
+
+def test_adam_is_corrected_for_lazy_regularization(trainer: Trainer) -> None:
+    for optimizer, interval in ((trainer.opt_G, 2), (trainer.opt_D, 3)):
+        group = optimizer.param_groups[0]
+        ratio = interval / (interval + 1)
+        assert group["lr"] == pytest.approx(SMALL.learning_rate * ratio)
+        assert group["betas"] == pytest.approx((0, 0.99**ratio))
+
+
+def test_each_phase_trains_its_own_networks(trainer: Trainer, dataset: ImageDataset) -> None:
+    before = weights(trainer)
+    train(trainer, dataset, 1)
+    changed = {
+        name.split(".")[0] for name, value in weights(trainer).items() if not value.equal(before[name])
+    }
+    assert changed == {"G", "D", "G_ema", "hsr"}
+
+    trainer.opt_D.param_groups[0]["lr"] = trainer.opt_G.param_groups[0]["lr"] = 0.0
+    trainer.loss.r1_gamma, before = 0.0, weights(trainer)
+    train(trainer, dataset, 1)
+    still = {k: v for k, v in weights(trainer).items() if "w_avg" not in k and not k.startswith("G_ema")}
+    assert all(value.equal(before[name]) for name, value in still.items())
+
+
+def test_the_baseline_has_no_heads(dataset: ImageDataset, encoder: LabelEncoder) -> None:
+    baseline = Trainer(dataclasses.replace(SMALL, hsr_weight=0.0), dataset, encoder, CPU)
+    stats = train(baseline, dataset, 1)[0]
+    assert baseline.hsr is None and set(baseline.modules()) == {"G", "D", "G_ema"}
+    assert not any("hsr" in name for name in stats)
+
+
+def test_labels_are_used_unless_switched_off(
+    dataset: ImageDataset, images: Path, encoder: LabelEncoder
+) -> None:
+    assert Trainer(SMALL, dataset, encoder, CPU).c_dim == 2
+    assert Trainer(dataclasses.replace(SMALL, conditional=False), dataset, encoder, CPU).c_dim == 0
+    unlabelled = Trainer(SMALL, open_dataset(images), encoder, CPU)
+    assert unlabelled.c_dim == 0 and unlabelled.random_classes(4) is None
+    train(unlabelled, open_dataset(images), 1)
+
+
+def test_ema_decay_follows_the_half_life() -> None:
+    assert ema_decay(1000, 10**9, 1.0, None) == pytest.approx(0.5)
+    assert ema_decay(500, 10**9, 1.0, 0.05) == pytest.approx(0.5**0.5)
+    assert ema_decay(100, 2000, 10.0, 0.05) == pytest.approx(0.5)  # 2000 images * 0.05 = 100
+    assert ema_decay(16, 16, 0.0, None) == 0
+
+
+def test_ema_averages_parameters_and_copies_buffers() -> None:
+    average, source = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    source.weight.data.fill_(3.0)
+    source.running_mean.fill_(7.0)  # type: ignore[union-attr]
+    update_ema(average, source, 0.75)
+    assert average.weight.item() == pytest.approx(1.5)
+    assert average.running_mean.item() == 7.0  # type: ignore[union-attr]
+
+
+def test_one_seed_gives_one_result(dataset: ImageDataset, encoder: LabelEncoder) -> None:
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        trainer = Trainer(SMALL, dataset, encoder, CPU)
+        train(trainer, dataset, 3)
+        results.append(weights(trainer))
+    assert all(value.equal(results[1][name]) for name, value in results[0].items())
+    assert not all(value.equal(results[2][name]) for name, value in results[0].items())
+
+
+def test_a_restored_trainer_goes_on_bit_by_bit(
+    dataset: ImageDataset, encoder: LabelEncoder, trainer: Trainer, tmp_path: Path
+) -> None:
+    train(trainer, dataset, 4)
+    CheckpointFolder(tmp_path).save(trainer, {"note": 1}, keep=2)
+    train(trainer, dataset, 5)
+
+    torch.manual_seed(99)
+    restored = Trainer(SMALL, dataset, encoder, CPU)
+    assert restore(restored, tmp_path)["note"] == 1
+    train(restored, dataset, 5)
+    expected = weights(trainer)
+    assert all(value.equal(expected[name]) for name, value in weights(restored).items())
+    assert restored.loss.pl_mean.equal(trainer.loss.pl_mean)
+
+
+def test_old_checkpoints_make_room(trainer: Trainer, dataset: ImageDataset, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    for _ in range(4):
+        train(trainer, dataset, 1)
+        folder.save(trainer, {}, keep=2)
+    assert [path.name for path in folder.weights()] == ["000000.012.safetensors", "000000.016.safetensors"]
+    assert find_weights(tmp_path) == folder.weights()[-1]
+    header = read_header(find_weights(tmp_path))
+    assert (header.config, header.resolution, header.num_classes, header.images_seen) == (SMALL, 16, 2, 16)
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(
+    trainer: Trainer,
+    dataset: ImageDataset,
+    encoder: LabelEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = CheckpointFolder(tmp_path)
+    train(trainer, dataset, 1)
+    folder.save(trainer, {}, keep=1)
+    expected = weights(trainer)
+    train(trainer, dataset, 1)
+
+    def full(tensors: dict, path: Path, metadata: dict) -> None:
+        Path(path).write_bytes(b"half a")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            folder.save(trainer, {}, keep=1)
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"No space left .* the last good checkpoint is .*000000\.004"):
+        folder.save(trainer, {}, keep=1)
+
+    restored = Trainer(SMALL, dataset, encoder, CPU)
+    assert restore(restored, tmp_path)["images_seen"] == 4
+    assert all(value.equal(expected[name]) for name, value in weights(restored).items())
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_weights_of_another_shape_are_told(
+    trainer: Trainer, dataset: ImageDataset, encoder: LabelEncoder, tmp_path: Path
+) -> None:
+    path = CheckpointFolder(tmp_path).save(trainer, {}, keep=1)
+    wider = dataclasses.replace(SMALL, channel_max=16)
+    other = Trainer(wider, dataset, encoder, CPU)
+    with pytest.raises(UserError, match=r"another shape: G\..* is \[8.*\] there and \[16.*\] in"):
+        load_weights(path, other.modules())
+    with pytest.raises(UserError, match=r"another shape: X\..* is missing there"):
+        load_weights(path, {"X": trainer.G})
+
+
+def test_a_grid_is_row_by_row(tmp_path: Path) -> None:
+    pixels = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((1, 2, 2, 3), 10, np.uint8)
+    save_grid(pixels, 3, tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (4, 6, 3)
+    np.testing.assert_array_equal(grid[::2, ::2, 0], [[0, 10, 20], [30, 40, 0]])
+
+
+def test_metrics_leave_the_random_numbers_alone(
+    trainer: Trainer, dataset: ImageDataset, encoder: LabelEncoder
+) -> None:
+    state = torch.get_rng_state()
+    evaluator = Evaluator(encoder, dataset, 20, CPU, seed=0)
+    distance, path_length = evaluator.frechet_distance(trainer.G_ema), evaluator.ppl_w(trainer.G_ema)
+    assert distance > 0 and path_length > 0
+    assert evaluator.frechet_distance(trainer.G_ema) == distance
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "labels features" in evaluator.frechet_name and "20 held-out" in evaluator.frechet_name
+    assert "PPL in w, labels features" in evaluator.ppl_name

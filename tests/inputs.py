@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws the tensors of a case, lays them out in memory and differentiates.
+
+Derivatives jump at the kinks of relu, lrelu, elu and selu, of a clamp and of bilinear sampling: where a pre-activation
+rounds to the other side of a kink, a derivative changes by O(1) in any correct implementation. So no test looks there.
+Where the kink is on the output's side of the operator, the cotangent of the output is zero next to it, and the derivative
+by the cotangent isn't compared there. The hidden layer of the feature loss is redrawn until none of it is next to a kink.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from hsr_kernels import bias_act, use_backend
+from tests.cases import Case
+
+LAYOUTS = ("contiguous", "channels_last", "slice")
+_KINKED_AT_ZERO = ("relu", "lrelu", "elu", "selu")
+_IMAGES = ("x", "input", "features", "targets", "noise", "cotangent")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Contiguous tensors of one case; cotangents are drawn with them, so that all backends get the same.
+
+    Attributes:
+        tensors: Argument -> tensor.
+        cotangent: Of the output; zero next to kinks.
+        second: Argument -> cotangent of its first derivative.
+        smooth: Where the output is away from kinks.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    cotangent: torch.Tensor
+    second: Mapping[str, torch.Tensor]
+    smooth: torch.Tensor
+
+    def wide(self) -> "Inputs":
+        """The same values in float64."""
+        return Inputs(
+            {name: t.double() for name, t in self.tensors.items()},
+            self.cotangent.double(),
+            {name: t.double() for name, t in self.second.items()},
+            self.smooth,
+        )
+
+
+def draw(case: Case, dtype: torch.dtype, number: int = 0) -> Inputs:
+    """Draws the tensors of `case`, rounded to `dtype`: the same for the same number."""
+    for attempt in range(100):
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{case}/{number}/{attempt}".encode()))
+        tensors = {name: _draw(name, shape, generator).to(dtype) for name, shape in case.shapes.items()}
+        if case.op != "feature_projection_loss" or _hidden_is_smooth(tensors):
+            break
+    else:
+        raise AssertionError(f"{case} has too many hidden values to keep all of them away from the kink")
+    with torch.no_grad(), use_backend("reference"):
+        out = case.call({name: t.double() for name, t in tensors.items()})
+    # The loss is float32 even of half-precision features; so is its cotangent.
+    loss_dtype = torch.promote_types(dtype, torch.float32)
+    smooth = _smooth(case, tensors, dtype).expand_as(out)
+    return Inputs(
+        tensors,
+        (_normal(out.shape, generator) * smooth).to(loss_dtype if "loss" in case.op else dtype),
+        {name: _normal(case.shapes[name], generator).to(dtype) for name in case.differentiated},
+        smooth,
+    )
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    values = _normal(shape, generator)
+    if name == "grid":
+        return 0.6 * values  # most places inside the image, some outside
+    if name == "styles":
+        return 1 + 0.5 * values
+    if name.startswith("w") and len(shape) > 1:
+        return values * max(values[0].numel(), 1) ** -0.5
+    return values
+
+
+def _hidden_is_smooth(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether no hidden value of the feature loss is so close to 0 that adding up in another order changes its sign."""
+    margin = 64 * torch.finfo(torch.float32).eps
+    for name, x in tensors.items():
+        part, _, i = name.partition(".")
+        if part == "features":
+            w, b = tensors[f"w1.{i}"].double(), tensors[f"b1.{i}"].double()
+            if (F.conv2d(x.double(), w[:, :, None, None], b).abs() < margin).any():
+                return False
+    return True
+
+
+def _smooth(case: Case, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """Where the output is further from kinks than rounding reaches, in a shape that expands to the output's."""
+    reach = 4 * torch.finfo(dtype).eps
+    if case.op in ("bias_act", "modulated_conv2d"):
+        pre = _pre_activation(case, tensors)
+        return _distance_to_kinks(pre, case) > reach * pre.abs().amax() if pre.numel() else pre.bool()
+    if case.op == "grid_sample":
+        height, width = tensors["input"].shape[2:]
+        size = torch.tensor([width, height], dtype=torch.float64)
+        place = ((tensors["grid"].double() + 1) * size - 1) / 2
+        return ((place - place.round()).abs() > reach * size).all(-1)[:, None]
+    return torch.ones((), dtype=torch.bool)
+
+
+def _pre_activation(case: Case, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Input of the activation, in float64."""
+    plain = {k: v for k, v in case.options.items() if k not in ("act", "alpha", "gain", "clamp")}
+    with torch.no_grad(), use_backend("reference"):
+        return Case(case.op, case.name, case.shapes, plain).call(
+            {name: t.double() for name, t in tensors.items()}
+        )
+
+
+def _distance_to_kinks(pre: torch.Tensor, case: Case) -> torch.Tensor:
+    """How far each pre-activation is from 0 and its image from the clamp, where these are kinks."""
+    act, clamp = case.options.get("act", "linear"), case.options.get("clamp")
+    distance = pre.abs() if act in _KINKED_AT_ZERO else torch.full_like(pre, torch.inf)
+    if clamp is not None and clamp > 0:
+        options = {name: case.options.get(name) for name in ("alpha", "gain")}
+        with use_backend("reference"):
+            image = bias_act(pre, act=act, **options)
+        distance = torch.minimum(distance, (image.abs() - clamp).abs())
+    return distance
+
+
+def lay_out(name: str, tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    """A copy of `tensor` in another memory layout: `slice` cuts it out of a larger buffer that is NaN elsewhere.
+
+    channels_last is for images; weights stay contiguous there, as training has them.
+    """
+    if layout == "slice":
+        buffer = tensor.new_full([size + 3 for size in tensor.shape], torch.nan)
+        inner = buffer[tuple(slice(1, size + 1) for size in tensor.shape)]
+        return inner.copy_(tensor)
+    if layout == "channels_last" and tensor.ndim == 4 and name.partition(".")[0] in _IMAGES:
+        return tensor.clone(memory_format=torch.channels_last)
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def evaluate(case: Case, inputs: Inputs, order: int, layout: str = "contiguous") -> dict[str, torch.Tensor]:
+    """The output (order 0), its first derivatives or its second ones, under names that say what they are.
+
+    Order 1 is <output, v> differentiated by each tensor; order 2 is the sum over tensors of <first derivative, u>
+    differentiated by each tensor and by v, as R1 and path length do.
+    """
+    tensors = {name: lay_out(name, t, layout) for name, t in inputs.tensors.items()}
+    if order == 0:
+        with torch.no_grad():
+            return {"output": case.call(tensors)}
+    leaves = [tensors[name].requires_grad_() for name in case.differentiated]
+    v = lay_out("cotangent", inputs.cotangent, layout).requires_grad_(order == 2)
+    y = case.call(tensors)
+    first = torch.autograd.grad(y, leaves, v, create_graph=order == 2)
+    if order == 1:
+        return {f"d/d({name})": g for name, g in zip(case.differentiated, first, strict=True)}
+    u = [lay_out(name, inputs.second[name], layout) for name in case.differentiated]
+    *second, by_v = torch.autograd.grad(first, [*leaves, v], u, materialize_grads=True)
+    results = {f"d2/d({name})": g for name, g in zip(case.differentiated, second, strict=True)}
+    return results | {"d2/d(cotangent)": by_v * inputs.smooth}

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backend runs and what is said about it."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import hsr_kernels as hk
+from hsr_kernels import _backends, _native
+from tests.cases import CASES
+from tests.native import requires_native
+
+OPS = (
+    "bias_act", "conv2d", "conv2d_resample", "conv_transpose2d", "feature_projection_loss", "grid_sample",
+    "modulated_conv2d", "upfirdn2d",
+)  # fmt: skip
+NATIVE = ("bias_act", "conv2d_resample", "feature_projection_loss", "modulated_conv2d", "upfirdn2d")
+X = torch.randn(1, 2, 4, 4)
+FIRST_CASE = {op: next(case for case in CASES if case.op == op) for op in OPS}
+
+
+def run(op: str) -> torch.Tensor:
+    case = FIRST_CASE[op]
+    return case.call({name: torch.rand(shape) for name, shape in case.shapes.items()})
+
+
+@pytest.fixture
+def without_extension(monkeypatch):
+    """The package as it is where the extension couldn't be built."""
+    monkeypatch.setattr(_native, "load", lambda name: (None, f"no C++ compiler was found for {name}"))
+    monkeypatch.setattr(_backends, "_warned", set())
+
+
+@requires_native
+@pytest.mark.parametrize("op", OPS)
+def test_default_is_the_native_backend(op):
+    assert hk.explain(op, X).backend == "cpu"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(op)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_reference_can_be_requested(op):
+    with hk.use_backend("reference"):
+        assert hk.explain(op, X).backend == "reference"
+        run(op)
+
+
+@requires_native
+def test_context_manager_restores_and_nests():
+    with hk.use_backend("reference"):
+        with hk.use_backend("cpu"):
+            assert hk.explain("bias_act").backend == "cpu"
+        assert hk.explain("bias_act").backend == "reference"
+    assert hk.explain("bias_act").backend == "cpu"
+
+
+@requires_native
+def test_context_manager_restores_after_an_error():
+    with pytest.raises(KeyError), hk.use_backend("reference"):
+        raise KeyError
+    assert hk.explain("bias_act").backend == "cpu"
+
+
+@requires_native
+def test_function_form_stays_until_changed():
+    hk.use_backend("reference")
+    assert hk.explain("upfirdn2d").backend == "reference"
+    hk.use_backend("cpu")
+    assert hk.explain("upfirdn2d").backend == "cpu"
+    hk.use_backend(None)
+    assert "fastest" in hk.explain("upfirdn2d").reasons["cpu"]
+
+
+def test_backend_holds_in_the_backward_thread():
+    """The setting is global to the process: other threads see it, as autograd's own do."""
+    import threading
+
+    seen = []
+    with hk.use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(hk.explain("bias_act").backend))
+        thread.start()
+        thread.join()
+    assert seen == ["reference"]
+
+
+@pytest.mark.parametrize("backend", ("triton", "cuda"))
+@pytest.mark.parametrize("op", OPS)
+def test_requested_backend_that_cannot_run_raises(op, backend):
+    with hk.use_backend(backend), pytest.raises(RuntimeError, match=rf"{backend}.*{op}"):
+        run(op)
+
+
+@pytest.mark.usefixtures("without_extension")
+@pytest.mark.parametrize("op", NATIVE)
+def test_requested_cpu_backend_without_extension_raises_with_the_cause(op):
+    with hk.use_backend("cpu"), pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
+        run(op)
+
+
+@pytest.mark.usefixtures("without_extension")
+@pytest.mark.parametrize("op", NATIVE)
+def test_fall_to_reference_warns_once_with_the_cause(op):
+    with pytest.warns(RuntimeWarning, match=rf"{op}.*reference.*no C\+\+ compiler") as caught:
+        first = run(op)
+        run(op)
+    assert len(caught) == 1
+    assert caught[0].filename == FIRST_CASE[op].call.__code__.co_filename, "the warning must point at the caller"
+    assert first.isfinite().all()
+
+
+@pytest.mark.usefixtures("without_extension")
+def test_requested_reference_does_not_warn():
+    with warnings.catch_warnings(), hk.use_backend("reference"):
+        warnings.simplefilter("error")
+        run("bias_act")
+
+
+@pytest.mark.usefixtures("without_extension")
+def test_backends_and_explain_tell_the_cause():
+    assert hk.backends()["reference"] == ""
+    assert "no C++ compiler" in hk.backends()["cpu"]
+    explanation = hk.explain("upfirdn2d", X)
+    assert explanation.backend == "reference"
+    assert "no C++ compiler" in str(explanation)
+
+
+@requires_native
+def test_backends_lists_what_can_run():
+    for op in (None, *OPS):
+        found = hk.backends(op)
+        assert list(found) == ["reference", "cpu", "triton", "cuda"]
+        assert found["reference"] == found["cpu"] == ""
+    assert hk.backends("upfirdn2d", "cpu")["cpu"] == ""
+    on_cuda = hk.backends("upfirdn2d", "meta")
+    assert on_cuda["cpu"]  # the native CPU kernels don't run on other devices, and say so
+
+
+@requires_native
+def test_explain_reads_as_text():
+    text = str(hk.explain("upfirdn2d", X.half()))
+    assert text.splitlines()[0] == "upfirdn2d on cpu float16 runs on the cpu backend"
+    for backend in ("reference", "cpu", "triton", "cuda"):
+        assert f"{backend}:" in text
+
+
+@requires_native
+def test_filter_that_requires_grad_runs_and_says_where():
+    """The filter's own gradient is the reference's business."""
+    f = hk.setup_filter([1, 3, 3, 1]).requires_grad_()
+    with pytest.warns(RuntimeWarning, match="filter that requires grad"):
+        y = hk.upfirdn2d(X, f)
+    y.square().sum().backward()
+    assert f.grad is not None and f.grad.abs().sum() > 0
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+_CODE = """
+import torch, hsr_kernels as hk
+print(hk.explain("bias_act").backend)
+hk.use_backend("cpu")
+print(hk.explain("bias_act").backend)
+hk.use_backend(None)
+print(hk.bias_act(torch.ones(1, 2)).tolist())
+"""
+
+
+@requires_native
+def test_environment_variable():
+    done = python(_CODE, HSR_KERNELS_BACKEND="reference")
+    assert done.stdout.split("\n")[:3] == ["reference", "cpu", "[[1.0, 1.0]]"], done.stderr
+
+
+def test_environment_variable_with_an_unknown_name():
+    done = python("import torch, hsr_kernels as hk; hk.bias_act(torch.ones(1, 2))", HSR_KERNELS_BACKEND="fast")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("ValueError: HSR_KERNELS_BACKEND must be one of reference")
+    assert "'fast'" in done.stderr
+
+
+def test_import_loads_neither_extension_nor_triton():
+    code = "import sys, hsr_kernels; print([m for m in sys.modules if m.startswith(('triton', 'hsr_kernels._c'))])"
+    done = python(code)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""First and second derivatives of every operator against finite differences, in float64."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from hsr_kernels import use_backend
+from tests.cases import FIR4, FIR4_SEPARABLE, Case
+from tests.inputs import LAYOUTS, draw, lay_out
+from tests.native import BACKENDS
+from tests.ops.literal import PARAMETERS as ACTIVATIONS
+
+_LAYER = {"x": (2, 2, 3, 2), "weight": (3, 2, 3, 3), "styles": (2, 2), "bias": (3,)}
+_HEAD = {"features.0": (1, 2, 3, 3), "w1.0": (3, 2), "b1.0": (3,), "w2.0": (2, 3), "b2.0": (2,)}
+_UP, _DOWN = {"up": 2, "resample_filter": FIR4}, {"down": 2, "resample_filter": FIR4}
+
+CASES = [
+    *(Case("bias_act", act, {"x": (2, 3, 4), "b": (3,)}, {"act": act, "clamp": 1.1}) for act in ACTIVATIONS),
+    Case("bias_act", "alpha", {"x": (2, 3, 4), "b": (3,)}, {"act": "lrelu", "alpha": -0.3, "gain": -0.7}),
+    Case("upfirdn2d", "up", {"x": (1, 2, 3, 4)}, {"f": FIR4_SEPARABLE, "up": (2, 3), "padding": (2, 1, 4, -1)}),
+    Case("upfirdn2d", "down", {"x": (1, 2, 6, 5)}, {"f": FIR4, "down": (2, 3), "padding": 2, "flip_filter": True}),
+    Case("filter2d", "blur", {"x": (1, 1, 4, 3)}, {"f": FIR4}),
+    Case("upsample2d", "double", {"x": (1, 1, 3, 2)}, {"f": FIR4}),
+    Case("downsample2d", "halve", {"x": (1, 1, 6, 4)}, {"f": FIR4}),
+    Case("conv2d", "strided", {"input": (2, 2, 5, 4), "weight": (4, 1, 3, 2), "bias": (4,)},
+         {"stride": 2, "padding": (1, 0), "groups": 2}),
+    Case("conv_transpose2d", "strided", {"input": (2, 2, 3, 2), "weight": (2, 3, 3, 2), "bias": (3,)},
+         {"stride": 2, "padding": 1, "output_padding": 1}),
+    Case("conv2d_resample", "up", {"x": (1, 2, 3, 2), "w": (3, 2, 3, 3)}, {"f": FIR4, "up": 2, "padding": 1}),
+    Case("conv2d_resample", "down", {"x": (1, 2, 4, 4), "w": (3, 2, 3, 3)}, {"f": FIR4, "down": 2, "padding": 1}),
+    Case("modulated_conv2d", "styled", _LAYER | {"noise": (2, 1, 3, 2)}, {"padding": 1, "act": "lrelu", "clamp": 1.5}),
+    Case("modulated_conv2d", "up", _LAYER | {"noise": (1, 1, 6, 4)}, {"padding": 1, "act": "lrelu", **_UP}),
+    Case("modulated_conv2d", "down", _LAYER | {"x": (2, 2, 4, 4), "noise": ()}, {"padding": 1, "act": "swish", **_DOWN}),
+    Case("modulated_conv2d", "to-rgb", {"x": (2, 4, 2, 2), "weight": (1, 4, 1, 1), "styles": (2, 4), "bias": (1,)},
+         {"demodulate": False, "clamp": 0.9}),
+    Case("grid_sample", "inside-and-out", {"input": (1, 2, 4, 3), "grid": (1, 3, 3, 2)}),
+    Case("feature_projection_loss", "shrink", _HEAD | {"targets.0": (1, 2, 2, 2)}, {}, ("targets.0",)),
+    Case("feature_projection_loss", "grow", _HEAD | {"targets.0": (1, 2, 4, 4)}, {}, ("targets.0",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_finite_differences(case, backend):
+    tensors = draw(case, torch.float64).tensors
+    leaves = [tensors[name].clone().requires_grad_() for name in case.differentiated]
+
+    def function(*leaves: torch.Tensor) -> torch.Tensor:
+        return case.call({**tensors, **dict(zip(case.differentiated, leaves, strict=True))})
+
+    with use_backend(backend):
+        assert gradcheck(function, leaves)
+        assert gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_finite_differences_in_other_layouts(backend, layout):
+    """Derivatives with respect to tensors that aren't contiguous, through one layer that uses them all."""
+    (case,) = (c for c in CASES if str(c) == "modulated_conv2d-up")
+    tensors = draw(case, torch.float64).tensors
+    leaves = [lay_out(name, t, layout).requires_grad_() for name, t in tensors.items()]
+
+    def function(*leaves: torch.Tensor) -> torch.Tensor:
+        return case.call(dict(zip(tensors, leaves, strict=True)))
+
+    with use_backend(backend):
+        assert gradcheck(function, leaves)
+        assert gradgradcheck(function, leaves, fast_mode=True)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every operator, backend, dtype, layout and order of derivative against the float64 reference."""
+
+import functools
+
+import pytest
+import torch
+
+from hsr_kernels import use_backend
+from tests import tolerances
+from tests.cases import CASES, Case
+from tests.inputs import LAYOUTS, Inputs, draw, evaluate
+from tests.native import requires_native
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# The reference is held against itself in one layout, for what its own dtypes and channels_last might break.
+_BACKENDS_AND_LAYOUTS = [
+    ("reference", "channels_last"),
+    *(pytest.param("cpu", layout, marks=requires_native) for layout in LAYOUTS),
+]
+
+
+@functools.cache
+def _inputs(case: Case, dtype: torch.dtype, number: int = 0) -> Inputs:
+    return draw(case, dtype, number)
+
+
+@functools.cache
+def _truth(case: Case, dtype: torch.dtype, order: int, number: int = 0) -> dict[str, torch.Tensor]:
+    """Float64 results of the reference on inputs that were rounded to `dtype`."""
+    with use_backend("reference"):
+        return evaluate(case, _inputs(case, dtype, number).wide(), order)
+
+
+@functools.cache
+def _reference_errors(case: Case, dtype: torch.dtype, order: int) -> dict[tuple[str, str], float]:
+    """Errors of the reference in `dtype`, {(result, norm): largest of several draws}. It runs in every dtype."""
+    errors: dict[tuple[str, str], float] = {}
+    for number in range(tolerances.DRAWS):
+        with use_backend("reference"):
+            reference = evaluate(case, _inputs(case, dtype, number), order)
+        for name, truth in _truth(case, dtype, order, number).items():
+            for kind in tolerances.NORMS:
+                error = tolerances.error(reference[name], truth, kind)
+                errors[name, kind] = max(errors.get((name, kind), 0.0), error)
+    return errors
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("order", (0, 1, 2))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("backend, layout", _BACKENDS_AND_LAYOUTS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_float64_reference(case, backend, layout, dtype, order):
+    truth = _truth(case, dtype, order)
+    reference_errors = _reference_errors(case, tolerances.reference_dtype(dtype), order)
+    with use_backend(backend):
+        actual = evaluate(case, _inputs(case, dtype), order, layout)
+    assert actual.keys() == truth.keys()
+    largest = {kind: max(tolerances.norm(t, kind) for t in truth.values()) for kind in tolerances.NORMS}
+    for name, value in truth.items():
+        assert actual[name].shape == value.shape, name
+        assert not actual[name].isnan().any(), f"{name} has unwritten or invalid elements"
+        for kind in tolerances.NORMS:
+            error = tolerances.error(actual[name], value, kind)
+            size = tolerances.norm(value, kind)
+            bound = tolerances.bound(dtype, reference_errors[name, kind], size or largest[kind])
+            assert error <= bound, f"{name}: {kind} error {error:.3g} over {bound:.3g}, of {size:.3g}"
+    if order == 2:
+        for name in (*case.curved(), *([] if case.degenerate else ["cotangent"])):
+            second = actual[f"d2/d({name})"]
+            assert second.numel() == 0 or second.any(), f"the second derivative by {name} must not vanish"

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results don't depend on the number of threads, to the bit."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from hsr_kernels import use_backend
+from tests.cases import BY_NAME, FIR4, FIR12, Case
+from tests.inputs import LAYOUTS, draw, evaluate
+from tests.native import requires_native
+
+_LAYER = {"x": (2, 16, 24, 40), "weight": (12, 16, 3, 3), "styles": (2, 16), "bias": (12,)}
+_LRELU = {"padding": 1, "act": "lrelu", "clamp": 1.5}
+
+# Large enough for several threads to have work; the small ones have less work than there are threads.
+CASES = [
+    Case("bias_act", "lrelu", {"x": (2, 24, 48, 50), "b": (24,)}, {"act": "lrelu", "clamp": 1.0}),
+    Case("bias_act", "swish", {"x": (2, 24, 48, 50), "b": (24,)}, {"act": "swish"}),
+    Case("bias_act", "matrix", {"x": (513, 129), "b": (129,)}, {"act": "tanh"}),
+    Case("upfirdn2d", "up", {"x": (2, 9, 37, 41)}, {"f": FIR4, "up": 2, "padding": (2, 1, 2, 1)}),
+    Case("upfirdn2d", "down", {"x": (2, 9, 64, 62)}, {"f": FIR12, "down": 2, "padding": 5}),
+    Case("modulated_conv2d", "styled", _LAYER | {"noise": (2, 1, 24, 40)}, _LRELU),
+    Case("modulated_conv2d", "up", _LAYER | {"noise": (1, 1, 48, 80)}, _LRELU | {"up": 2, "resample_filter": FIR4}),
+    Case("modulated_conv2d", "down", _LAYER | {"noise": ()}, _LRELU | {"down": 2, "resample_filter": FIR4}),
+    Case("conv2d_resample", "down", {"x": (2, 8, 40, 38), "w": (8, 8, 3, 3)}, {"f": FIR4, "down": 2, "padding": 1}),
+    *(BY_NAME[name] for name in ("bias_act-size-1", "upsample2d-skip-to-rgb", "modulated_conv2d-styled-up")),
+    *(BY_NAME[f"feature_projection_loss-{name}"] for name in ("grow-equal-shrink", "vit-16-to-14", "size-1")),
+]  # fmt: skip
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@requires_native
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
+@pytest.mark.parametrize("layout", LAYOUTS[:2])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(case, layout, dtype):
+    inputs = draw(case, dtype)
+
+    def results(number: int) -> list[torch.Tensor]:
+        torch.set_num_threads(number)
+        with use_backend("cpu"):
+            return [t for order in (0, 1, 2) for t in evaluate(case, inputs, order, layout).values()]
+
+    alone = results(1)
+    for number in (2, 3):
+        for a, b in zip(alone, results(number), strict=True):
+            assert torch.equal(a, b), f"differs with {number} threads by {float((a - b).abs().max()):.3g}"
+
+
+@requires_native
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_results_are_the_same_on_every_run(case):
+    inputs = draw(case, torch.float32)
+    with use_backend("cpu"):
+        for a, b in zip(*(evaluate(case, inputs, 1).values() for _ in range(2)), strict=True):
+            assert torch.equal(a, b)

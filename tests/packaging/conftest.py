@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of the source tree, and the wheel built from it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment without this project's settings, the interpreter's own tools first on the path."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HSR_") and k != "PYTHONPATH"}
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    return kept | changes
+
+
+def pip(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs pip, offline: what a build needs is in the test extra."""
+    command = [sys.executable, "-m", "pip", *arguments, "--no-deps", "--no-build-isolation", "--no-index"]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def copy_sources(target: Path) -> Path:
+    """What a build reads, without what earlier builds left: setuptools builds in its source folder."""
+    leftovers = shutil.ignore_patterns("*.so", "__pycache__", "_build_report.txt")
+    target.mkdir()
+    for folder in ("csrc", "hsr", "hsr_kernels"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=leftovers)
+    for path in (
+        *ROOT.glob("*.py"),
+        *ROOT.glob("*.toml"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*.in"),
+        ROOT / "LICENSE",
+    ):
+        shutil.copy(path, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel in `dist` and what building it left in `build`."""
+    source = copy_sources(tmp_path_factory.mktemp("wheel") / "source")
+    done = pip("wheel", ".", "--wheel-dir", "dist", cwd=source, env=environment(HSR_BUILD_CPU="1"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return source
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    (path,) = (built / "dist").glob("*.whl")
+    return path

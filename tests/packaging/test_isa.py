@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every instruction set gives results within the tolerance, not only the one that is the default here."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.native import requires_native
+
+from .conftest import ROOT, environment
+
+pytestmark = requires_native
+
+NEEDS = {
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
+    "avx2": {"avx2", "fma", "f16c"},
+    "base": set(),
+}
+FLAGS = set(Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split())
+RUNS = [isa for isa, needs in NEEDS.items() if needs <= FLAGS]
+
+
+def python(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment(**changes), capture_output=True, text=True
+    )
+
+
+def isa(**changes: str) -> subprocess.CompletedProcess[str]:
+    """Asks the extension, loaded by itself: it needs neither its package nor PyTorch."""
+    spec = importlib.util.find_spec("hsr_kernels._cpu")
+    assert spec is not None and spec.origin is not None
+    script = (
+        "import importlib.util as util\n"
+        f"spec = util.spec_from_file_location('_cpu', {spec.origin!r})\n"
+        "module = util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "print(module.isa())"
+    )
+    return python("-c", script, **changes)
+
+
+def test_the_best_instruction_set_is_the_default():
+    assert isa().stdout.strip() == RUNS[0]
+
+
+@pytest.mark.parametrize("wanted", [*NEEDS, "mmx"])
+def test_instruction_set_can_be_chosen_where_the_processor_has_it(wanted):
+    done = isa(HSR_CPU_ISA=wanted)
+    if wanted in RUNS:
+        assert done.stdout.strip() == wanted, done.stderr
+    else:
+        assert done.returncode != 0
+        assert "HSR_CPU_ISA must be base, avx2 or avx512, and one that this processor has" in done.stderr
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("wanted", RUNS[1:])
+def test_parity(wanted):
+    """The parity table again, in one layout: the other tests run on the default instruction set."""
+    subset = " or ".join(
+        f"cpu-contiguous-{dtype}-{order}" for dtype in ("float32", "float16") for order in (0, 2)
+    )
+    table = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/test_parity.py", "-k", subset]
+    done = python(*table, HSR_CPU_ISA=wanted)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert " passed" in done.stdout

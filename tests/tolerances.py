@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one tolerance of every parity test, derived and never widened.
+
+    err(kernel, float64 reference) <= 2 * err(same-dtype reference, float64 reference) + a few ULP
+
+in the maximum norm and in the L2 norm. The same-dtype reference rounds as ordinary PyTorch code does; a kernel may add up in
+another order, hence the factor 2, and the few ULP cover results that the reference happens to get exactly right. The error
+is a norm over the whole tensor, and an ULP is one of the tensor's norm: small elements of a sum with cancellation aren't
+asked to be more precise than what was added up. Of a result that vanishes identically, because its terms cancel, the ULP is
+that of the largest result of the same evaluation.
+
+Of a tensor with few elements, one error is a matter of luck, so the reference's is the largest of `DRAWS` draws of the
+inputs. In float64 the reference's own error can't be seen; rounding errors are proportional to the machine epsilon, so it
+is the error of the float32 reference times the ratio of the epsilons. Kinks: see `tests.inputs`.
+"""
+
+import torch
+
+DRAWS = 3
+ULPS = 4
+NORMS = {"max": torch.inf, "L2": 2.0}
+
+
+def norm(x: torch.Tensor, kind: str) -> float:
+    """The "max" or "L2" norm over all elements, in float64."""
+    return float(torch.linalg.vector_norm(x.double(), NORMS[kind])) if x.numel() else 0.0
+
+
+def error(actual: torch.Tensor, truth: torch.Tensor, kind: str) -> float:
+    """Norm of the difference."""
+    return norm(actual.double() - truth, kind)
+
+
+def bound(dtype: torch.dtype, reference_error: float, size: float) -> float:
+    """The largest error that a kernel in `dtype` may have.
+
+    Args:
+        dtype: Of the kernel.
+        reference_error: Of the reference in `reference_dtype(dtype)`.
+        size: Norm of the true result.
+    """
+    scale = torch.finfo(dtype).eps / torch.finfo(reference_dtype(dtype)).eps
+    return 2 * scale * reference_error + ULPS * torch.finfo(dtype).eps * size
+
+
+def reference_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the reference's error is measured for a kernel in `dtype`."""
+    return torch.float32 if dtype == torch.float64 else dtype
