@@ -87,9 +87,7 @@ def _show(rows: list[Row]) -> None:
 def _warn_if_busy() -> None:
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > 0.5 * cores:
-        console.print(
-            f"[yellow]The machine is busy (load {load:.1f} on {cores} cores): expect noise.[/yellow]"
-        )
+        console.print(f"[yellow]The machine is busy (load {load:.1f} on {cores} cores): expect noise.[/yellow]")
 
 
 def _fail(sentence: str) -> None:

@@ -127,9 +127,7 @@ def styled_layer(
     return Workload(function, [x, styles], [_normal(c_out, c_in, 3, 3), _normal(c_out), strength], cotangent)
 
 
-def feature_loss(
-    n: int, sides: Sequence[int], channels: Sequence[int], hidden: int, dim: int, target: int
-) -> Workload:
+def feature_loss(n: int, sides: Sequence[int], channels: Sequence[int], hidden: int, dim: int, target: int) -> Workload:
     """The HSR loss over all its scales."""
     features = [_normal(n, c, side, side) for c, side in zip(channels, sides, strict=True)]
     targets = [_normal(n, dim, target, target, grad=False) for _ in sides]

@@ -22,9 +22,7 @@ def saved_bytes(function: Callable[[], object], parameters: Sequence[torch.Tenso
     Every storage counts once, and whole, as a saved view keeps all of it alive; those of `parameters` don't.
     """
     own = {t.untyped_storage().data_ptr() for t in parameters}
-    kept: dict[
-        int, torch.UntypedStorage
-    ] = {}  # holds the storages, so that no address comes back for another
+    kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address comes back for another
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

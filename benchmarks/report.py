@@ -161,7 +161,5 @@ def markdown(rows: Sequence[Row]) -> str:
     lines, notes = table(rows)
     cells = [list(HEADER), ["---"] * 2 + ["---:"] * 2 + ["---"] + ["---:"] * 3, *lines]
     return "\n".join(
-        ["| " + " | ".join(line) + " |" for line in cells]
-        + ["", setting(rows)]
-        + [f"\n{note}" for note in notes]
+        ["| " + " | ".join(line) + " |" for line in cells] + ["", setting(rows)] + [f"\n{note}" for note in notes]
     )

@@ -127,14 +127,10 @@ def _agree(case: Case, reference: Variant, ours: Variant) -> None:
     for i, (expected, got) in enumerate(pairs):
         error = (got - expected).norm() / expected.norm()
         if not error < 1e-3:
-            raise RuntimeError(
-                f"{case.name}: gradient {i} is off by {float(error):.1e} of its norm; not timed"
-            )
+            raise RuntimeError(f"{case.name}: gradient {i} is off by {float(error):.1e} of its norm; not timed")
 
 
-def _memory(
-    case: Case, phase: str, name: str, variant: Variant, options: Options
-) -> tuple[int | None, int | None]:
+def _memory(case: Case, phase: str, name: str, variant: Variant, options: Options) -> tuple[int | None, int | None]:
     """(bytes saved for backward, peak extra bytes) of one variant; None where they mean nothing."""
     if phase == FORWARD:
         return None, None

@@ -31,9 +31,7 @@ def speedup(baseline: Sequence[float], samples: Sequence[float]) -> float:
     return float(np.median(np.divide(baseline, samples)))
 
 
-def interleave(
-    variants: Mapping[str, Callable[[], object]], rounds: int, seconds: float
-) -> dict[str, list[float]]:
+def interleave(variants: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Times every variant once per round, in turns.
 
     Results are dropped outside the timed span, before the next variant runs: each call allocates its own.

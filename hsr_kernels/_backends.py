@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import _native
+from . import _checks, _native
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
@@ -43,17 +43,16 @@ class Implementation:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     devices: tuple[str, ...] = ("cpu",)
 
-    def why_not(self, tensor: torch.Tensor | None) -> str:
-        """Why this can't run on the device and dtype of `tensor`; empty when it can."""
+    def why_not(self, device: str | None, dtype: torch.dtype | None) -> str:
+        """Why this can't run on a device type and dtype (None: any); empty when it can."""
         if self.native is not None:
             module, reason = _native.load(self.native)
             if module is None:
                 return reason
-        if tensor is not None:
-            if tensor.device.type not in self.devices:
-                return f"it runs on {' and '.join(self.devices)} tensors, not on {tensor.device.type}"
-            if tensor.dtype not in self.dtypes:
-                return f"it doesn't compute in {tensor.dtype}"
+        if device is not None and device not in self.devices:
+            return f"it runs on {' and '.join(self.devices)} tensors, not on {device}"
+        if dtype is not None and dtype not in self.dtypes:
+            return f"it doesn't compute in {dtype}"
         return ""
 
 
@@ -64,14 +63,14 @@ class Operator:
     name: str
     implementations: dict[str, Implementation] = field(default_factory=dict)
 
-    def why_not(self, backend: str, tensor: torch.Tensor | None, limit: str = "") -> str:
-        """Why `backend` can't run on `tensor`, or "". `limit` is a reason that rules out all but reference."""
+    def why_not(self, backend: str, device: str | None, dtype: torch.dtype | None = None, limit: str = "") -> str:
+        """Why `backend` can't run on a device type and dtype, or ""; `limit` rules out all but reference."""
         if backend == "reference":
             return ""
         implementation = self.implementations.get(backend)
         if implementation is None:
             return f"{self.name} has no {backend} implementation in this version"
-        return implementation.why_not(tensor) or limit
+        return implementation.why_not(device, dtype) or limit
 
     def select(self, tensor: torch.Tensor, limit: str = "") -> Callable[..., Any]:
         """The function to run for `tensor`.
@@ -79,19 +78,20 @@ class Operator:
         Raises:
             RuntimeError: A backend was asked for and can't run; the message says why.
         """
-        return self.implementations[self.choose(tensor, limit)].function
+        function = self.implementations[self.choose(tensor, limit)].function
+        return _without_autocast(function, tensor) if _checks.autocast_is_on(tensor) else function
 
     def choose(self, tensor: torch.Tensor, limit: str = "", *, quiet: bool = False) -> str:
         """The name of the backend to run for `tensor`; `quiet` leaves out the warning."""
-        requested = _current()
+        requested, device = _current(), tensor.device.type
         if requested is not None:
-            reason = self.why_not(requested, tensor, limit)
+            reason = self.why_not(requested, device, tensor.dtype, limit)
             if reason:
                 raise RuntimeError(f"the {requested} backend was requested, but can't run {self.name}: {reason}")
             return requested
         reasons: list[str] = []
-        for backend in _FASTEST_FIRST.get(tensor.device.type, ("reference",)):
-            reason = self.why_not(backend, tensor, limit)
+        for backend in _FASTEST_FIRST.get(device, ("reference",)):
+            reason = self.why_not(backend, device, tensor.dtype, limit)
             if not reason:
                 if reasons and backend == "reference" and not quiet:
                     self._warn("; ".join(reasons))
@@ -107,6 +107,16 @@ class Operator:
                 RuntimeWarning,
                 stacklevel=5,
             )
+
+
+def _without_autocast(function: Callable[..., Any], tensor: torch.Tensor) -> Callable[..., Any]:
+    """The public functions cast what autocast is to cast; inside, every dtype is meant as it stands."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(*args, **options)
+
+    return call
 
 
 def register(name: str, **implementations: Implementation) -> Operator:
@@ -173,8 +183,8 @@ def backends(op: str | None = None, device: str | torch.device | None = None) ->
         {backend: reason it can't run, or ""}.
     """
     operator = _operator(op or "bias_act")
-    tensor = None if device is None else torch.empty(0, device=device)
-    return {name: operator.why_not(name, tensor) for name in BACKENDS}
+    kind = None if device is None else torch.device(device).type
+    return {name: operator.why_not(name, kind) for name in BACKENDS}
 
 
 @dataclass(frozen=True)
@@ -193,7 +203,9 @@ class Explanation:
 
 
 def explain(op: str, *tensors: torch.Tensor) -> Explanation:
-    """Which backend would run `op` on `tensors`, and why not the others; print it.
+    """Which backend would run `op` on tensors of that device and dtype, and why not the others; print it.
+
+    What depends on other arguments (a filter that requires grad, say) is told by the warning when the operator runs.
 
     Args:
         op: An operator's name, such as "upfirdn2d".
@@ -212,7 +224,7 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
         if name == chosen:
             reasons[name] = "chosen: " + ("it was requested" if requested else "the fastest that can run")
         else:
-            reasons[name] = operator.why_not(name, tensor) or (
+            reasons[name] = operator.why_not(name, tensor.device.type, tensor.dtype) or (
                 f"it could run, but {requested} was requested" if requested else f"it could run, but {chosen} is faster"
             )
     return Explanation(op, chosen, f"{tensor.device} {str(tensor.dtype).removeprefix('torch.')}", reasons)

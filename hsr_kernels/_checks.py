@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Argument checks shared by the public functions: every message names the argument, what it was, what was expected."""
 
+import math
+import operator
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -37,11 +39,11 @@ def same_device(reference_name: str, reference: torch.Tensor, **others: torch.Te
             )
 
 
-def pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int, int]:
-    """Expands an int or (x, y) to (x, y)."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        raise ValueError(f"{name} must be an int or a pair (x, y) of ints, got {value!r}")
+def pair(name: str, value: int | Sequence[int], minimum: int = 1, order: str = "(x, y)") -> tuple[int, int]:
+    """Expands an int or a pair to a pair; `order` is what the message calls it."""
+    values = _ints(value, 2)
+    if len(values) != 2:
+        raise ValueError(f"{name} must be an int or a pair {order} of ints, got {value!r}")
     if min(values) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return values[0], values[1]
@@ -49,22 +51,76 @@ def pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int, 
 
 def padding4(name: str, value: int | Sequence[int]) -> tuple[int, int, int, int]:
     """Expands an int, (x, y) or (x0, x1, y0, y1) to (x0, x1, y0, y1)."""
-    values = (value,) * 4 if isinstance(value, int) else tuple(value)
+    values = _ints(value, 4)
     if len(values) == 2:
         values = (values[0], values[0], values[1], values[1])
-    if len(values) != 4 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    if len(values) != 4:
         raise ValueError(f"{name} must be an int, (x, y) or (x0, x1, y0, y1), got {value!r}")
-    return values
+    return values[0], values[1], values[2], values[3]
+
+
+def _ints(value: object, count: int) -> tuple[int, ...]:
+    """An int `count` times over, or a sequence of ints; empty where it is neither."""
+    if is_int(value):
+        return (operator.index(value),) * count  # type: ignore[arg-type]
+    if isinstance(value, Sequence) and all(is_int(v) for v in value):
+        return tuple(operator.index(v) for v in value)
+    return ()
+
+
+def is_int(value: object) -> bool:
+    """Whether `value` is an integer of any kind (NumPy's too); True and False are not."""
+    return hasattr(value, "__index__") and not isinstance(value, (bool, torch.Tensor))
+
+
+def positive(**values: object) -> None:
+    """Raises unless all values are positive ints."""
+    for name, value in values.items():
+        if not is_int(value) or value < 1:  # type: ignore[operator]
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def number(name: str, value: object) -> float:
+    """Returns `value` as a float if it is a number, and one that compares; raises otherwise."""
+    if isinstance(value, (str, torch.Tensor)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    result = float(value)
+    if math.isnan(result):
+        raise ValueError(f"{name} must be a number, got nan")
+    return result
+
+
+def kernel_fits(
+    name: str, x: torch.Tensor, size: Sequence[int], kernel: Sequence[int], dilation: Sequence[int] = (1, 1)
+) -> None:
+    """Raises where image `x`, of (height, width) `size` once padded, is smaller than the kernel that goes over it."""
+    extent = [step * (taps - 1) + 1 for taps, step in zip(kernel, dilation, strict=True)]
+    if size[0] < extent[0] or size[1] < extent[1]:
+        raise ValueError(
+            f"{name} of shape {list(x.shape)} has {size[0]} x {size[1]} pixels once padded, "
+            f"which is less than the kernel's {extent[0]} x {extent[1]}"
+        )
+
+
+def not_empty(name: str, weight: torch.Tensor) -> None:
+    """Raises for a convolution weight without output channels, input channels or taps."""
+    if 0 in weight.shape:
+        raise ValueError(f"{name} must have channels and taps, got shape {list(weight.shape)}")
 
 
 def autocast(value: _Maybe) -> _Maybe:
-    """Casts a tensor to the autocast dtype where autocast is on for its device; a no-op otherwise, and for None.
+    """Casts a tensor to the autocast dtype where autocast is on for its device; a no-op otherwise.
 
     The cast stands in the public functions, before the custom autograd Functions, so that what they save has
     the dtype that they compute in.
     """
-    if value is None or not torch.is_autocast_enabled(value.device.type):
+    if not isinstance(value, torch.Tensor) or not autocast_is_on(value):
         return value
     if value.dtype not in FLOATS or value.dtype == torch.float64:
         return value
     return value.to(torch.get_autocast_dtype(value.device.type))
+
+
+def autocast_is_on(value: torch.Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor; PyTorch doesn't answer for a meta tensor."""
+    return value.device.type != "meta" and torch.is_autocast_enabled(value.device.type)

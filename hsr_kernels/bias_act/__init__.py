@@ -50,8 +50,10 @@ def bias_act(
     x = _checks.tensor("x", x)
     spec = _epilogue(act, alpha, gain, clamp, x.dtype)
     if b is not None:
-        if not -x.ndim <= dim < x.ndim:
-            raise ValueError(f"dim must lie in [{-x.ndim}, {x.ndim - 1}] for x of shape {list(x.shape)}, got {dim}")
+        if not _checks.is_int(dim) or not -x.ndim <= dim < x.ndim:
+            raise ValueError(
+                f"dim must be an int in [{-x.ndim}, {x.ndim - 1}] for x of shape {list(x.shape)}, got {dim}"
+            )
         dim = dim % x.ndim
         _checks.shape("b", _checks.tensor("b", b), (x.shape[dim],))
         _checks.same_device("x", x, b=b)

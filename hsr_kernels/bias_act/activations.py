@@ -9,6 +9,8 @@ from math import sqrt
 import torch
 import torch.nn.functional as F
 
+from .. import _checks
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -72,16 +74,17 @@ def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | N
     """Fills in the defaults, and rounds the clamp to `dtype`, so that a clamped output equals it.
 
     Raises:
-        ValueError: Unknown activation.
+        ValueError: Unknown activation, or NaN.
+        TypeError: A parameter that isn't a number.
     """
-    if act not in ACTIVATIONS:
+    if not isinstance(act, str) or act not in ACTIVATIONS:
         raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
     spec = ACTIVATIONS[act]
     return Epilogue(
         act,
-        spec.alpha if alpha is None else float(alpha),
-        spec.gain if gain is None else float(gain),
-        -1.0 if clamp is None or clamp < 0 else _rounded(float(clamp), dtype),
+        spec.alpha if alpha is None else _checks.number("alpha", alpha),
+        spec.gain if gain is None else _checks.number("gain", gain),
+        -1.0 if clamp is None or _checks.number("clamp", clamp) < 0 else _rounded(float(clamp), dtype),
     )
 
 

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions that can be differentiated to any order, quickly."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
 
 from .. import _backends, _checks
 from . import autograd, reference
-from .autograd import no_weight_gradients
+from .weight_gradients import no_weight_gradients
 
 __all__ = ["conv2d", "conv_transpose2d", "no_weight_gradients"]
+
+
+_yx = functools.partial(_checks.pair, order="(y, x)")
 
 
 def _register(name: str) -> _backends.Operator:
@@ -55,13 +59,15 @@ def conv2d(
     Derivatives: every order, with respect to input, weight and bias.
     """
     input, weight, bias = _validate(input, weight, bias, groups, transposed=False)
+    pads, steps = _yx("padding", padding, minimum=0), _yx("dilation", dilation)
+    _checks.kernel_fits("input", input, [input.shape[2 + i] + 2 * pads[i] for i in (0, 1)], weight.shape[2:], steps)
     return _conv2d.select(input)(
         input,
         weight,
         bias,
-        stride=_checks.pair("stride", stride),
-        padding=_checks.pair("padding", padding, minimum=0),
-        dilation=_checks.pair("dilation", dilation),
+        stride=_yx("stride", stride),
+        padding=pads,
+        dilation=steps,
         groups=groups,
     )
 
@@ -94,15 +100,17 @@ def conv_transpose2d(
     Derivatives: every order, with respect to input, weight and bias.
     """
     input, weight, bias = _validate(input, weight, bias, groups, transposed=True)
-    return _conv_transpose2d.select(input)(
+    steps, extra = _yx("stride", stride), _yx("output_padding", output_padding, minimum=0)
+    limit = "an output_padding of the stride or more is left to the reference"
+    return _conv_transpose2d.select(input, limit if extra[0] >= steps[0] or extra[1] >= steps[1] else "")(
         input,
         weight,
         bias,
-        stride=_checks.pair("stride", stride),
-        padding=_checks.pair("padding", padding, minimum=0),
-        output_padding=_checks.pair("output_padding", output_padding, minimum=0),
+        stride=steps,
+        padding=_yx("padding", padding, minimum=0),
+        output_padding=extra,
         groups=groups,
-        dilation=_checks.pair("dilation", dilation),
+        dilation=_yx("dilation", dilation),
     )
 
 
@@ -112,8 +120,8 @@ def _validate(input, weight, bias, groups, transposed):
     _checks.tensor("input", input, ndim=4)
     _checks.tensor("weight", weight, ndim=4)
     _checks.same_device("input", input, weight=weight, bias=bias)
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups must be a positive int, got {groups!r}")
+    _checks.positive(groups=groups)
+    _checks.not_empty("weight", weight)
     channels = weight.shape[0] if transposed else weight.shape[1] * groups
     out = weight.shape[1] * groups if transposed else weight.shape[0]
     if channels != input.shape[1] or weight.shape[0] % groups:

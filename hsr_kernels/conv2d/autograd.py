@@ -9,40 +9,17 @@ Each backward goes through `.apply` of the others, so every order exists, and ea
 convolution: PyTorch's own double backward instead convolves with image-sized kernels.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
-from .reference import conv2d as _conv2d
-from .reference import conv_transpose2d as _conv_transpose2d
+from .reference import every_dtype
+from .weight_gradients import weight_gradients_disabled
 
-_weight_gradients_disabled = False
-
-
-@contextmanager
-def no_weight_gradients(disable: bool = True):
-    """Inside, backward passes of `conv2d` and `conv_transpose2d` leave out the gradient of the weight.
-
-    R1 and path length differentiate with respect to images or latents only; the work for the weight's first
-    gradient is really not done, on every version of PyTorch. Gradients of a gradient are unaffected once outside.
-
-    Args:
-        disable: False makes it a no-op.
-    """
-    global _weight_gradients_disabled
-    before = _weight_gradients_disabled
-    _weight_gradients_disabled = before or disable
-    try:
-        yield
-    finally:
-        _weight_gradients_disabled = before
-
-
-def weight_gradients_disabled() -> bool:
-    """Whether the gradient of the weight is being left out now."""
-    return _weight_gradients_disabled
+_conv2d = every_dtype(F.conv2d)
+_conv_transpose2d = every_dtype(F.conv_transpose2d)
 
 
 @dataclass(frozen=True)
@@ -82,7 +59,7 @@ class Convolution(torch.autograd.Function):
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = TransposedConvolution.apply(dy, w, None, ctx.spec.transposed(x.shape, dy.shape, w.shape))
-        if ctx.needs_input_grad[1] and not _weight_gradients_disabled:
+        if ctx.needs_input_grad[1] and not weight_gradients_disabled():
             dw = WeightGradient.apply(x, dy, w.shape, ctx.spec)
         if ctx.needs_input_grad[2]:
             db = dy.sum([0, 2, 3])
@@ -104,7 +81,7 @@ class TransposedConvolution(torch.autograd.Function):
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = Convolution.apply(dy, w, None, ctx.spec.plain())
-        if ctx.needs_input_grad[1] and not _weight_gradients_disabled:
+        if ctx.needs_input_grad[1] and not weight_gradients_disabled():
             dw = WeightGradient.apply(dy, x, w.shape, ctx.spec.plain())
         if ctx.needs_input_grad[2]:
             db = dy.sum([0, 2, 3])

@@ -6,12 +6,16 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from .weight_gradients import DropGradient
+
 
 def every_dtype(function):
-    """Computes float16 on the CPU in float32: PyTorch has no float16 transposed convolution there."""
+    """Honours `no_weight_gradients`, and computes float16 on the CPU in float32: PyTorch lacks some of it there."""
 
     @functools.wraps(function)
     def call(input, weight, bias=None, *args, **kwargs):
+        if weight.requires_grad and torch.is_grad_enabled():
+            weight = DropGradient.apply(weight)
         if input.dtype != torch.float16 or input.device.type != "cpu":
             return function(input, weight, bias, *args, **kwargs)
         bias = None if bias is None else bias.float()

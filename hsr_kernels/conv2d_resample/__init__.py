@@ -56,9 +56,8 @@ def conv2d_resample(
     _checks.tensor("x", x, ndim=4)
     _checks.tensor("w", w, ndim=4)
     _checks.same_device("x", x, w=w, f=check_filter(f))
-    for name, value in (("up", up), ("down", down), ("groups", groups)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive int, got {value!r}")
+    _checks.positive(up=up, down=down, groups=groups)
+    _checks.not_empty("w", w)
     if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
         raise ValueError(
             f"w must have shape [O, {x.shape[1]} / groups, kh, kw] with O divisible by groups={groups} "
@@ -72,4 +71,5 @@ def conv2d_resample(
         _checks.padding4("padding", padding),
         flip_filter,
     )
-    return _operator.select(x, native_limit(f, up))(x, w.to(x.dtype), f, steps, groups, flip_weight)
+    steps.output_size(x, (w.shape[2], w.shape[3]), filter_taps(f))
+    return _operator.select(x, native_limit(f, max(up, down)))(x, w.to(x.dtype), f, steps, groups, flip_weight)

@@ -8,6 +8,9 @@ convolve at the lower resolution, by a strided or transposed convolution. `plan`
 
 from dataclasses import dataclass
 
+import torch
+
+from .. import _checks
 from ..upfirdn2d.geometry import Geometry
 
 
@@ -29,8 +32,9 @@ class Plan:
     after: Geometry | None
     filtered: bool = True
 
-    def output_size(self, image: tuple[int, int], kernel: tuple[int, int], taps: tuple[int, int]) -> tuple[int, int]:
-        """(H', W') for an image, a kernel and a filter of (height, width) each."""
+    def output_size(self, x: torch.Tensor, kernel: tuple[int, int], taps: tuple[int, int]) -> tuple[int, int]:
+        """(H', W') for images x, a kernel and a filter of (height, width); raises where nothing would be left."""
+        image = (x.shape[2], x.shape[3])
         taps = taps if self.filtered else (1, 1)
         if self.before is not None:
             image = self.before.output_size(*image, taps)
@@ -38,6 +42,7 @@ class Plan:
         if self.convolution.transposed:
             sizes = [(image[i] - 1) * stride - 2 * pads[i] + kernel[i] for i in (0, 1)]
         else:
+            _checks.kernel_fits("x", x, [image[i] + 2 * pads[i] for i in (0, 1)], kernel)
             sizes = [(image[i] + 2 * pads[i] - kernel[i]) // stride + 1 for i in (0, 1)]
         image = (sizes[0], sizes[1])
         return self.after.output_size(*image, taps) if self.after is not None else image

@@ -44,6 +44,9 @@ def feature_projection_loss(
 
     Source: Hierarchical Semantic Regularization of Latent Spaces in StyleGANs (Karmali et al., ECCV 2022).
     """
+    for name, value in (("features", features), ("targets", targets), ("heads", heads)):
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{name} must be a list or tuple with one entry per scale, got {type(value).__name__}")
     if not len(features) == len(targets) == len(heads):
         raise ValueError(
             "features, targets and heads must have one entry per scale, "
@@ -53,14 +56,14 @@ def feature_projection_loss(
         raise ValueError("features must have at least one scale, got none")
     for i, scale in enumerate(zip(features, targets, heads, strict=True)):
         _check_scale(i, *scale)
-    return _operator.select(features[0])(features, targets, heads, float(hidden_gain))
+    return _operator.select(features[0])(features, targets, heads, _checks.number("hidden_gain", hidden_gain))
 
 
 def _check_scale(i: int, x: torch.Tensor, target: torch.Tensor, head: Head) -> None:
     _checks.tensor(f"features[{i}]", x, ndim=4)
     _checks.tensor(f"targets[{i}]", target, ndim=4)
-    if len(head) != 4:
-        raise ValueError(f"heads[{i}] must be (w1, b1, w2, b2), got {len(head)} entries")
+    if not isinstance(head, (list, tuple)) or len(head) != 4:
+        raise ValueError(f"heads[{i}] must be (w1, b1, w2, b2), got {type(head).__name__}")
     named = dict(zip(("w1", "b1", "w2", "b2"), head, strict=True))
     for name, value in named.items():
         _checks.tensor(f"heads[{i}].{name}", value, ndim=2 if name.startswith("w") else 1)
@@ -72,7 +75,7 @@ def _check_scale(i: int, x: torch.Tensor, target: torch.Tensor, head: Head) -> N
     _checks.shape(f"heads[{i}].b1", named["b1"], (hidden,))
     _checks.shape(f"heads[{i}].w2", named["w2"], (out, hidden))
     _checks.shape(f"heads[{i}].b2", named["b2"], (out,))
-    if target.shape[0] != x.shape[0] or target.shape[1] != out:
+    if tuple(target.shape) != (x.shape[0], out, target.shape[2], target.shape[2]):
         raise ValueError(
             f"targets[{i}] must have shape [{x.shape[0]}, {out}, T, T] for features {list(x.shape)} "
             f"and w2 {list(named['w2'].shape)}, got {list(target.shape)}"

@@ -55,19 +55,23 @@ def modulated_conv2d(
         TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
 
     Derivatives: every order, with respect to x, weight, styles, noise and bias. In float16 with demodulation, weight
-    and styles are first scaled by their largest magnitudes, which demodulation cancels.
+    and styles are first scaled by their largest magnitudes, which demodulation cancels. The fast backends keep the
+    output instead of the convolution's result: what a bias or noise far larger than that result has rounded away from
+    the output is also missing in the gradient of the styles.
 
     Source: StyleGAN2 (Karras et al., CVPR 2020), equations 1 and 3.
     """
     x, weight, styles = _checks.autocast(x), _checks.autocast(weight), _checks.autocast(styles)
     steps = _validate(x, weight, styles, up, down, padding, resample_filter)
     spec = _epilogue(act, alpha, gain, clamp, x.dtype)
+    for name, value in (("noise", noise), ("bias", bias)):
+        if value is not None:
+            _checks.tensor(name, value)
     _checks.same_device("x", x, weight=weight, styles=styles, noise=noise, bias=bias, resample_filter=resample_filter)
     if bias is not None:
-        _checks.shape("bias", _checks.tensor("bias", bias), (weight.shape[0],))
-    if noise is not None:
-        _check_noise(noise, x, weight, steps, resample_filter)
-    return _operator.select(x, native_limit(resample_filter, up))(
+        _checks.shape("bias", bias, (weight.shape[0],))
+    _check_noise(noise, x, weight, steps, resample_filter)
+    return _operator.select(x, native_limit(resample_filter, max(up, down)))(
         x, weight, styles, noise, resample_filter, steps, bool(demodulate), bool(flip_weight), bias, spec
     )
 
@@ -81,19 +85,17 @@ def _validate(x, weight, styles, up, down, padding, f) -> Plan:
             f"weight must have shape [O, {x.shape[1]}, kh, kw] for x {list(x.shape)}, got {list(weight.shape)}"
         )
     _checks.shape("styles", styles, x.shape[:2])
-    for name, value in (("up", up), ("down", down)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive int, got {value!r}")
+    _checks.positive(up=up, down=down)
+    _checks.not_empty("weight", weight)
     check_filter(f)
     kernel = (weight.shape[2], weight.shape[3])
     return plan(kernel, filter_taps(f), up, down, _checks.padding4("padding", padding), flip_filter=False)
 
 
 def _check_noise(noise, x, weight, steps: Plan, f) -> None:
-    _checks.tensor("noise", noise)
-    if noise.ndim == 0:
+    height, width = steps.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
+    if noise is None or noise.ndim == 0:
         return
-    height, width = steps.output_size((x.shape[2], x.shape[3]), (weight.shape[2], weight.shape[3]), filter_taps(f))
     if noise.ndim != 4 or noise.shape[0] not in (1, x.shape[0]) or tuple(noise.shape[1:]) != (1, height, width):
         raise ValueError(
             f"noise must be a scalar tensor or have shape [{x.shape[0]} or 1, 1, {height}, {width}], "

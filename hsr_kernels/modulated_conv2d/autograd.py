@@ -125,15 +125,15 @@ class ModulatedConv2d(torch.autograd.Function):
             g = plan.after
             fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
             y = _ops.fir_epilogue_op(v, *fir, d, noise, b, last, *epilogue.args)
-        ctx.save_for_backward(x, w, s, d, noise, b, y)
-        ctx.f, ctx.plan, ctx.epilogue = f, plan, epilogue
+        ctx.save_for_backward(x, w, s, d, noise, b, f, y)
+        ctx.plan, ctx.epilogue = plan, epilogue
         ctx.u_shape, ctx.v_shape = u.shape, v.shape
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, w, s, d, noise, b, y = ctx.saved_tensors
-        plan, f = ctx.plan, ctx.f
+        x, w, s, d, noise, b, f, y = ctx.saved_tensors
+        plan = ctx.plan
         needs_x, needs_w, needs_s = ctx.needs_input_grad[:3]
         dv, dd, dnoise, db = EpilogueBackward.apply(dy, y, d, noise, b, ctx.epilogue, ctx.needs_input_grad[4])
         if plan.after is not None:
@@ -232,5 +232,5 @@ def _project(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> tor
     scaled = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)
     if _ops.is_channels_last(x):
         y = x.permute(0, 2, 3, 1).reshape(n, h * w, c) @ scaled.transpose(1, 2)
-        return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
-    return (scaled @ x.reshape(n, c, h * w)).reshape(n, -1, h, w)
+        return y.reshape(n, h, w, weight.shape[0]).permute(0, 3, 1, 2)
+    return (scaled @ x.reshape(n, c, h * w)).reshape(n, weight.shape[0], h, w)

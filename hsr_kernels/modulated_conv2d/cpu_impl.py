@@ -18,11 +18,11 @@ __all__ = ["is_channels_last", "wide"]  # next to the operators, for the Functio
 _LAST = torch.channels_last
 
 
-def _noise(noise: torch.Tensor | None, size: tuple[int, int]) -> tuple[torch.Tensor | None, int]:
+def _noise(noise: torch.Tensor | None, size: tuple[int, int], dtype: torch.dtype) -> tuple[torch.Tensor | None, int]:
     """Noise as a dense [N or 1, 1, H, W] and its stride between samples."""
     if noise is None:
         return None, 0
-    noise = noise.expand(1, 1, *size).contiguous() if noise.ndim == 0 else noise.contiguous()
+    noise = _dense(noise.expand(1, 1, *size) if noise.ndim == 0 else noise, dtype)
     return noise, size[0] * size[1] if noise.shape[0] > 1 else 0
 
 
@@ -30,7 +30,7 @@ def _scale_channels(x, s):
     u = torch.empty(x.shape, dtype=x.dtype, memory_format=_LAST)
     x, layout = dense_image(x)
     n, c, h, w = x.shape
-    s = s.contiguous()
+    s = _dense(s, x.dtype)
     _native.cpu().scale_channels(
         address(x),
         address(s),
@@ -47,7 +47,7 @@ def _scale_channels_bwd(du, x, s):
     x, layout = dense_image(x)
     dx = torch.empty_like(x)
     n, c, h, w = x.shape
-    du, s = du.contiguous(memory_format=_LAST), s.contiguous()
+    du, s = du.contiguous(memory_format=_LAST), _dense(s, x.dtype)
     ds = torch.zeros((n, c), dtype=torch.float64)
     _native.cpu().scale_channels_bwd(
         address(du), address(x), address(s), address(dx), address(ds), (n, c, h * w), layout,
@@ -60,8 +60,8 @@ def _epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
     z = z.contiguous(memory_format=_LAST)
     n, c, h, w = z.shape
     y = torch.empty(z.shape, dtype=z.dtype, memory_format=_LAST if channels_last else torch.contiguous_format)
-    noise, stride = _noise(noise, (h, w))
-    d, b = _dense(d), _dense(b)
+    noise, stride = _noise(noise, (h, w), y.dtype)
+    d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     _native.cpu().epilogue(
         address(z), address(y), address(d), address(noise), stride, address(b), (n, c, h, w), int(channels_last),
         DTYPE_CODES[z.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
@@ -75,8 +75,8 @@ def _fir_epilogue(x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, c
     size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
     memory_format = _LAST if channels_last else torch.contiguous_format
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, memory_format=memory_format)
-    noise, stride = _noise(noise, size)
-    d, b = _dense(d), _dense(b)
+    noise, stride = _noise(noise, size, y.dtype)
+    d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     taps, *args = fir_args(x, f, geometry, size)
     _native.cpu().fir_epilogue(
         address(x), *args, address(y), address(d), address(noise), stride, address(b), int(channels_last),
@@ -91,8 +91,8 @@ def _epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     dy = laid_out_like(dy, y)
     n, c, h, w = y.shape
     dz = torch.empty(y.shape, dtype=y.dtype, memory_format=_LAST)
-    noise, stride = _noise(noise, (h, w))
-    d, b = _dense(d), _dense(b)
+    noise, stride = _noise(noise, (h, w), y.dtype)
+    d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     dd = torch.zeros((n, c), dtype=torch.float64)
     db = torch.zeros(c, dtype=torch.float64)
     dnoise = torch.empty((n, 1, h, w) if needs_dnoise else 0, dtype=wide(y.dtype))
@@ -104,8 +104,9 @@ def _epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     return dz, dd.to(dnoise.dtype), db.to(dnoise.dtype), dnoise
 
 
-def _dense(vector: torch.Tensor | None) -> torch.Tensor | None:
-    return None if vector is None else vector.contiguous()
+def _dense(vector, dtype):
+    """`vector` as the kernels read it: without gaps, in the dtype accumulated in."""
+    return None if vector is None else vector.to(wide(dtype)).contiguous()
 
 
 def _empty(shape, like, channels_last=True):

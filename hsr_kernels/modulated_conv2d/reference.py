@@ -9,6 +9,7 @@ from ..conv2d_resample.plan import Plan
 from ..conv2d_resample.reference import conv2d_resample
 
 EPS = 1e-8
+_TINY = 1e-7  # a channel or sample of zeros stays zero
 
 
 def modulated_conv2d(
@@ -49,6 +50,6 @@ def prescale(dtype: torch.dtype, weight: torch.Tensor, styles: torch.Tensor) -> 
     if dtype != torch.float16 or weight.numel() == 0 or styles.numel() == 0:
         return weight, styles
     fan_in = weight[0].numel()
-    weight = weight * (fan_in**-0.5 / weight.abs().amax([1, 2, 3], keepdim=True))
-    styles = styles / styles.abs().amax(1, keepdim=True)
+    weight = weight * (fan_in**-0.5 / weight.abs().amax([1, 2, 3], keepdim=True).clamp_min(_TINY))
+    styles = styles / styles.abs().amax(1, keepdim=True).clamp_min(_TINY)
     return weight, styles

@@ -7,7 +7,7 @@ import torch
 
 from .. import _backends, _checks
 from . import autograd, reference
-from .geometry import filter_taps, native_limit, validate
+from .geometry import check_filter, filter_taps, native_limit, validate
 
 _operator = _backends.register(
     "upfirdn2d",
@@ -48,7 +48,7 @@ def upfirdn2d(
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
     geometry = validate(x, f, up, down, padding, flip_filter, gain)
-    return _operator.select(x, native_limit(f, max(geometry.up)))(x, f, geometry)
+    return _operator.select(x, native_limit(f, max(geometry.up + geometry.down)))(x, f, geometry)
 
 
 def setup_filter(
@@ -76,7 +76,10 @@ def setup_filter(
     Raises:
         ValueError: No taps, more than two dimensions, or taps that sum to zero and can't be normalised.
     """
-    taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32)
+    try:
+        taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"f must be a number, [taps] or [height, width], got {type(f).__name__} {f!r}") from error
     if taps.ndim > 2 or taps.numel() == 0:
         raise ValueError(f"f must be a number, [taps] or [height, width], got shape {list(taps.shape)}")
     if taps.ndim == 0:
@@ -94,6 +97,8 @@ def setup_filter(
         taps = taps / total
     if flip_filter:
         taps = taps.flip(list(range(taps.ndim)))
+    if gain < 0 and taps.ndim == 1:
+        raise ValueError(f"gain must not be negative for a separable filter, which takes its square root; got {gain}")
     return (taps * gain ** (taps.ndim / 2)).to(device)
 
 
@@ -106,7 +111,7 @@ def filter2d(
 ) -> torch.Tensor:
     """Filters images and keeps their size; `padding` comes on top. Arguments as for `upfirdn2d`."""
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
-    fh, fw = filter_taps(f)
+    fh, fw = filter_taps(check_filter(f))
     centred = (x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2)
     return upfirdn2d(x, f, padding=centred, flip_filter=flip_filter, gain=gain)
 
@@ -122,7 +127,7 @@ def upsample2d(
     """Enlarges images by `up`, centred and of the same brightness; `padding` comes on top. See `upfirdn2d`."""
     upx, upy = _checks.pair("up", up)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
-    fh, fw = filter_taps(f)
+    fh, fw = filter_taps(check_filter(f))
     centred = (
         x0 + (fw + upx - 1) // 2, x1 + (fw - upx) // 2,
         y0 + (fh + upy - 1) // 2, y1 + (fh - upy) // 2,
@@ -141,7 +146,7 @@ def downsample2d(
     """Filters images and keeps every down-th pixel, centred; `padding` comes on top. See `upfirdn2d`."""
     downx, downy = _checks.pair("down", down)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
-    fh, fw = filter_taps(f)
+    fh, fw = filter_taps(check_filter(f))
     centred = (
         x0 + (fw - downx + 1) // 2, x1 + (fw - downx) // 2,
         y0 + (fh - downy + 1) // 2, y1 + (fh - downy) // 2,

@@ -12,14 +12,15 @@ class Upfirdn2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, f, geometry):
-        ctx.f, ctx.geometry, ctx.size = f, geometry, (x.shape[2], x.shape[3])
+        ctx.save_for_backward(f)
+        ctx.geometry, ctx.size = geometry, (x.shape[2], x.shape[3])
         g = geometry
         return _ops.upfirdn2d_op(x, f, g.up, g.down, g.padding, g.flip_filter, g.gain)
 
     @staticmethod
     def backward(ctx, dy):
-        adjoint = ctx.geometry.adjoint(ctx.size, filter_taps(ctx.f))
-        return Upfirdn2d.apply(dy, ctx.f, adjoint), None, None
+        (f,) = ctx.saved_tensors
+        return Upfirdn2d.apply(dy, f, ctx.geometry.adjoint(ctx.size, filter_taps(f))), None, None
 
 
 def upfirdn2d(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from .. import _checks
 
 MAX_TAPS = 64  # of the native kernels, along an axis
-MAX_UP = 64
+MAX_FACTOR = 64  # of up, and of down, which is the up of the backward
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,15 @@ class Geometry:
     gain: float = 1.0
 
     def output_size(self, height: int, width: int, taps: tuple[int, int]) -> tuple[int, int]:
-        """(H', W') for an image of (H, W) and a filter of `taps` (height, width)."""
+        """(H', W') for an image (H, W) and a filter of `taps` (height, width); raises where nothing would be left."""
         x0, x1, y0, y1 = self.padding
-        return (
-            (height * self.up[1] + y0 + y1 - taps[0]) // self.down[1] + 1,
-            (width * self.up[0] + x0 + x1 - taps[1]) // self.down[0] + 1,
-        )
+        padded = (height * self.up[1] + y0 + y1, width * self.up[0] + x0 + x1)
+        if padded[0] < taps[0] or padded[1] < taps[1]:
+            raise ValueError(
+                f"padding {list(self.padding)} leaves {padded[0]} x {padded[1]} pixels of x, "
+                f"which is less than the {taps[0]} x {taps[1]} taps of f"
+            )
+        return (padded[0] - taps[0]) // self.down[1] + 1, (padded[1] - taps[1]) // self.down[0] + 1
 
     def adjoint(self, size: tuple[int, int], taps: tuple[int, int]) -> "Geometry":
         """The geometry of the transposed map: up and down change places, the filter is mirrored."""
@@ -76,12 +79,12 @@ def check_filter(f: torch.Tensor | None) -> torch.Tensor | None:
     return f
 
 
-def native_limit(f: torch.Tensor | None, up: int) -> str:
+def native_limit(f: torch.Tensor | None, factor: int) -> str:
     """Why a filter keeps the fast backends from running; empty where it doesn't."""
     if f is not None and f.requires_grad and torch.is_grad_enabled():
         return "a filter that requires grad is differentiated by the reference only"
-    if max(filter_taps(f)) > MAX_TAPS or up > MAX_UP:
-        return f"more than {MAX_TAPS} taps or up above {MAX_UP} is left to the reference"
+    if max(filter_taps(f)) > MAX_TAPS or factor > MAX_FACTOR:
+        return f"more than {MAX_TAPS} taps or a factor above {MAX_FACTOR} is left to the reference"
     return ""
 
 
@@ -102,16 +105,7 @@ def validate(
         _checks.pair("down", down),
         _checks.padding4("padding", padding),
         bool(flip_filter),
-        float(gain),
+        _checks.number("gain", gain),
     )
-    (x0, x1, y0, y1), taps = geometry.padding, filter_taps(f)
-    for axis, size, before, after, tap in (
-        ("height", x.shape[2] * geometry.up[1], y0, y1, taps[0]),
-        ("width", x.shape[3] * geometry.up[0], x0, x1, taps[1]),
-    ):
-        if size + before + after < tap:
-            raise ValueError(
-                f"padding {list(geometry.padding)} leaves {axis} {size + before + after} of x {list(x.shape)}, "
-                f"which is less than the {tap} taps of f"
-            )
+    geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
     return geometry

@@ -80,9 +80,7 @@ def test_peak_of_a_case_holds_at_least_its_output_and_gradient():
 def test_every_case_runs_tiny(name):
     case = dataclasses.replace(BY_NAME[name], measure_peak=False)
     rows = list(run.measure(case, TINY))
-    assert [(r.phase, r.variant) for r in rows] == [
-        (p, v) for p in case.targets for v in ("reference", "cpu")
-    ]
+    assert [(r.phase, r.variant) for r in rows] == [(p, v) for p in case.targets for v in ("reference", "cpu")]
     for row in rows:
         assert row.rounds == 3
         assert row.p20_ms is not None and row.median_ms is not None and row.p80_ms is not None
@@ -93,9 +91,7 @@ def test_every_case_runs_tiny(name):
 
 def test_bias_act_keeps_its_output_alone():
     """Leaky ReLU is told from its output, so half of what plain PyTorch keeps is enough."""
-    saved = {
-        row.variant: row.saved_bytes for row in run.measure(BY_NAME["bias_act"], TINY) if row.phase == BOTH
-    }
+    saved = {row.variant: row.saved_bytes for row in run.measure(BY_NAME["bias_act"], TINY) if row.phase == BOTH}
     activation = 4 * math.prod((BY_NAME["bias_act"].tiny["n"], 4, 16, 16))
     assert saved == {"reference": 2 * activation, "cpu": activation}
 
@@ -162,9 +158,7 @@ def test_csv_gives_back_what_was_written(tmp_path):
 def test_verdicts():
     reference = row(variant="reference", median_ms=50.0, saved_bytes=4_000_000, peak_bytes=900_000_000)
     demands = dict(target_reference=2.5, target_compile=1.0, target_peak=1 / 3)
-    ours = row(
-        median_ms=20.0, vs_reference=2.5, vs_compile=0.9, saved_bytes=0, peak_bytes=300_000_000, **demands
-    )
+    ours = row(median_ms=20.0, vs_reference=2.5, vs_compile=0.9, saved_bytes=0, peak_bytes=300_000_000, **demands)
     ((_, _, time, factor, verdicts, compiled, saved, peak),), notes = table([reference, ours])
     assert (time, factor, compiled, saved, peak) == ("50 → 20", "2.5x", "0.9x", "4 → 0", "900 → 300")
     assert verdicts == "2.5x: reached; 1x compile: **not reached**; 0.33 of peak: reached"

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results don't depend on the number of threads, to the bit."""
+"""Results don't depend on the number of threads, to the bit.
+
+The one exception is a sum that PyTorch makes: oneDNN adds up the weight gradient of a convolution per thread. It is asked to
+be the same up to rounding; so is the second order of the feature loss, which the reference computes with convolutions.
+"""
 
 from collections.abc import Iterator
 
@@ -28,6 +32,7 @@ CASES = [
     *(BY_NAME[name] for name in ("bias_act-size-1", "upsample2d-skip-to-rgb", "modulated_conv2d-styled-up")),
     *(BY_NAME[f"feature_projection_loss-{name}"] for name in ("grow-equal-shrink", "vit-16-to-14", "size-1")),
 ]  # fmt: skip
+_SUMMED_BY_TORCH = ("d/d(weight)", "d2/d(weight)", "d/d(w)", "d2/d(w)")
 
 
 @pytest.fixture
@@ -45,15 +50,19 @@ def threads() -> Iterator[None]:
 def test_results_do_not_depend_on_the_number_of_threads(case, layout, dtype):
     inputs = draw(case, dtype)
 
-    def results(number: int) -> list[torch.Tensor]:
+    def results(number: int) -> dict[str, torch.Tensor]:
         torch.set_num_threads(number)
         with use_backend("cpu"):
-            return [t for order in (0, 1, 2) for t in evaluate(case, inputs, order, layout).values()]
+            return {name: t for order in (0, 1, 2) for name, t in evaluate(case, inputs, order, layout).items()}
 
     alone = results(1)
     for number in (2, 3):
-        for a, b in zip(alone, results(number), strict=True):
-            assert torch.equal(a, b), f"differs with {number} threads by {float((a - b).abs().max()):.3g}"
+        for name, t in results(number).items():
+            if name in _SUMMED_BY_TORCH or (case.op == "feature_projection_loss" and name.startswith("d2")):
+                scale = float(alone[name].abs().max()) if t.numel() else 0.0
+                torch.testing.assert_close(t, alone[name], rtol=0, atol=64 * torch.finfo(dtype).eps * scale)
+            else:
+                assert torch.equal(t, alone[name]), f"{name} differs between 1 and {number} threads"
 
 
 @requires_native

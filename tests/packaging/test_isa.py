@@ -61,9 +61,7 @@ def test_instruction_set_can_be_chosen_where_the_processor_has_it(wanted):
 @pytest.mark.parametrize("wanted", RUNS[1:])
 def test_parity(wanted):
     """The parity table again, in one layout: the other tests run on the default instruction set."""
-    subset = " or ".join(
-        f"cpu-contiguous-{dtype}-{order}" for dtype in ("float32", "float16") for order in (0, 2)
-    )
+    subset = " or ".join(f"cpu-contiguous-{dtype}-{order}" for dtype in ("float32", "float16") for order in (0, 2))
     table = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/test_parity.py", "-k", subset]
     done = python(*table, HSR_CPU_ISA=wanted)
     assert done.returncode == 0, done.stdout[-5000:]

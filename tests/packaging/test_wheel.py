@@ -33,9 +33,7 @@ def extension(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_both_packages_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {
-        str(p.relative_to(ROOT)) for folder in ("hsr", "hsr_kernels") for p in (ROOT / folder).rglob("*.py")
-    }
+    sources = {str(p.relative_to(ROOT)) for folder in ("hsr", "hsr_kernels") for p in (ROOT / folder).rglob("*.py")}
     assert sources <= names
     rest = {name for name in names - sources if ".dist-info/" not in name}
     assert len(rest) == 2
@@ -56,9 +54,7 @@ def test_wheel_is_for_this_interpreter_and_needs_what_it_says(wheel):
 def test_source_distribution_holds_the_native_code(tmp_path):
     source = copy_sources(tmp_path / "source")
     build = "from setuptools import build_meta; build_meta.build_sdist('dist')"
-    subprocess.run(
-        [sys.executable, "-c", build], cwd=source, env=environment(), check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-c", build], cwd=source, env=environment(), check=True, capture_output=True)
     (archive,) = (source / "dist").glob("*.tar.gz")
     listed = {name.partition("/")[2] for name in run("tar", "-tf", str(archive)).splitlines()}
     native = {str(p.relative_to(source)) for p in (source / "csrc").rglob("*") if p.is_file()}
@@ -94,17 +90,13 @@ def objects(built: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in built.glob("build/temp*/cmake/CMakeFiles/*/**/*.o"):
         (target,) = [part for part in path.parts if part.endswith(".dir")]
-        found.setdefault(
-            target.removesuffix(".dir").removeprefix("hsr_cpu_").removeprefix("_cpu"), []
-        ).append(path)
+        found.setdefault(target.removesuffix(".dir").removeprefix("hsr_cpu_").removeprefix("_cpu"), []).append(path)
     return found
 
 
 def test_instruction_sets_are_asked_for_by_name(built):
     (folder,) = built.glob("build/temp*/cmake")
-    statement = re.compile(
-        r"^build CMakeFiles/(\w+)\.dir/.*\.o:.*\n(?:  .*\n)*?  FLAGS = (.*)$", re.MULTILINE
-    )
+    statement = re.compile(r"^build CMakeFiles/(\w+)\.dir/.*\.o:.*\n(?:  .*\n)*?  FLAGS = (.*)$", re.MULTILINE)
     machine: dict[str, set[str]] = {}
     for target, flags in statement.findall((folder / "build.ninja").read_text()):
         machine.setdefault(target, set()).update(re.findall(r"(?<=\s)-m\S+", flags))
@@ -122,7 +114,5 @@ def test_no_function_is_shared_between_instruction_sets(built):
     for isa in ("avx2", "avx512"):
         for path in found[isa]:
             symbols = run("nm", "--demangle", "--defined-only", str(path)).splitlines()
-            shared = [
-                line for line in symbols if re.match(r"\S+ [WVu] ", line) and f"hsr::{isa}::" not in line
-            ]
+            shared = [line for line in symbols if re.match(r"\S+ [WVu] ", line) and f"hsr::{isa}::" not in line]
             assert not shared, f"{path.name}: {shared}"

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every instruction set that the extension carries and this processor has, against the float64 reference."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.native import requires_native
+
+pytestmark = requires_native
+
+ROOT = Path(__file__).parents[2]
+_CAPABILITY = torch.backends.cpu.get_cpu_capability()
+_AVAILABLE = {"base": True, "avx2": "AVX" in _CAPABILITY, "avx512": "AVX512" in _CAPABILITY}
+# test_parity.py runs on the widest one that there is.
+_OTHERS = [
+    pytest.param(isa, marks=pytest.mark.skipif(not has, reason=f"this processor has no {isa}"))
+    for isa, has in _AVAILABLE.items()
+    if isa != "avx512"
+]
+
+_CODE = """
+import torch
+from hsr_kernels import _native
+from tests.ops.test_parity import CASES, test_matches_float64_reference as check
+torch.set_num_threads(1)
+for case in CASES:
+    if case.op not in ("conv2d", "conv_transpose2d", "grid_sample"):
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            for layout, order in (("contiguous", 1), ("channels_last", 0)):
+                check(case, "cpu", layout, dtype, order)
+print(_native.cpu().isa())
+"""
+
+
+def run(code: str, isa: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"HSR_CPU_ISA": isa, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", _OTHERS)
+def test_parity(isa):
+    done = run(_CODE, isa)
+    assert done.stdout.strip() == isa, done.stderr
+
+
+def test_unknown_instruction_set_is_refused():
+    done = run("import torch, hsr_kernels as hk; hk.bias_act(torch.ones(1, 2))", "mmx")
+    assert done.returncode == 1
+    assert "HSR_CPU_ISA must be base, avx2 or avx512" in done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch.library.opcheck on every operator under torch.ops.hsr_kernels: schemas, fake outputs and their strides.
+
+The operators have no autograd of their own (the Functions stand outside), so that check is for the tests of derivatives.
+"""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+import hsr_kernels as hk
+from hsr_kernels import _native
+from tests.native import requires_native
+
+pytestmark = requires_native
+
+OPS = (
+    "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_hidden", "feature_hidden_bwd", "modulated_conv2d_epilogue",
+    "modulated_conv2d_epilogue_bwd", "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
+)  # fmt: skip
+CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+LRELU = (2, 0.2, 2**0.5, 1.0)  # code, alpha, gain, clamp
+TANH = (3, 0.0, 1.0, -1.0)
+SWISH = (8, 0.0, 2**0.5, -1.0)
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+FORMATS = (torch.contiguous_format, torch.channels_last)
+FIR = (hk.setup_filter([1, 3, 3, 1]), [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[str, list[tuple]]:
+    """Arguments for each operator."""
+
+    def image(*shape: int) -> torch.Tensor:
+        return torch.randn(shape).to(dtype).to(memory_format=memory_format)
+
+    def vector(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=wide(dtype))
+
+    x, dy, ddx, b = image(2, 3, 5, 4), image(2, 3, 5, 4), image(2, 3, 5, 4), torch.randn(3).to(dtype)
+    y = hk.bias_act(x, act="lrelu", clamp=1.0)
+    last = memory_format is torch.channels_last
+    epilogue = (vector(2, 3), vector(2, 1, 5, 4), vector(3))
+    doubled = (vector(2, 3), vector(1, 1, 10, 8), vector(3))
+    pooled, mask = torch.ops.hsr_kernels.feature_hidden(x, torch.randn(7, 3).to(dtype), torch.randn(7).to(dtype), 3, 3, 1.4)
+    return {
+        "bias_act": [(x, b, 1, *LRELU), (x, None, 1, *TANH), (x[:, :, 0, 0].contiguous(), b, 1, *SWISH)],
+        "bias_act_bwd": [(dy, y, None, 1, True, True, *LRELU), (dy, x, b, 1, False, False, *SWISH)],
+        "bias_act_bwd_bwd": [(ddx, dy, y, None, 1, True, *TANH), (ddx, dy, x, b, 1, False, *SWISH)],
+        "upfirdn2d": [(x, *FIR), (x, None, [1, 2], [2, 1], [0, 1, -1, 0], True, 1.0)],
+        "scale_channels": [(x, vector(2, 3))],
+        "scale_channels_bwd": [(dy, x, vector(2, 3))],
+        "modulated_conv2d_epilogue": [(x, *epilogue, last, *LRELU), (x, None, None, None, last, *LRELU)],
+        "modulated_conv2d_fir_epilogue": [(x, *FIR, *doubled, last, *LRELU)],
+        "modulated_conv2d_epilogue_bwd": [(dy, y, *epilogue, True, *LRELU), (dy, y, None, None, None, False, *LRELU)],
+        "feature_hidden": [(x, torch.randn(7, 3).to(dtype), torch.randn(7).to(dtype), 3, 3, 1.4)],
+        "feature_hidden_bwd": [(torch.randn_like(pooled), mask, x, torch.randn(7, 3).to(dtype), 3, 3, 1.4, True, True)],
+    }
+
+
+def test_every_operator_is_checked():
+    names = (name.partition("::") for name in torch._C._dispatch_get_all_op_names())
+    registered = {name for namespace, _, name in names if namespace == "hsr_kernels"}
+    assert registered == set(OPS) == samples(torch.float32, torch.contiguous_format).keys()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=("contiguous", "channels_last"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op, dtype, memory_format):
+    for args in samples(dtype, memory_format)[op]:
+        torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).default, args, test_utils=CHECKS)
+
+
+def test_memoryless_tensors_are_refused():
+    """The address of a fake or meta tensor is 0: the bindings raise, where reading there would crash."""
+    native = _native.cpu()
+    x = torch.zeros(1, 2, 3, 4)
+    for call in (
+        lambda: native.bias_act(0, 0, x.data_ptr(), 1, 2, 12, 0, LRELU, 1),
+        lambda: native.bias_act_bwd(x.data_ptr(), 0, 0, x.data_ptr(), 0, 1, 2, 12, True, 0, LRELU, 1),
+        lambda: native.scale_channels(x.data_ptr(), 0, x.data_ptr(), (1, 2, 12), 0, 0, 1),
+        lambda: native.epilogue(x.data_ptr(), 0, 0, 0, 0, 0, (1, 2, 3, 4), 0, 0, LRELU, 1),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match="no memory"):
+            call()
+
+
+@pytest.mark.parametrize("code", (-1, 4))
+def test_unknown_codes_are_refused(code):
+    x = torch.zeros(1, 2, 3, 4)
+    with pytest.raises((RuntimeError, ValueError), match="dtype code"):
+        _native.cpu().bias_act(x.data_ptr(), 0, x.data_ptr(), 1, 2, 12, code, LRELU, 1)
