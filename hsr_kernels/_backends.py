@@ -46,8 +46,8 @@ class Implementation:
     def why_not(self, device: str | None, dtype: torch.dtype | None) -> str:
         """Why this can't run on a device type and dtype (None: any); empty when it can."""
         if self.native is not None:
-            module, reason = _native.load(self.native)
-            if module is None:
+            reason = _native.missing(self.native)
+            if reason:
                 return reason
         if device is not None and device not in self.devices:
             return f"it runs on {' and '.join(self.devices)} tensors, not on {device}"

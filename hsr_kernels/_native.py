@@ -19,6 +19,15 @@ def load(name: str) -> tuple[ModuleType | None, str]:
         return None, built or f"the extension hsr_kernels.{name} can't be imported: {error}"
 
 
+def missing(name: str) -> str:
+    """Why `hsr_kernels.<name>` can't be loaded, "" where it can; torch.compile takes the answer for granted."""
+    return load(name)[1]
+
+
+# What torch.compiler.assume_constant_result does, less its import of the whole compiler (Triton included).
+missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def cpu() -> ModuleType:
     """The CPU extension; only called once a backend that needs it has been chosen."""
     module, reason = load("_cpu")

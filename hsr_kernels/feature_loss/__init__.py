@@ -63,7 +63,8 @@ def _check_scale(i: int, x: torch.Tensor, target: torch.Tensor, head: Head) -> N
     _checks.tensor(f"features[{i}]", x, ndim=4)
     _checks.tensor(f"targets[{i}]", target, ndim=4)
     if not isinstance(head, (list, tuple)) or len(head) != 4:
-        raise ValueError(f"heads[{i}] must be (w1, b1, w2, b2), got {type(head).__name__}")
+        got = f"{len(head)} entries" if isinstance(head, (list, tuple)) else type(head).__name__
+        raise ValueError(f"heads[{i}] must be (w1, b1, w2, b2), got {got}")
     named = dict(zip(("w1", "b1", "w2", "b2"), head, strict=True))
     for name, value in named.items():
         _checks.tensor(f"heads[{i}].{name}", value, ndim=2 if name.startswith("w") else 1)

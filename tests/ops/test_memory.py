@@ -78,7 +78,7 @@ def test_reference_keeps_more():
 
 def test_upfirdn2d_keeps_no_image():
     (x,) = parameters((2, 8, 16, 16))
-    assert saved(lambda: hk.upsample2d(x, FIR4)) == 0
+    assert saved(lambda: hk.upsample2d(x, FIR4)) == FIR4.numel() * FIR4.element_size()
     assert is_freed(lambda x: hk.upsample2d(x, FIR4), x)
 
 

@@ -6,13 +6,14 @@ be the same up to rounding; so is the second order of the feature loss, which th
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from hsr_kernels import use_backend
 from tests.cases import BY_NAME, FIR4, FIR12, Case
-from tests.inputs import LAYOUTS, draw, evaluate
+from tests.inputs import LAYOUTS, Inputs, draw, evaluate
 from tests.native import requires_native
 
 _LAYER = {"x": (2, 16, 24, 40), "weight": (12, 16, 3, 3), "styles": (2, 16), "bias": (12,)}
@@ -72,3 +73,19 @@ def test_results_are_the_same_on_every_run(case):
     with use_backend("cpu"):
         for a, b in zip(*(evaluate(case, inputs, 1).values() for _ in range(2)), strict=True):
             assert torch.equal(a, b)
+
+
+@requires_native
+def test_calls_from_several_python_threads():
+    """Kernels run without the GIL; what they keep between calls isn't shared between threads."""
+    work = [(case, draw(case, dtype)) for case in CASES for dtype in (torch.float32, torch.bfloat16)]
+
+    def results(item: tuple[Case, Inputs]) -> list[torch.Tensor]:
+        torch.set_num_threads(1)
+        return [t for order in (0, 1) for t in evaluate(*item, order).values()]
+
+    expected = [results(item) for item in work]
+    with ThreadPoolExecutor(4) as pool:
+        for a, b in zip(pool.map(results, work * 2), expected * 2, strict=True):
+            for x, y in zip(a, b, strict=True):
+                assert torch.equal(x, y)
