@@ -90,9 +90,7 @@ ODD7_SEPARABLE = setup_filter([1.0, -2, 3, 4, 2, -1, 0.5], separable=True)
 
 
 def _bias_act() -> list[Case]:
-    def case(
-        name: str, x: tuple[int, ...], b: int | None = None, degenerate: bool = False, **options: Any
-    ) -> Case:
+    def case(name: str, x: tuple[int, ...], b: int | None = None, degenerate: bool = False, **options: Any) -> Case:
         shapes = {"x": x} if b is None else {"x": x, "b": (b,)}
         return Case("bias_act", name, shapes, options, degenerate=degenerate)
 
@@ -123,9 +121,7 @@ def _bias_act() -> list[Case]:
 
 
 def _fir() -> list[Case]:
-    def case(
-        name: str, x: tuple[int, ...], f: torch.Tensor | None, op: str = "upfirdn2d", **options: Any
-    ) -> Case:
+    def case(name: str, x: tuple[int, ...], f: torch.Tensor | None, op: str = "upfirdn2d", **options: Any) -> Case:
         return Case(op, name, {"x": x}, {"f": f, **options})
 
     return [

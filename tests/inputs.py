@@ -115,9 +115,7 @@ def _pre_activation(case: Case, tensors: Mapping[str, torch.Tensor]) -> torch.Te
     """Input of the activation, in float64."""
     plain = {k: v for k, v in case.options.items() if k not in ("act", "alpha", "gain", "clamp")}
     with torch.no_grad(), use_backend("reference"):
-        return Case(case.op, case.name, case.shapes, plain).call(
-            {name: t.double() for name, t in tensors.items()}
-        )
+        return Case(case.op, case.name, case.shapes, plain).call({name: t.double() for name, t in tensors.items()})
 
 
 def _distance_to_kinks(pre: torch.Tensor, case: Case) -> torch.Tensor:

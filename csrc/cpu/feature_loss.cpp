@@ -4,57 +4,111 @@
 #include "launchers.h"
 #include "storage.h"
 
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
 namespace hsr {
 namespace HSR_ISA {
 namespace {
 
-// Adaptive average pooling, as PyTorch defines it: window o of `out` over `in` pixels.
+// Adaptive average pooling of one axis, as PyTorch defines it: output o averages [begin, end). Divisions are slow, so
+// they are done once per launch.
 struct Window {
-  int64_t begin, end;
-  Window(int64_t o, int64_t in, int64_t out) : begin(o * in / out), end(((o + 1) * in + out - 1) / out) {}
+  int begin, end;
 };
 
-// relu(z + b) in place; returns nothing lost: bit i of mask says whether element i passed.
+const Window* windows(int64_t in, int64_t out, int slot) {
+  auto* table = static_cast<Window*>(scratch(slot, size_t(out) * sizeof(Window)));
+  for (int64_t o = 0; o < out; o++) table[o] = {int(o * in / out), int(((o + 1) * in + out - 1) / out)};
+  return table;
+}
+
+// Bit j says whether v[j] > 0, j < 8.
+template <class A>
+uint8_t positive(const A* v) {
+  unsigned bits = 0;
+  for (int j = 0; j < 8; j++) bits |= unsigned(v[j] > A(0)) << j;
+  return uint8_t(bits);
+}
+#if defined(__AVX__)
+template <>
+uint8_t positive(const float* v) {
+  return uint8_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(v), _mm256_setzero_ps(), _CMP_GT_OQ)));
+}
+#elif defined(__SSE2__)
+template <>
+uint8_t positive(const float* v) {
+  const auto four = [](const float* w) { return _mm_movemask_ps(_mm_cmpgt_ps(_mm_loadu_ps(w), _mm_setzero_ps())); };
+  return uint8_t(four(v) | four(v + 4) << 4);
+}
+#endif
+
+// z = relu(z + b); bit i of mask says whether element i passed.
 template <class A>
 void relu_mask(A* z, A b, int64_t n, uint8_t* mask) {
+  for (int64_t i = 0; i < n; i++) z[i] += b;
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    unsigned bits = 0;
-    for (int j = 0; j < 8; j++) {
-      const A v = z[i + j] + b;
-      bits |= unsigned(v > A(0)) << j;
-      z[i + j] = v > A(0) ? v : A(0);
-    }
-    mask[i / 8] = uint8_t(bits);
+  for (; i + 8 <= n; i += 8) mask[i / 8] = positive(z + i);
+  if (i < n) {
+    A rest[8] = {};
+    for (int64_t j = 0; i + j < n; j++) rest[j] = z[i + j];
+    mask[i / 8] = positive(rest);
   }
-  if (i == n) return;
-  unsigned bits = 0;
+  for (i = 0; i < n; i++) z[i] = z[i] > A(0) ? z[i] : A(0);
+}
+
+// Eight elements at a time: sets to zero what `bits` leaves out and adds the rest to lanes.
+template <class A>
+void keep(A* v, unsigned bits, A* lanes) {
+  for (int j = 0; j < 8; j++) lanes[j] += v[j] = bits >> j & 1 ? v[j] : A(0);
+}
+#if defined(__AVX2__)
+template <>
+inline __attribute__((always_inline)) void keep(float* v, unsigned bits, float* lanes) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i chosen = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(int(bits)), bit), bit);
+  const __m256 kept = _mm256_and_ps(_mm256_loadu_ps(v), _mm256_castsi256_ps(chosen));
+  _mm256_storeu_ps(v, kept);
+  _mm256_storeu_ps(lanes, _mm256_add_ps(_mm256_loadu_ps(lanes), kept));
+}
+#endif
+
+// Sets to zero what the mask leaves out; returns the sum of the rest.
+template <class A>
+A apply_mask(A* dz, int64_t n, const uint8_t* mask) {
+  A lanes[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) keep(dz + i, mask[i / 8], lanes);
   for (int j = 0; i + j < n; j++) {
-    const A v = z[i + j] + b;
-    bits |= unsigned(v > A(0)) << j;
-    z[i + j] = v > A(0) ? v : A(0);
+    dz[i + j] = mask[i / 8] & (1u << j) ? dz[i + j] : A(0);
+    lanes[j] += dz[i + j];
   }
-  mask[i / 8] = uint8_t(bits);
+  A total = 0;
+  for (A lane : lanes) total += lane;
+  return total;
 }
 
 template <class A>
 void feature_pool_kernel(const FeaturePoolParams& p, int threads) {
   const int64_t hw = p.h * p.w, t = p.th * p.tw, mask_bytes = (hw + 7) / 8;
+  const Window *rows_of = windows(p.h, p.th, 6), *columns_of = windows(p.w, p.tw, 7);
   for_each_chunk(p.k, threads, [&](int64_t k) {
     A* z = static_cast<A*>(p.z) + k * hw;
     A* pooled = static_cast<A*>(p.pooled) + k * t;
     A* column = static_cast<A*>(scratch(0, size_t(p.w) * sizeof(A)));
     relu_mask(z, static_cast<const A*>(p.b)[k], hw, p.mask + k * mask_bytes);
     for (int64_t oy = 0; oy < p.th; oy++) {
-      const Window rows(oy, p.h, p.th);
+      const Window rows = rows_of[oy];
+      const A height_gain = A(p.gain / (rows.end - rows.begin));
       for (int64_t x = 0; x < p.w; x++) column[x] = A(0);
-      for (int64_t y = rows.begin; y < rows.end; y++)
+      for (int y = rows.begin; y < rows.end; y++)
         for (int64_t x = 0; x < p.w; x++) column[x] += z[y * p.w + x];
       for (int64_t ox = 0; ox < p.tw; ox++) {
-        const Window columns(ox, p.w, p.tw);
+        const Window columns = columns_of[ox];
         A sum = 0;
-        for (int64_t x = columns.begin; x < columns.end; x++) sum += column[x];
-        pooled[oy * p.tw + ox] = sum * A(p.gain / double((rows.end - rows.begin) * (columns.end - columns.begin)));
+        for (int x = columns.begin; x < columns.end; x++) sum += column[x];
+        pooled[oy * p.tw + ox] = sum * height_gain / A(columns.end - columns.begin);
       }
     }
   });
@@ -63,6 +117,7 @@ void feature_pool_kernel(const FeaturePoolParams& p, int threads) {
 template <class A>
 void feature_pool_bwd_kernel(const FeaturePoolParams& p, int threads) {
   const int64_t hw = p.h * p.w, t = p.th * p.tw, mask_bytes = (hw + 7) / 8;
+  const Window *rows_of = windows(p.h, p.th, 6), *columns_of = windows(p.w, p.tw, 7);
   for_each_chunk(p.k, threads, [&](int64_t k) {
     A* dz = static_cast<A*>(p.z) + k * hw;
     const A* dpooled = static_cast<const A*>(p.pooled) + k * t;
@@ -70,29 +125,18 @@ void feature_pool_bwd_kernel(const FeaturePoolParams& p, int threads) {
     A* line = static_cast<A*>(scratch(0, size_t(p.w) * sizeof(A)));
     std::memset(static_cast<void*>(dz), 0, size_t(hw) * sizeof(A));
     for (int64_t oy = 0; oy < p.th; oy++) {
-      const Window rows(oy, p.h, p.th);
+      const Window rows = rows_of[oy];
+      const A height_gain = A(p.gain / (rows.end - rows.begin));
       for (int64_t x = 0; x < p.w; x++) line[x] = A(0);
       for (int64_t ox = 0; ox < p.tw; ox++) {
-        const Window columns(ox, p.w, p.tw);
-        const A share =
-            dpooled[oy * p.tw + ox] * A(p.gain / double((rows.end - rows.begin) * (columns.end - columns.begin)));
-        for (int64_t x = columns.begin; x < columns.end; x++) line[x] += share;
+        const Window columns = columns_of[ox];
+        const A share = dpooled[oy * p.tw + ox] * height_gain / A(columns.end - columns.begin);
+        for (int x = columns.begin; x < columns.end; x++) line[x] += share;
       }
-      for (int64_t y = rows.begin; y < rows.end; y++)
+      for (int y = rows.begin; y < rows.end; y++)
         for (int64_t x = 0; x < p.w; x++) dz[y * p.w + x] += line[x];
     }
-    A lanes[8] = {};
-    for (int64_t i = 0; i < hw; i += 8) {
-      const unsigned bits = mask[i / 8];
-      const int64_t n = hw - i < 8 ? hw - i : 8;
-      for (int64_t j = 0; j < n; j++) {
-        dz[i + j] = (bits >> j) & 1u ? dz[i + j] : A(0);
-        lanes[j] += dz[i + j];
-      }
-    }
-    A total = 0;
-    for (A lane : lanes) total += lane;
-    p.db[k] += double(total);
+    p.db[k] += double(apply_mask(dz, hw, mask));
   });
 }
 

@@ -9,7 +9,7 @@ from .._registry import DTYPE_CODES, address, define, dense_image, image_format
 from .geometry import Geometry, filter_taps
 
 
-def prepare_taps(f: torch.Tensor | None, flip_filter: bool, gain: float) -> tuple[np.ndarray, bool]:
+def prepare_taps(f: torch.Tensor | None, flip_filter: bool, gain: float, dtype: torch.dtype) -> tuple[np.ndarray, bool]:
     """The taps in float64 as a correlation with the gain folded in, and whether the filter is separable.
 
     Returns:
@@ -26,15 +26,16 @@ def prepare_taps(f: torch.Tensor | None, flip_filter: bool, gain: float) -> tupl
     if taps[y, x] == 0:
         return np.zeros(sum(taps.shape)), True
     column, row = taps[:, x], taps[y] / taps[y, x]
-    # A rank-1 filter in float32 carries rounding of that size; treating it as separable loses no accuracy.
-    if np.abs(np.outer(column, row) - taps).max() <= 2 * np.finfo(np.float32).eps * abs(taps[y, x]):
+    # A rank-1 filter in float32 carries rounding of that size: for images of at most that precision it is separable.
+    rounding = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    if np.abs(np.outer(column, row) - taps).max() <= 2 * rounding * abs(taps[y, x]):
         return np.concatenate([column * gain, row]), True
     return np.ascontiguousarray(taps * gain), False
 
 
 def fir_args(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry, size: tuple[int, int]):
     """(taps to keep alive, filter, sizes, steps) as the native functions take them."""
-    taps, separable = prepare_taps(f, geometry.flip_filter, geometry.gain)
+    taps, separable = prepare_taps(f, geometry.flip_filter, geometry.gain, x.dtype)
     height, width = filter_taps(f)
     x0, _, y0, _ = geometry.padding
     return (

@@ -13,8 +13,10 @@ def upfirdn2d(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> to
     (upx, upy), (downx, downy) = geometry.up, geometry.down
     if upx > 1 or upy > 1:
         x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
+    x0, x1, y0, y1 = geometry.padding
     if any(geometry.padding):
-        x = F.pad(x, geometry.padding)
+        x = F.pad(x, [max(pad, 0) for pad in geometry.padding])
+        x = x[:, :, max(-y0, 0) : x.shape[2] - max(-y1, 0), max(-x0, 0) : x.shape[3] - max(-x1, 0)]
     if f is not None:
         x = _filter(x, f, geometry)
     elif geometry.gain != 1:

@@ -65,9 +65,7 @@ def correlate(x, w, padding=(0, 0, 0, 0), groups=1):
     return y
 
 
-def conv2d_resample(
-    x, w, f, up=1, down=1, padding=(0, 0, 0, 0), groups=1, flip_weight=True, flip_filter=False
-):
+def conv2d_resample(x, w, f, up=1, down=1, padding=(0, 0, 0, 0), groups=1, flip_weight=True, flip_filter=False):
     """Upsample with the filter, convolve, filter, keep every down-th pixel: three whole steps."""
     taps = np.ones((1, 1)) if f is None else np.outer(f, f) if f.ndim == 1 else f
     fh, fw = taps.shape
@@ -79,9 +77,7 @@ def conv2d_resample(
         x0, x1 = x0 + (fw - down + 1) // 2, x1 + (fw - down) // 2
         y0, y1 = y0 + (fh - down + 1) // 2, y1 + (fh - down) // 2
     # Without a filter to follow, all of the padding comes first; where there is an up-filter, it is applied to it.
-    x = upfirdn2d(
-        x, taps if up > 1 else None, (up, up), padding=(x0, x1, y0, y1), flip_filter=flip_filter, gain=up**2
-    )
+    x = upfirdn2d(x, taps if up > 1 else None, (up, up), padding=(x0, x1, y0, y1), flip_filter=flip_filter, gain=up**2)
     x = correlate(x, w if flip_weight else w[:, :, ::-1, ::-1], groups=groups)
     return upfirdn2d(x, taps if down > 1 else None, down=(down, down), flip_filter=flip_filter)
 

@@ -102,9 +102,7 @@ def test_filter2d_is_centred(f):
     """`fw // 2` pixels are added before: the output pixel sees the convolution centred on itself."""
     x = normal(1, 2, 6, 7)
     fh, fw = (1, 1) if f is None else (f.shape[0], f.shape[-1])
-    expected = literal.upfirdn2d(
-        array(x), array(f), padding=(fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2), gain=0.7
-    )
+    expected = literal.upfirdn2d(array(x), array(f), padding=(fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2), gain=0.7)
     assert_same(hk.filter2d(x, f, gain=0.7), expected)
     assert hk.filter2d(x, f).shape == x.shape
 
@@ -181,9 +179,7 @@ def test_setup_filter_rules():
     assert_same(hk.setup_filter(taps), torch.outer(taps, taps) / 64, rtol=1e-7)
     assert_same(hk.setup_filter(taps, separable=True), taps / 8)
     assert_same(hk.setup_filter(taps, separable=True, flip_filter=True), taps.flip(0) / 8)
-    assert_same(
-        hk.setup_filter(taps, flip_filter=True, normalize=False), torch.outer(taps, taps).flip([0, 1])
-    )
+    assert_same(hk.setup_filter(taps, flip_filter=True, normalize=False), torch.outer(taps, taps).flip([0, 1]))
     assert_same(hk.setup_filter(taps, gain=4), torch.outer(taps, taps) / 16, rtol=1e-7)  # gain^(2 / 2)
     assert_same(hk.setup_filter(taps, gain=4, separable=True), taps / 4)  # gain^(1 / 2), along each axis
     assert_same(hk.setup_filter([1.0] * 9, separable=False), torch.full((9, 9), 1 / 81), rtol=1e-7)
@@ -281,7 +277,5 @@ def test_feature_projection_loss_is_one_number_per_scale():
 
 def test_feature_projection_loss_treats_targets_as_constants():
     x, target = normal(1, 3, 4, 4).requires_grad_(), normal(1, 4, 3, 3).requires_grad_()
-    hk.feature_projection_loss(
-        [x], [target], [(normal(6, 3), normal(6), normal(4, 6), normal(4))]
-    ).sum().backward()
+    hk.feature_projection_loss([x], [target], [(normal(6, 3), normal(6), normal(4, 6), normal(4))]).sum().backward()
     assert x.grad is not None and target.grad is None

@@ -100,7 +100,9 @@ def test_copies_are_seen():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("arrange", ("transposed", "expanded batch", "expanded pixels", "flipped strides", "every other"))
+@pytest.mark.parametrize(
+    "arrange", ("transposed", "expanded batch", "expanded pixels", "flipped strides", "every other")
+)
 @pytest.mark.parametrize("case", IMAGE_CASES, ids=str)
 def test_other_layouts(case, arrange, backend):
     """Transposed images, broadcast dimensions and steps: copied where need be, and right, for inputs and cotangents."""
@@ -153,7 +155,10 @@ def test_arguments_are_left_alone(op, backend):
     inputs = draw(case, torch.float32)
     with use_backend(backend):
         before = [t.clone() for t in (*inputs.tensors.values(), inputs.cotangent)]
-        leaves = [t.clone().requires_grad_() if name in case.differentiated else t.clone() for name, t in inputs.tensors.items()]
+        leaves = [
+            t.clone().requires_grad_() if name in case.differentiated else t.clone()
+            for name, t in inputs.tensors.items()
+        ]
         v = inputs.cotangent.clone()
         case.call(dict(zip(inputs.tensors, leaves, strict=True))).backward(v)
     for t, original in zip((*leaves, v), before, strict=True):

@@ -102,9 +102,7 @@ def test_styled_layer_keeps_its_inputs_and_its_output(up, dtype):
 @pytest.mark.parametrize("size, target", ((16, 7), (7, 7), (4, 7)), ids=("shrinks", "equal", "grows"))
 def test_feature_loss_keeps_no_hidden_map(size, target):
     n, channels, hidden, out = 2, 8, 256, 12
-    x, w1, b1, w2, b2 = parameters(
-        (n, channels, size, size), (hidden, channels), (hidden,), (out, hidden), (out,)
-    )
+    x, w1, b1, w2, b2 = parameters((n, channels, size, size), (hidden, channels), (hidden,), (out, hidden), (out,))
     t = torch.randn(n, out, target, target)
     bytes_kept = saved(lambda: hk.feature_projection_loss([x], [t], [(w1, b1, w2, b2)])[0], x, t, w1, b1, w2, b2)
     pixels = min(size * size, target * target)

@@ -46,7 +46,9 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
     last = memory_format is torch.channels_last
     epilogue = (vector(2, 3), vector(2, 1, 5, 4), vector(3))
     doubled = (vector(2, 3), vector(1, 1, 10, 8), vector(3))
-    pooled, mask = torch.ops.hsr_kernels.feature_hidden(x, torch.randn(7, 3).to(dtype), torch.randn(7).to(dtype), 3, 3, 1.4)
+    pooled, mask = torch.ops.hsr_kernels.feature_hidden(
+        x, torch.randn(7, 3).to(dtype), torch.randn(7).to(dtype), 3, 3, 1.4
+    )
     return {
         "bias_act": [(x, b, 1, *LRELU), (x, None, 1, *TANH), (x[:, :, 0, 0].contiguous(), b, 1, *SWISH)],
         "bias_act_bwd": [(dy, y, None, 1, True, True, *LRELU), (dy, x, b, 1, False, False, *SWISH)],
