@@ -10,7 +10,7 @@ namespace hsr {
 namespace HSR_ISA {
 namespace {
 
-constexpr int64_t kTile = 1 << 14;        // elements of a tile, a third of which fits in the first-level cache
+constexpr int64_t kTile = 1 << 15;         // elements of a tile: a few of them fit in the second-level cache
 constexpr int64_t kChunk = 1 << 16;       // elements a thread takes at a time
 constexpr int64_t kChunksPerSample = 32;  // upper limit: each chunk keeps partial sums
 

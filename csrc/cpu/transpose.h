@@ -9,6 +9,7 @@ namespace hsr {
 namespace HSR_ISA {
 
 constexpr int kSide = 16;
+constexpr int kAhead = 8 * kSide;  // elements: the rows are too short for the hardware to see where they go
 
 template <class E>
 struct Lanes {
@@ -36,7 +37,10 @@ template <class E>
 static inline void transpose_block(const E* src, int64_t src_stride, E* dst, int64_t dst_stride) {
   using V = typename Lanes<E>::Vector;
   V rows[kSide];
-  for (int r = 0; r < kSide; r++) std::memcpy(&rows[r], src + r * src_stride, sizeof(V));
+  for (int r = 0; r < kSide; r++) {
+    std::memcpy(&rows[r], src + r * src_stride, sizeof(V));
+    __builtin_prefetch(src + r * src_stride + kAhead);
+  }
   exchange<1, E>(rows);
   exchange<2, E>(rows);
   exchange<4, E>(rows);
