@@ -310,9 +310,7 @@ def _read_labels(source: Source, names: list[str]) -> np.ndarray | None:
         raise UserError(f"{where} is not of the form {form} ({error}).") from error
     missing = [name for name in names if name not in by_name]
     if missing:
-        raise UserError(
-            f"{where} has no label for {missing[0]} ({len(missing)} of {len(names)} are missing)."
-        )
+        raise UserError(f"{where} has no label for {missing[0]} ({len(missing)} of {len(names)} are missing).")
     labels = [by_name[name] for name in names]
     for name, label in zip(names, labels, strict=True):
         if type(label) is not int or label < 0:

@@ -35,9 +35,7 @@ def generate(options: "GenerateOptions") -> None:
     G = load_generator(find_weights(options.checkpoint)).to(device)
     z = torch.stack([torch.randn(G.z_dim, generator=torch.Generator().manual_seed(s)) for s in seeds])
     c = _classes(seeds, options.label, G.c_dim)
-    images = generate_images(
-        G, z.to(device), None if c is None else c.to(device), truncation_psi=options.truncation
-    )
+    images = generate_images(G, z.to(device), None if c is None else c.to(device), truncation_psi=options.truncation)
     pixels = to_uint8(images)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_grid(pixels, math.ceil(math.sqrt(len(seeds))), options.out)

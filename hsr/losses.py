@@ -82,9 +82,7 @@ class GANLoss(nn.Module):
             per_scale = hsr([features[r] for r in resolutions], images)
             loss = loss + self.hsr_weight * per_scale.sum()
             stats["Loss/G/hsr"] = per_scale.detach().sum()
-            stats |= {
-                f"Loss/G/hsr_{r}": value for r, value in zip(resolutions, per_scale.detach(), strict=True)
-            }
+            stats |= {f"Loss/G/hsr_{r}": value for r, value in zip(resolutions, per_scale.detach(), strict=True)}
         return loss, stats
 
     def generator_path_length(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:

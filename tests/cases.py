@@ -121,8 +121,11 @@ def _bias_act() -> list[Case]:
 
 
 def _fir() -> list[Case]:
-    def case(name: str, x: tuple[int, ...], f: torch.Tensor | None, op: str = "upfirdn2d", **options: Any) -> Case:
-        return Case(op, name, {"x": x}, {"f": f, **options})
+    def case(
+        name: str, x: tuple[int, ...], f: torch.Tensor | None, op: str = "upfirdn2d", degenerate: bool = False,
+        **options: Any,
+    ) -> Case:  # fmt: skip
+        return Case(op, name, {"x": x}, {"f": f, **options}, degenerate=degenerate)
 
     return [
         case("skip-to-rgb", (2, 3, 16, 16), FIR4, "upsample2d"),
@@ -140,7 +143,7 @@ def _fir() -> list[Case]:
         case("up-2-channels", (1, 33, 3, 4), FIR4_SEPARABLE, up=2, padding=(2, 1, 2, 1)),
         case("up-2-12-taps", (1, 3, 9, 10), FIR12, up=2, padding=(6, 5, 6, 5), gain=4),
         case("up-4-down-2", (1, 2, 6, 7), FIR12, up=4, down=2, padding=(5, 4, 3, 6)),
-        case("up-3-down-2-flipped", (2, 3, 6, 5), FIR3X5, up=(3, 2), down=(2, 3), padding=(4, 2, 1, 3), flip_filter=True),
+        case("up-3-down-2", (2, 3, 6, 5), FIR3X5, up=(3, 2), down=(2, 3), padding=(4, 2, 1, 3), flip_filter=True),
         case("down-2", (2, 5, 8, 8), FIR4, down=2, padding=(1, 1, 1, 1)),
         case("down-2-wide", (1, 2, 6, 69), FIR4, down=2, padding=(1, 1, 1, 1)),
         case("down-5-of-4", (1, 2, 4, 4), FIR4, down=5, padding=1),
@@ -153,7 +156,7 @@ def _fir() -> list[Case]:
         case("crop-up-odd", (1, 3, 6, 7), FIR4, up=2, padding=(-1, -3, 2, -1)),
         case("crop-down", (1, 3, 12, 13), FIR4_SEPARABLE, down=2, padding=(-1, -2, -3, 0)),
         case("crop-no-filter", (1, 2, 6, 7), None, padding=(-2, 1, 0, -3)),
-        case("crop-beyond-image", (1, 2, 3, 2), FIR4, up=2, padding=(9, -5, -7, 8)),
+        case("crop-beyond-image", (1, 2, 3, 2), FIR4, up=2, padding=(9, -5, -7, 8), degenerate=True),
         case("padding-beyond-filter", (1, 2, 3, 3), FIR4, padding=7),
         case("filter-beyond-image", (1, 2, 3, 2), FIR12, padding=(6, 5, 5, 6)),
         case("size-1", (1, 1, 1, 1), FIR4, up=2, padding=(2, 1, 2, 1)),
@@ -185,11 +188,13 @@ def _convolutions() -> list[Case]:
         conv("3x3", (2, 8, 8, 8), (6, 8, 3, 3), 6, padding=1),
         conv("1x1", (2, 5, 6, 7), (3, 5, 1, 1)),
         conv("strided", (2, 3, 9, 8), (4, 3, 3, 3), stride=2, padding=(1, 0)),
-        conv("dilated-grouped", (2, 4, 9, 10), (6, 2, 3, 2), 6, stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2),
+        conv("dilated-grouped", (2, 4, 9, 10), (6, 2, 3, 2), 6,
+             stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2),
         conv("size-1", (1, 1, 1, 1), (1, 1, 1, 1), 1),
         conv("empty-batch", (0, 3, 5, 5), (4, 3, 3, 3), 4),
         conv("3x3", (2, 8, 6, 6), (8, 5, 3, 3), 5, transposed, stride=2),
-        conv("grouped", (2, 4, 5, 4), (4, 3, 3, 2), None, transposed, stride=(2, 1), padding=(1, 0), output_padding=(1, 0), groups=2),
+        conv("grouped", (2, 4, 5, 4), (4, 3, 3, 2), None, transposed,
+             stride=(2, 1), padding=(1, 0), output_padding=(1, 0), groups=2),
         conv("dilated", (1, 2, 4, 5), (2, 3, 3, 3), 3, transposed, dilation=(1, 2), padding=1),
         resample("plain", (2, 6, 8, 8), (5, 6, 3, 3), padding=1),
         resample("up-2", (2, 6, 5, 7), (5, 6, 3, 3), up=2, padding=1),
@@ -226,9 +231,9 @@ def _modulated() -> list[Case]:
             shapes["bias"] = (o,)
         return Case("modulated_conv2d", name, shapes, {"padding": kernel // 2, **options})
 
-    lrelu = {"act": "lrelu", "clamp": 1.5}
-    up = {"up": 2, "resample_filter": FIR4}
-    down = {"down": 2, "resample_filter": FIR4}
+    lrelu: dict[str, Any] = {"act": "lrelu", "clamp": 1.5}
+    up: dict[str, Any] = {"up": 2, "resample_filter": FIR4}
+    down: dict[str, Any] = {"down": 2, "resample_filter": FIR4}
     return [
         case("styled", 2, 8, (8, 8), 8, noise=(2, 1, 8, 8), **lrelu),
         case("styled-up", 2, 8, (4, 4), 5, noise=(2, 1, 8, 8), flip_weight=False, **lrelu, **up),
@@ -304,7 +309,32 @@ def _feature_loss() -> list[Case]:
     ]
 
 
+def _large() -> list[Case]:
+    """Larger than the blocks, tiles and chunks that native kernels work in, and no multiple of any."""
+    lrelu = {"act": "lrelu", "clamp": 1.5}
+    up = {"up": 2, "resample_filter": FIR4}
+    layer = {"x": (2, 70, 61, 67), "styles": (2, 70)}
+    same = layer | {"weight": (66, 70, 1, 1), "noise": (2, 1, 61, 67), "bias": (66,)}
+    doubled = layer | {"weight": (20, 70, 1, 1), "noise": (1, 1, 122, 134), "bias": (20,)}
+    loss = {
+        "features.0": (1, 3, 64, 64), "targets.0": (1, 2, 14, 14),
+        "w1.0": (272, 3), "b1.0": (272,), "w2.0": (2, 272), "b2.0": (2,),
+    }  # fmt: skip
+    return [
+        Case("bias_act", "large-rows", {"x": (2, 3, 151, 153), "b": (3,)}, lrelu),
+        Case("bias_act", "large-matrix", {"x": (700, 130), "b": (130,)}, {"act": "swish"}),
+        Case("bias_act", "large-batch", {"x": (300, 40, 3, 3), "b": (40,)}, {"act": "tanh"}),
+        Case("upfirdn2d", "large-up", {"x": (1, 3, 131, 150)}, {"f": FIR4, "up": 2, "padding": (2, 1, 2, 1)}),
+        Case("upfirdn2d", "large-down", {"x": (1, 70, 40, 43)}, {"f": FIR12, "down": 2, "padding": 5}),
+        Case("upfirdn2d", "large-filter", {"x": (1, 5, 67, 131)}, {"f": FIR3X5, "padding": 2}),
+        Case("modulated_conv2d", "large", same, lrelu),
+        Case("modulated_conv2d", "large-up", doubled, lrelu | up),
+        Case("feature_projection_loss", "large", loss, {}, ("targets.0",)),
+    ]  # fmt: skip
+
+
 CASES: tuple[Case, ...] = (
     *_bias_act(), *_fir(), *_convolutions(), *_modulated(), *_sampling(), *_feature_loss()
 )  # fmt: skip
+LARGE_CASES = tuple(_large())
 BY_NAME: Mapping[str, Case] = MappingProxyType({str(case): case for case in CASES})

@@ -3,13 +3,15 @@
 
 Derivatives jump at the kinks of relu, lrelu, elu and selu, of a clamp and of bilinear sampling: where a pre-activation
 rounds to the other side of a kink, a derivative changes by O(1) in any correct implementation. So no test looks there.
-Where the kink is on the output's side of the operator, the cotangent of the output is zero next to it, and the derivative
-by the cotangent isn't compared there. The hidden layer of the feature loss is redrawn until none of it is next to a kink.
+Where the kink is on the output's side of the operator, the cotangent of the output is zero next to it, and the
+derivative by the cotangent isn't compared there. The hidden layer of the feature loss is redrawn until none of it is
+next to a kink.
 """
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +89,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torc
 
 def _hidden_is_smooth(tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether no hidden value of the feature loss is so close to 0 that adding up in another order changes its sign."""
-    margin = 64 * torch.finfo(torch.float32).eps
+    margin = 16 * torch.finfo(torch.float32).eps
     for name, x in tensors.items():
         part, _, i = name.partition(".")
         if part == "features":
@@ -123,7 +125,7 @@ def _distance_to_kinks(pre: torch.Tensor, case: Case) -> torch.Tensor:
     act, clamp = case.options.get("act", "linear"), case.options.get("clamp")
     distance = pre.abs() if act in _KINKED_AT_ZERO else torch.full_like(pre, torch.inf)
     if clamp is not None and clamp > 0:
-        options = {name: case.options.get(name) for name in ("alpha", "gain")}
+        options: dict[str, Any] = {name: case.options.get(name) for name in ("alpha", "gain")}
         with use_backend("reference"):
             image = bias_act(pre, act=act, **options)
         distance = torch.minimum(distance, (image.abs() - clamp).abs())

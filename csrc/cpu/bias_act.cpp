@@ -92,7 +92,7 @@ template <class A>
 struct Blocks {
   void (*forward)(const ActivationParams&, const A* x, const A* b, A b0, A* y, int64_t n);
   // Returns the sum of dx; adds dx to `sums` where given.
-  A (*backward)(const ActivationParams&, const A* dy, const A* ref, const A* b, A b0, A* dx, A* sums, int64_t n);
+  A (*backward)(const ActivationParams&, const A* dy, const A* ref, const A* b, A b0, A* dx, double* sums, int64_t n);
   void (*second)(const ActivationParams&, const A* ddx, const A* dy, const A* ref, const A* b, A b0, A* ddy, A* dref,
                  int64_t n);
 };
@@ -108,7 +108,8 @@ void forward_block(const ActivationParams& p, const A* x, const A* b, A b0, A* y
 }
 
 template <class A, Act act, bool from_output>
-A backward_block(const ActivationParams& p, const A* dy, const A* ref, const A* b, A b0, A* dx, A* sums, int64_t n) {
+A backward_block(const ActivationParams& p, const A* dy, const A* ref, const A* b, A b0, A* dx, double* sums,
+                 int64_t n) {
   const Activation<A, act> activation(p);
   const auto slope = [&](A v) __attribute__((always_inline)) {
     return from_output ? activation.slope_from_output(v) : activation.slope_from_input(v);
@@ -127,7 +128,7 @@ A backward_block(const ActivationParams& p, const A* dy, const A* ref, const A* 
     for (; i < n; i++) lanes[i % kLanes] += dx[i] = dy[i] * slope(ref[i] + b0);
   }
   if (sums)
-    for (int64_t i = 0; i < n; i++) sums[i] += dx[i];
+    for (int64_t i = 0; i < n; i++) sums[i] += double(dx[i]);
   A total = 0;
   for (A lane : lanes) total += lane;
   return total;
@@ -188,33 +189,31 @@ void for_each_block(const Walk& walk, const Chunks& chunks, int64_t chunk, const
 }
 
 // Sums of dx by channel, kept per chunk and added up in order: the same for any number of threads.
-template <class A>
 struct BiasGradient {
   const Walk& walk;
   const Chunks& chunks;
-  A* partial;
+  double* partial;
   int64_t width;
 
   BiasGradient(const BiasActParams& p, const Walk& w, const Chunks& c) : walk(w), chunks(c), partial(nullptr) {
     width = walk.per_element ? walk.length : chunks.rows_per_chunk;
     if (!p.db) return;
-    const size_t bytes = size_t(chunks.count * width) * sizeof(A);
-    partial = static_cast<A*>(scratch(6, bytes ? bytes : 1));
+    const size_t bytes = size_t(chunks.count * width) * sizeof(double);
+    partial = static_cast<double*>(scratch(6, bytes ? bytes : 1));
     std::memset(static_cast<void*>(partial), 0, bytes);
   }
-  A& of_row(int64_t chunk, int64_t row) const { return partial[chunk * width + row % chunks.rows_per_chunk]; }
-  A* of_element(int64_t chunk, int64_t i) const { return partial + chunk * width + i; }
+  double& of_row(int64_t chunk, int64_t row) const { return partial[chunk * width + row % chunks.rows_per_chunk]; }
+  double* of_element(int64_t chunk, int64_t i) const { return partial + chunk * width + i; }
   void reduce(double* db) const {
     if (!partial) return;
     for (int64_t c = 0; c < walk.channels; c++) db[c] = 0;
     for (int64_t chunk = 0; chunk < chunks.count; chunk++) {
-      const A* sums = partial + chunk * width;
+      const double* sums = partial + chunk * width;
       if (walk.per_element) {
-        for (int64_t i = 0; i < width; i++) db[walk.channel_of_element(i)] += double(sums[i]);
+        for (int64_t i = 0; i < width; i++) db[walk.channel_of_element(i)] += sums[i];
       } else {
         const int64_t first = chunk / chunks.pieces_per_row * chunks.rows_per_chunk;
-        for (int64_t r = 0; r < width && first + r < walk.rows; r++)
-          db[walk.channel_of_row(first + r)] += double(sums[r]);
+        for (int64_t r = 0; r < width && first + r < walk.rows; r++) db[walk.channel_of_row(first + r)] += sums[r];
       }
     }
   }
@@ -245,7 +244,7 @@ void bias_act_bwd_kernel(const BiasActParams& p, int threads) {
   const Walk walk(p);
   const Chunks chunks(walk, p.db != nullptr);
   const A* bias = p.from_output ? nullptr : expand_bias<T>(p, walk);
-  const BiasGradient<A> gradient(p, walk, chunks);
+  const BiasGradient gradient(p, walk, chunks);
   for_each_chunk(chunks.count, threads, [&](int64_t chunk) {
     A in[2][kBlock], out[kBlock];
     for_each_block(walk, chunks, chunk, bias, [&](int64_t at, int64_t n, const A* b, A b0, int64_t row, int64_t i) {
@@ -254,7 +253,7 @@ void bias_act_bwd_kernel(const BiasActParams& p, int threads) {
       T* dst = static_cast<T*>(p.y) + at;
       A* dx = stage(dst, out);
       if (gradient.partial && !walk.per_element) {
-        gradient.of_row(chunk, row) += block(p.act, dy, ref, b, b0, dx, nullptr, n);
+        gradient.of_row(chunk, row) += double(block(p.act, dy, ref, b, b0, dx, nullptr, n));
       } else {
         // Per-element sums also where the forward bias isn't needed: block() then runs with b0 = 0.
         block(p.act, dy, ref, b, b0, dx, gradient.partial ? gradient.of_element(chunk, i) : nullptr, n);

@@ -10,7 +10,7 @@ namespace hsr {
 namespace HSR_ISA {
 namespace {
 
-constexpr int64_t kTile = 1 << 15;         // elements of a tile: a few of them fit in the second-level cache
+constexpr int64_t kTile = 1 << 15;        // elements of a tile: a few of them fit in the second-level cache
 constexpr int64_t kChunk = 1 << 16;       // elements a thread takes at a time
 constexpr int64_t kChunksPerSample = 32;  // upper limit: each chunk keeps partial sums
 
@@ -72,18 +72,17 @@ struct Tiling {
 };
 
 // Partial sums [n, chunks of a sample, kinds, c], added up in order.
-template <class A>
 struct Partials {
-  A* memory;
+  double* memory;
   int64_t n, chunks, kinds, c;
 
   Partials(int64_t samples, int64_t chunks_, int64_t kinds_, int64_t channels)
       : n(samples), chunks(chunks_), kinds(kinds_), c(channels) {
-    const size_t bytes = size_t(n * chunks * kinds * c) * sizeof(A);
-    memory = static_cast<A*>(scratch(6, bytes + 64));
+    const size_t bytes = size_t(n * chunks * kinds * c) * sizeof(double);
+    memory = static_cast<double*>(scratch(6, bytes + 64));
     std::memset(static_cast<void*>(memory), 0, bytes);
   }
-  A* at(int64_t sample, int64_t chunk, int64_t kind) const {
+  double* at(int64_t sample, int64_t chunk, int64_t kind) const {
     return memory + ((sample * chunks + chunk) * kinds + kind) * c;
   }
   // out[sample * stride + channel] += sums of one kind; stride 0 adds all samples.
@@ -91,14 +90,27 @@ struct Partials {
     for (int64_t i = 0; i < (stride ? n : 1) * c; i++) out[i] = 0;
     for (int64_t sample = 0; sample < n; sample++)
       for (int64_t chunk = 0; chunk < chunks; chunk++)
-        for (int64_t i = 0; i < c; i++) out[sample * stride + i] += double(at(sample, chunk, kind)[i]);
+        for (int64_t i = 0; i < c; i++) out[sample * stride + i] += at(sample, chunk, kind)[i];
   }
 };
+
+// Sums over a tile's pixels, in short runs: f adds those of [first, first + n) to `sums`, which then go to `totals`, so
+// that rounding doesn't grow with the image.
+template <class A, class F>
+void sum_in_runs(int64_t pixels, int64_t count, double* totals, F&& f) {
+  constexpr int64_t run = 64;
+  A* sums = static_cast<A*>(scratch(3, size_t(count) * sizeof(A)));
+  for (int64_t first = 0; first < pixels; first += run) {
+    for (int64_t i = 0; i < count; i++) sums[i] = A(0);
+    f(first, first + run < pixels ? run : pixels - first, sums);
+    for (int64_t i = 0; i < count; i++) totals[i] += double(sums[i]);
+  }
+}
 
 // Working memory of a thread: `count` tiles of the type computed in, and a raw one of the storage type.
 template <class T>
 struct Buffers {
-  Accumulator<T>* tiles[4];
+  Accumulator<T>* tiles[3];
   T* raw;
 
   Buffers(int count, int64_t elements) {
@@ -250,7 +262,7 @@ void epilogue_bwd_kernel(const EpilogueParams& p, int threads) {
   const PiecewiseLinear<A> act(p.act);
   const Coefficients<A> vectors(p);
   const Tiling tiling(p.c, p.h * p.w);
-  const Partials<A> partials(p.n, tiling.chunks, 2, p.c);
+  const Partials partials(p.n, tiling.chunks, 2, p.c);
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
     const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * tiling.hw;
     const Buffers<T> buffers(3, tiling.tile * p.c);
@@ -264,8 +276,10 @@ void epilogue_bwd_kernel(const EpilogueParams& p, int threads) {
       A* dz = tile_target(out, Layout::nhwc, p.c, first, buffers.tiles[2]);
       const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + first : nullptr;
       A* dnoise = p.dnoise ? static_cast<A*>(p.dnoise) + n * tiling.hw + first : nullptr;
-      epilogue_bwd_tile(dy, y, dz, pixels, p.c, vectors.d + n * p.c, vectors.b, noise, act, partials.at(n, part, 0),
-                        partials.at(n, part, 1), dnoise);
+      sum_in_runs<A>(pixels, 2 * p.c, partials.at(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
+        epilogue_bwd_tile(dy + i * p.c, y + i * p.c, dz + i * p.c, run, p.c, vectors.d + n * p.c, vectors.b,
+                          noise ? noise + i : nullptr, act, sums, sums + p.c, dnoise ? dnoise + i : nullptr);
+      });
       write_tile(dz, out, Layout::nhwc, p.c, tiling.hw, first, pixels, buffers.raw);
     });
   });
@@ -317,11 +331,10 @@ template <class T>
 void scale_channels_bwd_kernel(const ScaleParams& p, int threads) {
   using A = Accumulator<T>;
   const Tiling tiling(p.c, p.hw);
-  const Partials<A> partials(p.n, tiling.chunks, 1, p.c);
+  const Partials partials(p.n, tiling.chunks, 1, p.c);
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
     const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * p.hw;
     const A* s = static_cast<const A*>(p.s) + n * p.c;
-    A* ds = partials.at(n, part, 0);
     const Buffers<T> buffers(3, tiling.tile * p.c);
     tiling.tiles(part, [&](int64_t first, int64_t pixels) {
       const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels, buffers.raw_for(0),
@@ -329,7 +342,9 @@ void scale_channels_bwd_kernel(const ScaleParams& p, int threads) {
       const A* du = load(static_cast<const T*>(p.du) + image + first * p.c, buffers.tiles[1], pixels * p.c);
       T* out = static_cast<T*>(p.out) + image;
       A* dx = tile_target(out, p.layout, p.c, first, buffers.tiles[2]);
-      scale_bwd_tile(du, x, s, dx, ds, pixels, p.c);
+      sum_in_runs<A>(pixels, p.c, partials.at(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
+        scale_bwd_tile(du + i * p.c, x + i * p.c, s, dx + i * p.c, sums, run, p.c);
+      });
       write_tile(dx, out, p.layout, p.c, p.hw, first, pixels, buffers.raw);
     });
   });

@@ -17,9 +17,7 @@ from ..semantics.encoders import Encoder
 
 def perceptual_distance(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
     """Squared distance [N] of unit-length maps [N, D, T, T]: mean over positions, sum over maps."""
-    per_map = [
-        (a - b).square().sum(dim=1).mean(dim=[1, 2]) for a, b in zip(features_a, features_b, strict=True)
-    ]
+    per_map = [(a - b).square().sum(dim=1).mean(dim=[1, 2]) for a, b in zip(features_a, features_b, strict=True)]
     return torch.stack(per_map).sum(dim=0)
 
 

@@ -33,15 +33,11 @@ def minibatch_std(x: Tensor, group_size: int, eps: float = 1e-8) -> Tensor:
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, the second one shrinking, beside a 1x1 shrinking skip."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, conv_clamp: float | None, low_precision: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, conv_clamp: float | None, low_precision: bool) -> None:
         super().__init__()
         self.low_precision = low_precision
         self.conv0 = Conv2dLayer(in_channels, in_channels, 3, activation="lrelu", conv_clamp=conv_clamp)
-        self.conv1 = Conv2dLayer(
-            in_channels, out_channels, 3, activation="lrelu", down=2, conv_clamp=conv_clamp
-        )
+        self.conv1 = Conv2dLayer(in_channels, out_channels, 3, activation="lrelu", down=2, conv_clamp=conv_clamp)
         self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,9 +77,7 @@ class Discriminator(nn.Module):
         self.memory_format = memory_format
         resolutions = block_resolutions(resolution)[:0:-1]
         channels = {r: channels_at(r, channel_base, channel_max) for r in [*resolutions, 4]}
-        self.from_rgb = Conv2dLayer(
-            img_channels, channels[resolution], 1, activation="lrelu", conv_clamp=conv_clamp
-        )
+        self.from_rgb = Conv2dLayer(img_channels, channels[resolution], 1, activation="lrelu", conv_clamp=conv_clamp)
         self.blocks = nn.ModuleDict(
             {
                 str(r): ResidualBlock(

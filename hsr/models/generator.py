@@ -58,9 +58,7 @@ class SynthesisBlock(nn.Module):
         self.low_precision = low_precision
         self.conv0 = None
         if in_channels > 0:
-            self.conv0 = StyledLayer(
-                in_channels, out_channels, w_dim, resolution, up=2, conv_clamp=conv_clamp
-            )
+            self.conv0 = StyledLayer(in_channels, out_channels, w_dim, resolution, up=2, conv_clamp=conv_clamp)
         self.conv1 = StyledLayer(out_channels, out_channels, w_dim, resolution, conv_clamp=conv_clamp)
         self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
         self.num_conv = 1 if self.conv0 is None else 2

@@ -154,9 +154,7 @@ class StyledLayer(nn.Module):
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution without demodulation, from features to image channels."""
 
-    def __init__(
-        self, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None = None
-    ) -> None:
+    def __init__(self, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None = None) -> None:
         super().__init__()
         self.conv_clamp = conv_clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)

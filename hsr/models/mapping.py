@@ -17,9 +17,7 @@ class LatentMLP(nn.Module):
     ``z_dim`` 0 means that there is no latent code, ``c_dim`` 0 that there are no labels.
     """
 
-    def __init__(
-        self, z_dim: int, c_dim: int, w_dim: int, *, num_layers: int = 8, lr_multiplier: float = 0.01
-    ) -> None:
+    def __init__(self, z_dim: int, c_dim: int, w_dim: int, *, num_layers: int = 8, lr_multiplier: float = 0.01) -> None:
         super().__init__()
         if z_dim == 0 and c_dim == 0:
             raise ValueError("z_dim and c_dim must not both be 0: there would be no input")

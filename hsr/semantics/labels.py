@@ -164,9 +164,7 @@ def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
     rows = (offsets[0] + torch.arange(h)).to(images.device)
     columns = (offsets[1] + torch.arange(w)).to(images.device)
     sample = torch.arange(n, device=images.device)
-    return padded.permute(0, 2, 3, 1)[sample[:, None, None], rows[:, :, None], columns[:, None]].permute(
-        0, 3, 1, 2
-    )
+    return padded.permute(0, 2, 3, 1)[sample[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 def _read_images(dataset: ImageDataset, positions: np.ndarray) -> Tensor:

@@ -30,9 +30,7 @@ def import_timm() -> Any:
         import timm
     except ModuleNotFoundError as error:
         if error.name != "timm":
-            raise UserError(
-                f"timm cannot be imported, because {error.name} is missing: install it."
-            ) from error
+            raise UserError(f"timm cannot be imported, because {error.name} is missing: install it.") from error
         raise UserError(
             "The encoder needs timm: install it with `pip install timm`, or choose `--encoder labels`."
         ) from error

@@ -27,9 +27,7 @@ class Evaluator:
         seed: Of the latent codes.
     """
 
-    def __init__(
-        self, encoder: Encoder, held_out: ImageDataset, num_images: int, device: torch.device, seed: int
-    ):
+    def __init__(self, encoder: Encoder, held_out: ImageDataset, num_images: int, device: torch.device, seed: int):
         self.encoder = encoder
         self.num_images = num_images
         self.num_reals = min(num_images, len(held_out))

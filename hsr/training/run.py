@@ -37,6 +37,8 @@ def train(options: "TrainOptions") -> None:
     config = plan.config
     if plan.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     train_set, held_out = plan.dataset.split(config.held_out, config.held_out_max)
     encoder = _encoder(plan, train_set, console)
     torch.manual_seed(config.seed)

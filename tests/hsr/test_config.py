@@ -54,6 +54,7 @@ def test_an_unknown_preset_is_told() -> None:
         ({"hsr_weight": float("inf")}, "hsr_weight is inf"),
         ({"seed": -1}, "seed is -1"),
         ({"held_out": 1.0}, "held_out is 1.0"),
+        ({"threads": 0}, "threads is 0"),
     ],
 )
 def test_impossible_settings_are_told(changes: dict, words: str) -> None:
@@ -61,9 +62,7 @@ def test_impossible_settings_are_told(changes: dict, words: str) -> None:
         dataclasses.replace(Config(preset="x"), **changes)
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"preset": "x", "colour": 1}', '{"preset": "x", "batch": "many"}']
-)
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"preset": "x", "colour": 1}', '{"preset": "x", "batch": "many"}'])
 def test_a_wrong_file_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)

@@ -138,9 +138,7 @@ class TestValues:
         torch.manual_seed(3)
         value, stats = loss.discriminator_main(real, c, z, c)
         real_logits = D(real, c)
-        expected = (
-            -torch.log(torch.sigmoid(real_logits)).mean() - torch.log(1 - torch.sigmoid(fake_logits)).mean()
-        )
+        expected = -torch.log(torch.sigmoid(real_logits)).mean() - torch.log(1 - torch.sigmoid(fake_logits)).mean()
         torch.testing.assert_close(value, expected)
         assert set(stats) == {"Loss/D/gan", "Loss/scores/real", "Loss/signs/real"}
         assert not any(value.requires_grad for value in stats.values())
@@ -197,9 +195,7 @@ class TestValues:
             type(G.synthesis), "forward", lambda self, ws: (sizes.append(len(ws)), forward(self, ws))[1]
         )
         for shrink in (1, 2, 8):
-            GANLoss(G, D, hsr=None, r1_gamma=1.0, pl_batch_shrink=shrink).double().generator_path_length(
-                z, None
-            )
+            GANLoss(G, D, hsr=None, r1_gamma=1.0, pl_batch_shrink=shrink).double().generator_path_length(z, None)
         assert sizes == [4, 2, 1]
 
 

@@ -133,9 +133,7 @@ class TestSynthesisLayers:
             weight = layer.weight * styles[i].reshape(1, 3, 1, 1)
             weight = weight / (weight.square().sum(dim=[1, 2, 3], keepdim=True) + 1e-8).sqrt()
             # The convolution's padding of one sample counts on the upsampled image, ahead of the filter.
-            image = (
-                F.pad(x[i : i + 1], [1] * 4) if up == 1 else blur(zero_insert(x[i : i + 1]), (3, 2), gain=4)
-            )
+            image = F.pad(x[i : i + 1], [1] * 4) if up == 1 else blur(zero_insert(x[i : i + 1]), (3, 2), gain=4)
             y = F.conv2d(image, weight) + layer.noise_const * 0.7
             y = lrelu(y + layer.bias.reshape(1, -1, 1, 1))
             expected = y if clamp is None else y.clamp(-clamp, clamp)
@@ -219,9 +217,7 @@ class TestGenerator:
         images = G(z, noise_mode="const")
         logits = D(images)
         for module in (hsr.models.generator, hsr.models.discriminator):
-            monkeypatch.setattr(
-                module, "activation_dtype", lambda x, low: torch.float16 if low else torch.float32
-            )
+            monkeypatch.setattr(module, "activation_dtype", lambda x, low: torch.float16 if low else torch.float32)
         low_G = generator(16, mixed_precision_resolutions=2, conv_clamp=256)
         low_D = discriminator(16, mixed_precision_resolutions=1, conv_clamp=256)
         low_G.load_state_dict(G.state_dict())

@@ -145,9 +145,7 @@ class TestLabelEncoder:
 class TestChoice:
     def build(self, spec: str, dataset: ImageDataset, lines: list[str] | None = None, **options):
         log = (lambda _: None) if lines is None else lines.append
-        return build_encoder(
-            spec, dataset=dataset, cache_dir=options.pop("cache_dir", "unused"), log=log, **options
-        )
+        return build_encoder(spec, dataset=dataset, cache_dir=options.pop("cache_dir", "unused"), log=log, **options)
 
     def test_auto_takes_labels_where_the_backbone_is_not_at_hand(self, few_digits, tmp_path, monkeypatch):
         monkeypatch.setattr("hsr.semantics.weights_at_hand", lambda name: False)
@@ -218,9 +216,7 @@ class TestTimmEncoder:
         model.load_state_dict(torch.load(vit_file, weights_only=True)["model"])
         assert encoder.target_shapes(4) == [(192, 14)] * 4
         images = torch.rand(2, 3, 448, 448) * 2 - 1
-        x = F.avg_pool2d(
-            images, 2
-        )  # This model's own statistics, mean and deviation 0.5, give [-1, 1] again.
+        x = F.avg_pool2d(images, 2)  # This model's own statistics, mean and deviation 0.5, give [-1, 1] again.
         captured = []
         for block in model.blocks:
             block.register_forward_hook(lambda module, args, output: captured.append(output))
@@ -291,9 +287,7 @@ class TestTimmEncoder:
 
 class TestTimmWeights:
     def test_of_another_network(self, vit_file, resnet_file):
-        with pytest.raises(
-            UserError, match=r"vit.pth does not hold the weights of resnet18: \d+ of \d+ tensors"
-        ):
+        with pytest.raises(UserError, match=r"vit.pth does not hold the weights of resnet18: \d+ of \d+ tensors"):
             TimmEncoder("resnet18", weights=vit_file)
         with pytest.raises(UserError, match=r"does not hold the weights of vit_small_patch16_224: .* is \["):
             TimmEncoder("vit_small_patch16_224", weights=vit_file)
@@ -352,9 +346,7 @@ class TestTimmWeights:
     def test_unknown_model(self):
         with pytest.raises(UserError, match=r"has no model resnet19; near to it are resnet1"):
             TimmEncoder("resnet19")
-        with pytest.raises(
-            UserError, match=r"has no model vit_base_patch16_224.dinox.*vit_base_patch16_224.dino"
-        ):
+        with pytest.raises(UserError, match=r"has no model vit_base_patch16_224.dinox.*vit_base_patch16_224.dino"):
             TimmEncoder("vit_base_patch16_224.dinox")
 
     def test_without_timm(self, monkeypatch):
@@ -372,8 +364,7 @@ class TestRegularizer:
             assert hsr.resolutions == expected
             widths = [(h.weight1.shape[1], h.weight2.shape[0]) for h in hsr.heads]
             assert widths == [
-                (G.channels(r), d)
-                for r, (d, _) in zip(expected, encoder.target_shapes(len(expected)), strict=True)
+                (G.channels(r), d) for r, (d, _) in zip(expected, encoder.target_shapes(len(expected)), strict=True)
             ]
 
     def test_is_the_loss_of_the_method(self):
@@ -386,9 +377,7 @@ class TestRegularizer:
             for head in hsr.heads:
                 head.bias1.normal_()
                 head.bias2.normal_()
-        images, features = G.synthesis.with_features(
-            G.mapping(torch.randn(2, 4, dtype=torch.float64)), (8, 16)
-        )
+        images, features = G.synthesis.with_features(G.mapping(torch.randn(2, 4, dtype=torch.float64)), (8, 16))
         expected = []
         for x, head, target in zip(features.values(), hsr.heads, encoder.targets(images, 2), strict=True):
             c = x.shape[1]

@@ -79,9 +79,7 @@ def test_train_leaves_a_complete_run_folder(
     assert "Accuracy of the encoder" in out
 
 
-def test_resume_equals_training_in_one_go(
-    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path
-) -> None:
+def test_resume_equals_training_in_one_go(hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path) -> None:
     options = ["train", "--cfg", small_cfg, "--data", labelled, "--mirror", "--device", "cpu"]
     assert hsr(*options, "--kimg", 0.036) == 0
     assert hsr(*options, "--kimg", 0.012) == 0

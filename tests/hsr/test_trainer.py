@@ -77,9 +77,7 @@ def test_adam_is_corrected_for_lazy_regularization(trainer: Trainer) -> None:
 def test_each_phase_trains_its_own_networks(trainer: Trainer, dataset: ImageDataset) -> None:
     before = weights(trainer)
     train(trainer, dataset, 1)
-    changed = {
-        name.split(".")[0] for name, value in weights(trainer).items() if not value.equal(before[name])
-    }
+    changed = {name.split(".")[0] for name, value in weights(trainer).items() if not value.equal(before[name])}
     assert changed == {"G", "D", "G_ema", "hsr"}
 
     trainer.opt_D.param_groups[0]["lr"] = trainer.opt_G.param_groups[0]["lr"] = 0.0
@@ -96,9 +94,7 @@ def test_the_baseline_has_no_heads(dataset: ImageDataset, encoder: LabelEncoder)
     assert not any("hsr" in name for name in stats)
 
 
-def test_labels_are_used_unless_switched_off(
-    dataset: ImageDataset, images: Path, encoder: LabelEncoder
-) -> None:
+def test_labels_are_used_unless_switched_off(dataset: ImageDataset, images: Path, encoder: LabelEncoder) -> None:
     assert Trainer(SMALL, dataset, encoder, CPU).c_dim == 2
     assert Trainer(dataclasses.replace(SMALL, conditional=False), dataset, encoder, CPU).c_dim == 0
     unlabelled = Trainer(SMALL, open_dataset(images), encoder, CPU)
@@ -212,9 +208,7 @@ def test_a_grid_is_row_by_row(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grid[::2, ::2, 0], [[0, 10, 20], [30, 40, 0]])
 
 
-def test_metrics_leave_the_random_numbers_alone(
-    trainer: Trainer, dataset: ImageDataset, encoder: LabelEncoder
-) -> None:
+def test_metrics_leave_the_random_numbers_alone(trainer: Trainer, dataset: ImageDataset, encoder: LabelEncoder) -> None:
     state = torch.get_rng_state()
     evaluator = Evaluator(encoder, dataset, 20, CPU, seed=0)
     distance, path_length = evaluator.frechet_distance(trainer.G_ema), evaluator.ppl_w(trainer.G_ema)

@@ -12,7 +12,8 @@ from tests.inputs import draw, evaluate
 from tests.native import BACKENDS, requires_native
 
 _NAMES = ("conv2d-3x3", "conv_transpose2d-3x3", "conv2d_resample-up-2", "conv2d_resample-down-2",
-          "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb", "grid_sample-square")  # fmt: skip
+          "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb",
+          "grid_sample-square")  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -29,8 +29,12 @@ LAYERS = {
     "conv2d": (lambda x, w: hk.conv2d(x, w, padding=1), (2, 3, 8, 6), (4, 3, 3, 3)),
     "conv2d strided": (lambda x, w: hk.conv2d(x, w, stride=2), (2, 4, 9, 9), (4, 4, 3, 3)),
     "conv_transpose2d": (lambda x, w: hk.conv_transpose2d(x, w, stride=2), (2, 3, 5, 4), (3, 4, 3, 3)),
-    "conv2d_resample up": (lambda x, w: hk.conv2d_resample(x, w, FIR4, up=2, padding=1), (2, 3, 5, 4), (4, 3, 3, 3)),
-    "conv2d_resample down": (lambda x, w: hk.conv2d_resample(x, w, FIR4, down=2, padding=1), (2, 3, 8, 8), (4, 3, 3, 3)),
+    "conv2d_resample up": (
+        lambda x, w: hk.conv2d_resample(x, w, FIR4, up=2, padding=1), (2, 3, 5, 4), (4, 3, 3, 3),
+    ),
+    "conv2d_resample down": (
+        lambda x, w: hk.conv2d_resample(x, w, FIR4, down=2, padding=1), (2, 3, 8, 8), (4, 3, 3, 3),
+    ),
     "modulated_conv2d": (
         lambda x, w: hk.modulated_conv2d(x, w, x.mean([2, 3]), padding=1, demodulate=False), (2, 3, 8, 6), (4, 3, 3, 3),
     ),

@@ -55,8 +55,8 @@ def fits(size: tuple[int, int], f: torch.Tensor | None, up: tuple[int, int], pad
 
 @backends
 @given(
-    n=st.integers(0, 3), c=sizes, size=st.tuples(sizes, st.integers(1, 40)), f=filters(), up=st.tuples(factors, factors),
-    down=st.tuples(factors, factors), padding=pads, flip=st.booleans(), layout=layouts,
+    n=st.integers(0, 3), c=sizes, size=st.tuples(sizes, st.integers(1, 40)), f=filters(),
+    up=st.tuples(factors, factors), down=st.tuples(factors, factors), padding=pads, flip=st.booleans(), layout=layouts,
 )  # fmt: skip
 def test_upfirdn2d(backend, n, c, size, f, up, down, padding, flip, layout):
     assume(fits(size, f, up, padding))
@@ -67,7 +67,8 @@ def test_upfirdn2d(backend, n, c, size, f, up, down, padding, flip, layout):
 @backends
 @given(
     shape=st.lists(st.integers(1, 7), min_size=1, max_size=5), data=st.data(), act=st.sampled_from(list(ACTIVATIONS)),
-    gain=st.sampled_from((None, 0.5, -2.0)), clamp=st.sampled_from((None, 0.7, 4.0)), layout=layouts, bias=st.booleans(),
+    gain=st.sampled_from((None, 0.5, -2.0)), clamp=st.sampled_from((None, 0.7, 4.0)), layout=layouts,
+    bias=st.booleans(),
 )  # fmt: skip
 def test_bias_act(backend, shape, data, act, gain, clamp, layout, bias):
     dim = data.draw(st.integers(-len(shape), len(shape) - 1))
@@ -119,7 +120,7 @@ def test_modulated_conv2d(backend, n, c, o, size, kernel, resample, f, noise, bi
 @backends
 @given(
     n=st.integers(1, 2), hidden=st.integers(1, 20), layout=layouts, gain=st.sampled_from((0.5, 2**0.5)),
-    scales=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 17), st.integers(1, 17), st.integers(1, 4), st.integers(1, 15)),
+    scales=st.lists(st.tuples(*(st.integers(1, most) for most in (5, 17, 17, 4, 15))),
                     min_size=1, max_size=2),
 )  # fmt: skip
 def test_feature_projection_loss(backend, n, hidden, scales, layout, gain):

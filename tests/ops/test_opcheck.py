@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch.library.opcheck on every operator under torch.ops.hsr_kernels: schemas, fake outputs and their strides.
 
-The operators have no autograd of their own (the Functions stand outside), so that check is for the tests of derivatives.
+The operators have no autograd of their own (the Functions stand outside), so derivatives are for other tests.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,9 @@ from tests.native import requires_native
 pytestmark = requires_native
 
 OPS = (
-    "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_hidden", "feature_hidden_bwd", "modulated_conv2d_epilogue",
-    "modulated_conv2d_epilogue_bwd", "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
+    "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_hidden", "feature_hidden_bwd",
+    "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_fir_epilogue",
+    "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 LRELU = (2, 0.2, 2**0.5, 1.0)  # code, alpha, gain, clamp

@@ -2,15 +2,17 @@
 """Every operator, backend, dtype, layout and order of derivative against the float64 reference."""
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hsr_kernels import use_backend
 from tests import tolerances
-from tests.cases import CASES, Case
+from tests.cases import BY_NAME, CASES, LARGE_CASES, Case
 from tests.inputs import LAYOUTS, Inputs, draw, evaluate
-from tests.native import requires_native
+from tests.native import BACKENDS, requires_native
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # The reference is held against itself in one layout, for what its own dtypes and channels_last might break.
@@ -35,10 +37,16 @@ def _truth(case: Case, dtype: torch.dtype, order: int, number: int = 0) -> dict[
 @functools.cache
 def _reference_errors(case: Case, dtype: torch.dtype, order: int) -> dict[tuple[str, str], float]:
     """Errors of the reference in `dtype`, {(result, norm): largest of several draws}. It runs in every dtype."""
+    return _errors_of_reference(case, dtype, order, lambda inputs: inputs)
+
+
+def _errors_of_reference(
+    case: Case, dtype: torch.dtype, order: int, convert: Callable[[Inputs], Inputs]
+) -> dict[tuple[str, str], float]:
     errors: dict[tuple[str, str], float] = {}
     for number in range(tolerances.DRAWS):
         with use_backend("reference"):
-            reference = evaluate(case, _inputs(case, dtype, number), order)
+            reference = evaluate(case, convert(_inputs(case, dtype, number)), order)
         for name, truth in _truth(case, dtype, order, number).items():
             for kind in tolerances.NORMS:
                 error = tolerances.error(reference[name], truth, kind)
@@ -56,6 +64,11 @@ def test_matches_float64_reference(case, backend, layout, dtype, order):
     reference_errors = _reference_errors(case, tolerances.reference_dtype(dtype), order)
     with use_backend(backend):
         actual = evaluate(case, _inputs(case, dtype), order, layout)
+    _check(case, dtype, actual, truth, reference_errors)
+
+
+def _check(case, dtype, actual, truth, reference_errors):
+    """Holds results against the truth and its tolerance, in every norm."""
     assert actual.keys() == truth.keys()
     largest = {kind: max(tolerances.norm(t, kind) for t in truth.values()) for kind in tolerances.NORMS}
     for name, value in truth.items():
@@ -66,7 +79,46 @@ def test_matches_float64_reference(case, backend, layout, dtype, order):
             size = tolerances.norm(value, kind)
             bound = tolerances.bound(dtype, reference_errors[name, kind], size or largest[kind])
             assert error <= bound, f"{name}: {kind} error {error:.3g} over {bound:.3g}, of {size:.3g}"
-    if order == 2:
+    if "output" in actual:
+        assert actual["output"].dtype == (torch.promote_types(dtype, torch.float32) if "loss" in case.op else dtype)
+    if "d2/d(cotangent)" in actual:
         for name in (*case.curved(), *([] if case.degenerate else ["cotangent"])):
             second = actual[f"d2/d({name})"]
             assert second.numel() == 0 or second.any(), f"the second derivative by {name} must not vanish"
+
+
+_MIXED = ("bias_act-styled-clamped", "bias_act-swish-clamped", "conv2d_resample-up-2", "modulated_conv2d-styled",
+          "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb", "modulated_conv2d-1x1-down",
+          "modulated_conv2d-scalar-noise", "feature_projection_loss-grow-equal-shrink")  # fmt: skip
+
+
+def _mixed(inputs: Inputs) -> Inputs:
+    """The same values with everything but images in float32, as mixed-precision training has its parameters."""
+
+    def convert(name: str, t: torch.Tensor) -> torch.Tensor:
+        return t if name.partition(".")[0] in ("x", "features") else t.float()
+
+    tensors = {name: convert(name, t) for name, t in inputs.tensors.items()}
+    return replace(inputs, tensors=tensors, second={name: convert(name, t) for name, t in inputs.second.items()})
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("order", (0, 1, 2))
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=("float16", "bfloat16"))
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", _MIXED)
+def test_parameters_in_float32(name, backend, dtype, order):
+    case = BY_NAME[name]
+    with use_backend(backend):
+        actual = evaluate(case, _mixed(_inputs(case, dtype)), order)
+    errors = _errors_of_reference(case, dtype, order, _mixed)
+    _check(case, dtype, actual, _truth(case, dtype, order), errors)
+
+
+@requires_native
+@pytest.mark.parametrize("order", (0, 1, 2))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
+@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
+def test_large_tensors_match_float64_reference(case, dtype, order):
+    for layout in ("contiguous", "channels_last"):
+        test_matches_float64_reference(case, "cpu", layout, dtype, order)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results don't depend on the number of threads, to the bit.
 
-The one exception is a sum that PyTorch makes: oneDNN adds up the weight gradient of a convolution per thread. It is asked to
-be the same up to rounding; so is the second order of the feature loss, which the reference computes with convolutions.
+The one exception is a sum that PyTorch makes: the weight gradient of a convolution is added up per thread. It is asked
+to be the same up to rounding; so is the second order of the feature loss, which the reference computes by convolutions.
 """
 
 from collections.abc import Iterator
