@@ -10,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hsr_kernels as hk
 from tests.cases import FIR4
-from tests.native import requires_native
+from tests.native import BACKENDS, requires_native
+
+backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def flops(call: Callable[[], object]) -> int:
@@ -76,18 +78,21 @@ def test_other_gradients_are_unaffected(layer, x_shape, w_shape):
     assert torch.equal(actual, expected)
 
 
-def test_bias_gradient_is_unaffected():
+@backends
+def test_bias_gradient_is_unaffected(backend):
     x, w, b = normal(2, 3, 5, 5), normal(4, 3, 3, 3), normal(4)
-    with hk.no_weight_gradients():
+    with hk.use_backend(backend), hk.no_weight_gradients():
         hk.conv2d(x, w, b).sum().backward()
     assert w.grad is None
     assert b.grad.eq(2 * 3 * 3).all()
 
 
-def test_nesting_and_leaving():
+@backends
+def test_nesting_and_leaving(backend):
     def weight_gradient() -> torch.Tensor | None:
         x, w = normal(1, 2, 4, 4), normal(3, 2, 3, 3)
-        hk.conv2d(x, w).sum().backward()
+        with hk.use_backend(backend):
+            hk.conv2d(x, w).sum().backward()
         return w.grad
 
     with hk.no_weight_gradients():
@@ -107,8 +112,8 @@ def discriminator(convolve: Callable[..., torch.Tensor], x: torch.Tensor, w1: to
     return convolve(h, w2, stride=2).tanh().sum([1, 2, 3])
 
 
-@requires_native
-def test_r1_gives_the_weights_their_second_order_gradients():
+@backends
+def test_r1_gives_the_weights_their_second_order_gradients(backend):
     """The penalty's own backward runs outside, and reaches the weights through the first gradient."""
     x, w1, w2 = normal(2, 3, 8, 8), normal(5, 3, 3, 3), normal(4, 5, 3, 3)
 
@@ -119,7 +124,9 @@ def test_r1_gives_the_weights_their_second_order_gradients():
 
     expected = penalty(F.conv2d, False)
     for disable in (True, False):
-        for a, b in zip(penalty(hk.conv2d, disable), expected, strict=True):
+        with hk.use_backend(backend):
+            actual = penalty(hk.conv2d, disable)
+        for a, b in zip(actual, expected, strict=True):
             assert b.abs().max() > 0
             torch.testing.assert_close(a, b)
 
