@@ -6,15 +6,10 @@
 #include "hsr/fir.h"
 #include "storage.h"
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 namespace hsr {
 namespace HSR_ISA {
 
-constexpr int64_t kStreamed = int64_t(64) << 20;  // bytes of output
-constexpr int kMaxFactor = 64;                    // of up and down, checked by the bindings
+constexpr int kMaxFactor = 64;  // of up and down, checked by the bindings
 
 // out[i] = sum of taps[j] * rows[j][i], or added to out.
 template <class A>
@@ -54,32 +49,6 @@ static __attribute__((noinline)) void combine(const A* const* rows, const A* tap
   }
 }
 
-// out[2 m] = even[m], out[2 m + 1] = odd[m]. `streams` writes past the caches: an output larger than they are would
-// otherwise be read from memory before it is written.
-template <class A>
-static inline void interleave(const A* even, const A* odd, int64_t pairs, bool streams, A* __restrict out) {
-  int64_t m = 0;
-#ifdef __AVX512F__
-  if constexpr (sizeof(A) == 4) {
-    if (streams && reinterpret_cast<uintptr_t>(out) % 64 == 0) {
-      const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-      for (; m + 16 <= pairs; m += 16) {
-        const __m512 a = _mm512_loadu_ps(even + m), b = _mm512_loadu_ps(odd + m);
-        _mm512_stream_ps(out + 2 * m, _mm512_permutex2var_ps(a, low, b));
-        _mm512_stream_ps(out + 2 * m + 16, _mm512_permutex2var_ps(a, high, b));
-      }
-      _mm_sfence();
-    }
-  }
-#endif
-  (void)streams;
-  for (; m < pairs; m++) {
-    out[2 * m] = even[m];
-    out[2 * m + 1] = odd[m];
-  }
-}
-
 // Taps by phase: output o = phase + up * m reads pixels pixel + m * down + j, weighted taps[j], j < count.
 template <class A>
 struct Phase {
@@ -102,13 +71,11 @@ struct Horizontal {
   int up, down;
   int64_t w, ow, elements;  // elements per pixel: c in nhwc, 1 in nchw
   int64_t left, right;
-  bool streams;  // the output is larger than the caches, and written where it is computed
   Phase<A> phases[kMaxFactor];
 
   void plan(const UpfirdnParams& p, const double* filter) {
     up = p.up_x, down = p.down_x, w = p.w, ow = p.ow;
     elements = p.layout == Layout::nhwc ? p.c : 1;
-    streams = p.y && p.dtype == DType::float32 && p.n * p.c * p.oh * p.ow * int64_t(sizeof(A)) >= kStreamed;
     left = right = 0;
     for (int phase = 0; phase < up && phase < ow; phase++) {
       Phase<A>& f = phases[phase];
@@ -179,7 +146,10 @@ struct Horizontal {
     if (up == 2 && !add) {
       const A *even = run, *odd = run + phase_length();
       const int64_t pairs = ow / 2;
-      interleave(even, odd, pairs, streams, out);
+      for (int64_t m = 0; m < pairs; m++) {
+        out[2 * m] = even[m];
+        out[2 * m + 1] = odd[m];
+      }
       if (ow % 2) out[ow - 1] = even[pairs];
     } else if (up > 1) {
       for (int phase = 0; phase < up && phase < ow; phase++) {

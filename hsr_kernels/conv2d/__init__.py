@@ -56,7 +56,8 @@ def conv2d(
     Raises:
         TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
 
-    Derivatives: every order, with respect to input, weight and bias.
+    Derivatives: every order, with respect to input, weight and bias. PyTorch's own kernel for the weight's gradient
+    may differ in its last bits between numbers of threads; all else doesn't.
     """
     input, weight, bias = _validate(input, weight, bias, groups, transposed=False)
     pads, steps = _yx("padding", padding, minimum=0), _yx("dilation", dilation)

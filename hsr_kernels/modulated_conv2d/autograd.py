@@ -99,13 +99,17 @@ def _plus(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:
 
 
 def _slopes(y: torch.Tensor, epilogue: Epilogue) -> tuple[torch.Tensor, torch.Tensor]:
-    """dy/dpre and, where that isn't 0, its inverse, from the output y; both constant almost everywhere."""
+    """dy/dpre and, where that isn't 0, its inverse, from the output y; both constant almost everywhere.
+
+    Where dy/dpre is 0 the inverse only has to be finite: it never stands without dy/dpre as another factor.
+    """
     alpha = {"linear": 1.0, "relu": 0.0}.get(epilogue.act, epilogue.alpha)
-    above = y * epilogue.gain > 0
-    inside = y.abs() < epilogue.clamp if epilogue.clamp >= 0 else torch.ones_like(above)
+    above = y > 0 if epilogue.gain > 0 else y < 0
     one = torch.ones((), dtype=_ops.wide(y.dtype), device=y.device)
-    slope = torch.where(above, one, one * alpha) * epilogue.gain * inside
-    inverse = torch.where(above, one, one / alpha if alpha else one * 0) / epilogue.gain * inside
+    slope = torch.where(above, one * epilogue.gain, one * (epilogue.gain * alpha))
+    if epilogue.clamp >= 0:
+        slope.masked_fill_(y.abs() >= epilogue.clamp, 0)
+    inverse = torch.where(above, one / epilogue.gain, one / (epilogue.gain * alpha) if alpha else one * 0)
     return slope, inverse
 
 
