@@ -72,7 +72,7 @@ class ProgressDisplay:
         self._live.stop()
 
     def images_per_second(self, images_seen: int) -> float:
-        """Returns the speed of this session."""
+        """Returns the speed since training was started or resumed."""
         return self._speed.rate(images_seen)
 
     def due(self) -> bool:
