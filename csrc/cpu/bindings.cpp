@@ -173,6 +173,19 @@ void epilogue_bwd(Address dy, Address y, Address dz, Address d, Address noise, i
   kernels().epilogue_bwd(p, threads);
 }
 
+void epilogue_bwd_bwd(Address ddz, Address ratio, Address ddnoise, Address ddb, Address dy, Address y, Address d,
+                      Address noise, int64_t noise_stride, Address b, Address gdy, Address gy, Address gnoise,
+                      Address sums, const Sizes4& sizes, int layout, int dtype, const Activation4& act, int threads) {
+  EpilogueParams p = epilogue_params(gdy, d, noise, noise_stride, b, sizes, layout, dtype, act);
+  const int64_t n = p.n * p.c * p.h * p.w;
+  p.z = filled(ddz, n, kNull), p.dy = filled(dy, n, kNull), p.y = filled(y, n, kNull), p.gy = filled(gy, n, kNull);
+  p.ratio = filled(ratio, p.n * p.c, kNull), p.ddb = filled(ddb, p.c, kNull), p.ddnoise = pointer(ddnoise);
+  p.sums = filled<double>(sums, p.n * p.c, kNull), p.dnoise = pointer(gnoise);
+  expect_write(p.gy, n * bytes_of(p.dtype));
+  py::gil_scoped_release release;
+  kernels().epilogue_bwd_bwd(p, threads);
+}
+
 using Sizes3 = std::tuple<int64_t, int64_t, int64_t>;  // n, c, h * w
 
 ScaleParams scale_params(Address x, Address s, Address out, const Sizes3& sizes, int layout, int dtype) {
@@ -241,6 +254,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("epilogue", &epilogue);
   m.def("fir_epilogue", &fir_epilogue);
   m.def("epilogue_bwd", &epilogue_bwd);
+  m.def("epilogue_bwd_bwd", &epilogue_bwd_bwd);
   m.def("scale_channels", &scale_channels);
   m.def("scale_channels_bwd", &scale_channels_bwd);
   m.def("feature_pool", &feature_pool);

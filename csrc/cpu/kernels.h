@@ -14,6 +14,7 @@ struct Kernels {
   void (*upfirdn2d)(const UpfirdnParams&, int threads);
   void (*epilogue)(const EpilogueParams&, int threads);
   void (*epilogue_bwd)(const EpilogueParams&, int threads);
+  void (*epilogue_bwd_bwd)(const EpilogueParams&, int threads);
   void (*scale_channels)(const ScaleParams&, int threads);
   void (*scale_channels_bwd)(const ScaleParams&, int threads);
   void (*feature_pool)(const FeaturePoolParams&, int threads);

@@ -13,6 +13,7 @@ void launch_bias_act_bwd_bwd(const BiasActParams&, int threads);
 void launch_upfirdn2d(const UpfirdnParams&, int threads);
 void launch_epilogue(const EpilogueParams&, int threads);
 void launch_epilogue_bwd(const EpilogueParams&, int threads);
+void launch_epilogue_bwd_bwd(const EpilogueParams&, int threads);
 void launch_scale_channels(const ScaleParams&, int threads);
 void launch_scale_channels_bwd(const ScaleParams&, int threads);
 void launch_feature_pool(const FeaturePoolParams&, int threads);

@@ -220,6 +220,19 @@ void fir_epilogue_kernel(const EpilogueParams& p, int threads) {
   });
 }
 
+// The sum of c values, in an order that doesn't depend on the instruction set.
+template <class A>
+A sum_of(const A* values, int64_t c) {
+  A lanes[16] = {};
+  int64_t j = 0;
+  for (; j + 16 <= c; j += 16)
+    for (int64_t l = 0; l < 16; l++) lanes[l] += values[j + l];
+  for (; j < c; j++) lanes[j % 16] += values[j];
+  A total = 0;
+  for (A lane : lanes) total += lane;
+  return total;
+}
+
 // dz = dpre * d with dpre = dy * slope; adds dpre * (z * d) to dd and dpre to db, writes the sum over channels to
 // dnoise. z * d is told from the output, by inverting the activation; where it can't be (clamped, ReLU below 0) dpre is
 // 0.
@@ -242,16 +255,7 @@ __attribute__((noinline)) void epilogue_bwd_tile(const A* __restrict dy, const A
       db[j] += dpre;
       dzi[j] = dpre;
     }
-    if (dnoise) {
-      A lanes[16] = {};
-      int64_t j = 0;
-      for (; j + 16 <= c; j += 16)
-        for (int64_t l = 0; l < 16; l++) lanes[l] += dzi[j + l];
-      for (; j < c; j++) lanes[j % 16] += dzi[j];
-      A total = 0;
-      for (A lane : lanes) total += lane;
-      dnoise[i] = total;
-    }
+    if (dnoise) dnoise[i] = sum_of(dzi, c);
     for (int64_t j = 0; j < c; j++) dzi[j] *= d[j];
   }
 }
@@ -288,6 +292,89 @@ void epilogue_bwd_kernel(const EpilogueParams& p, int threads) {
     for (int64_t i = 0; i < p.n * p.c; i++) p.dd[i] /= double(vectors.d[i]);
   }
   if (p.db) partials.reduce(1, 0, p.db);
+}
+
+// What a sample's vectors are to the second derivative: `ratio` is the gradient of dd over d.
+template <class A>
+struct SecondOrder {
+  const A *d, *b, *ratio, *ddb;
+  A *dot, *dot_zd, *sum;  // added to: sums of ddz * dpre, dpre * zd and dpre
+  A* line;                // [c]: working memory
+};
+
+// Gradients of epilogue_bwd_tile's results, (ddz, ratio, ddnoise, ddb), taken on to dy and y. With zd = z * d told from
+// y, and nothing where the activation doesn't pass:
+//   gdy = slope * (ddz * d + ratio * zd + ddnoise + ddb),  gy = ratio * dpre * dz*d/dy,  gnoise = -sum of ratio * dpre.
+// gdy and gy may stand where dy and y stood.
+template <class A>
+__attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, const A* y, A* gdy, A* gy,
+                                                     int64_t pixels, int64_t c, const SecondOrder<A>& of,
+                                                     const A* noise, const A* ddnoise, A* gnoise,
+                                                     const PiecewiseLinear<A>& act) {
+  const A clamp = act.clamp, inv_gain = act.inv_gain, inv_alpha = act.inv_alpha;
+  const A above = act.gain, below = act.gain * act.alpha;
+  const A *__restrict d = of.d, *__restrict b = of.b, *__restrict ratio = of.ratio, *__restrict ddb = of.ddb;
+  A *__restrict dot = of.dot, *__restrict dot_zd = of.dot_zd, *__restrict sum = of.sum, *__restrict line = of.line;
+  for (int64_t i = 0; i < pixels; i++) {
+    const A added = noise ? noise[i] : A(0), dd_added = ddnoise ? ddnoise[i] : A(0);
+    const A *ddzi = ddz + i * c, *dyi = dy + i * c, *yi = y + i * c;
+    A *gdyi = gdy + i * c, *gyi = gy + i * c;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < c; j++) {
+      const A t = yi[j] * inv_gain, magnitude = yi[j] < A(0) ? -yi[j] : yi[j];
+      const A slope = magnitude < clamp ? (t > A(0) ? above : below) : A(0);
+      const A inverse = t > A(0) ? A(1) : inv_alpha;
+      const A dpre = dyi[j] * slope, zd = t * inverse - (added + b[j]), weighted = ratio[j] * dpre, g = ddzi[j];
+      dot[j] += g * dpre;
+      dot_zd[j] += dpre * zd;
+      sum[j] += dpre;
+      line[j] = weighted;
+      gdyi[j] = slope * (g * d[j] + ratio[j] * zd + (dd_added + ddb[j]));
+      gyi[j] = weighted * inverse * inv_gain;
+    }
+    if (gnoise) gnoise[i] = -sum_of(line, c);
+  }
+}
+
+template <class T>
+void epilogue_bwd_bwd_kernel(const EpilogueParams& p, int threads) {
+  using A = Accumulator<T>;
+  const PiecewiseLinear<A> act(p.act);
+  const Coefficients<A> vectors(p);
+  const Tiling tiling(p.c, p.h * p.w);
+  const Partials partials(p.n, tiling.chunks, 3, p.c);
+  for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
+    const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * tiling.hw;
+    const Buffers<T> buffers(3, tiling.tile * p.c);
+    const auto at_pixel = [&](const void* map, int64_t stride, int64_t pixel) {
+      return map ? static_cast<const A*>(map) + n * stride + pixel : nullptr;
+    };
+    A* line = static_cast<A*>(scratch(4, size_t(p.c) * sizeof(A)));
+    tiling.tiles(part, [&](int64_t first, int64_t pixels) {
+      const auto read = [&](const void* tensor, int i) {
+        return read_tile(static_cast<const T*>(tensor) + image, p.layout, p.c, tiling.hw, first, pixels,
+                         buffers.raw_for(i), buffers.tiles[i]);
+      };
+      const A *dy = read(p.dy, 0), *y = read(p.y, 1);
+      const A* ddz = load(static_cast<const T*>(p.z) + image + first * p.c, buffers.tiles[2], pixels * p.c);
+      T *gdy_out = static_cast<T*>(p.out) + image, *gy_out = static_cast<T*>(p.gy) + image;
+      A* gdy = tile_target(gdy_out, p.layout, p.c, first, buffers.tiles[0]);
+      A* gy = tile_target(gy_out, p.layout, p.c, first, buffers.tiles[1]);
+      const A *noise = at_pixel(p.noise, p.noise_stride, first), *ddnoise = at_pixel(p.ddnoise, tiling.hw, first);
+      A* gnoise = p.dnoise ? static_cast<A*>(p.dnoise) + n * tiling.hw + first : nullptr;
+      sum_in_runs<A>(pixels, 3 * p.c, partials.at(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
+        const int64_t at = i * p.c;
+        epilogue_bwd_bwd_tile(ddz + at, dy + at, y + at, gdy + at, gy + at, run, p.c,
+                              SecondOrder<A>{vectors.d + n * p.c, vectors.b, static_cast<const A*>(p.ratio) + n * p.c,
+                                             static_cast<const A*>(p.ddb), sums, sums + p.c, sums + 2 * p.c, line},
+                              noise ? noise + i : nullptr, ddnoise ? ddnoise + i : nullptr,
+                              gnoise ? gnoise + i : nullptr, act);
+      });
+      write_tile(gdy, gdy_out, p.layout, p.c, tiling.hw, first, pixels, buffers.raw);
+      write_tile(gy, gy_out, p.layout, p.c, tiling.hw, first, pixels, buffers.raw);
+    });
+  });
+  for (int64_t kind = 0; kind < 3; kind++) partials.reduce(kind, p.c, p.sums + kind * p.n * p.c);
 }
 
 template <class A>
@@ -360,6 +447,9 @@ void launch_epilogue(const EpilogueParams& p, int threads) {
 }
 void launch_epilogue_bwd(const EpilogueParams& p, int threads) {
   with_dtype(p.dtype, [&](auto zero) { epilogue_bwd_kernel<decltype(zero)>(p, threads); });
+}
+void launch_epilogue_bwd_bwd(const EpilogueParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { epilogue_bwd_bwd_kernel<decltype(zero)>(p, threads); });
 }
 void launch_scale_channels(const ScaleParams& p, int threads) {
   with_dtype(p.dtype, [&](auto zero) { scale_channels_kernel<decltype(zero)>(p, threads); });

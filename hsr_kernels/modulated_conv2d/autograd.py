@@ -67,6 +67,9 @@ class EpilogueBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, ddz, ddd, ddnoise, ddb):
         dy, y, d, noise, b = ctx.saved_tensors
+        if not torch.is_grad_enabled() and ddz is not None:
+            return *_second_order(ctx, ddz, ddd, ddnoise, ddb), None, None
+        # Differentiable: a third derivative may follow.
         slope, inverse = _slopes(y.detach(), ctx.epilogue)
         channel = lambda v: v[:, :, None, None]  # noqa: E731
         dpre = dy * slope
@@ -92,6 +95,24 @@ class EpilogueBackward(torch.autograd.Function):
             gdpre = _plus(gdpre, ddb[:, None, None])
         gdy = None if gdpre is None else (gdpre * slope).to(dy.dtype)
         return gdy, gy, gd, gnoise, gb, None, None
+
+
+def _second_order(ctx, ddz, ddd, ddnoise, ddb):
+    """What EpilogueBackward.backward computes, in one pass."""
+    dy, y, d, noise, b = ctx.saved_tensors
+    n, c = y.shape[:2]
+    zeros = dy.new_zeros((n, c), dtype=_ops.wide(y.dtype))
+    ratio = zeros if ddd is None else ddd / d
+    gdy, gy, gnoise, sums = _ops.epilogue_bwd_bwd_op(
+        ddz, ratio, ddnoise, zeros[0] if ddb is None else ddb, dy, y, d, noise, b,
+        noise is not None and ctx.needs_input_grad[3], *ctx.epilogue.args,
+    )  # fmt: skip
+    dot, dot_zd, total = sums
+    gd = None if d is None else dot if ddd is None else dot - ratio / d * dot_zd
+    if ddd is None:
+        return gdy, None, gd, None, None
+    gnoise = gnoise.sum_to_size(noise.shape) if gnoise.numel() else None
+    return gdy, gy, gd, gnoise, None if b is None else -(ratio * total).sum(0)
 
 
 def _plus(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:

@@ -104,6 +104,24 @@ def _epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     return dz, dd.to(dnoise.dtype), db.to(dnoise.dtype), dnoise
 
 
+def _epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp):
+    y, layout = dense_image(y)
+    dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
+    n, c, h, w = y.shape
+    gdy, gy = torch.empty_like(y), torch.empty_like(y)
+    noise, stride = _noise(noise, (h, w), y.dtype)
+    d, b, ratio, ddb = (_dense(vector, y.dtype) for vector in (d, b, ratio, ddb))
+    ddnoise = None if ddnoise is None else _dense(ddnoise.expand(n, 1, h, w), y.dtype)
+    sums = torch.zeros((3, n, c), dtype=torch.float64)
+    gnoise = torch.empty((n, 1, h, w) if needs_gnoise else 0, dtype=wide(y.dtype))
+    _native.cpu().epilogue_bwd_bwd(
+        address(ddz), address(ratio), address(ddnoise), address(ddb), address(dy), address(y), address(d),
+        address(noise), stride, address(b), address(gdy), address(gy), address(gnoise) if needs_gnoise else 0,
+        address(sums), (n, c, h, w), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
+    )  # fmt: skip
+    return gdy, gy, gnoise, sums.to(gnoise.dtype)
+
+
 def _dense(vector, dtype):
     """`vector` as the kernels read it: without gaps, in the dtype accumulated in."""
     return None if vector is None else vector.to(wide(dtype)).contiguous()
@@ -133,6 +151,13 @@ def _fake_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp
     return _empty(y.shape, y), vector, vector.new_empty(c), dnoise
 
 
+def _fake_epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp):
+    n, c, h, w = y.shape
+    sums = y.new_empty((3, n, c), dtype=wide(y.dtype))
+    like = torch.empty_like(dense_image(y)[0])
+    return like, torch.empty_like(like), sums.new_empty((n, 1, h, w) if needs_gnoise else 0), sums
+
+
 _ACT = "int act, float alpha, float gain, float clamp"
 _VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
 _FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
@@ -160,4 +185,10 @@ epilogue_bwd_op = define(
     " -> (Tensor, Tensor, Tensor, Tensor)",
     cpu=_epilogue_bwd,
     fake=_fake_epilogue_bwd,
+)
+epilogue_bwd_bwd_op = define(
+    "modulated_conv2d_epilogue_bwd_bwd(Tensor ddz, Tensor ratio, Tensor? ddnoise, Tensor ddb, Tensor dy, Tensor y, "
+    f"{_VECTORS}, bool needs_gnoise, {_ACT}) -> (Tensor, Tensor, Tensor, Tensor)",
+    cpu=_epilogue_bwd_bwd,
+    fake=_fake_epilogue_bwd_bwd,
 )

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+import hsr_kernels as hk
 from hsr_kernels import use_backend
 from tests.cases import FIR4, FIR4_SEPARABLE, Case
 from tests.inputs import LAYOUTS, draw, lay_out
-from tests.native import BACKENDS
+from tests.native import BACKENDS, requires_native
 from tests.ops.literal import PARAMETERS as ACTIVATIONS
 
 _LAYER = {"x": (2, 2, 3, 2), "weight": (3, 2, 3, 3), "styles": (2, 2), "bias": (3,)}
@@ -69,3 +70,36 @@ def test_finite_differences_in_other_layouts(backend, layout):
     with use_backend(backend):
         assert gradcheck(function, leaves)
         assert gradgradcheck(function, leaves, fast_mode=True)
+
+
+@requires_native
+@pytest.mark.parametrize("up", [1, 2])
+def test_third_order_of_modulated_conv2d(up):
+    """A second derivative that can be differentiated takes another way: both must agree, and the third be right."""
+    taps = hk.setup_filter([1, 3, 3, 1]) if up > 1 else None
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    tensors = [normal(2, 3, 5, 4), normal(4, 3, 3, 3), 1 + normal(2, 3) / 4, normal(4), normal(1, 1, 5 * up, 4 * up)]
+    v = normal(2, 4, 5 * up, 4 * up)
+
+    def derivatives(backend: str) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        x, weight, styles, bias, noise = leaves = [t.clone().requires_grad_() for t in tensors]
+        with hk.use_backend(backend):
+            y = hk.modulated_conv2d(
+                x, weight, styles, noise, up=up, padding=1, resample_filter=taps, bias=bias, act="lrelu", clamp=1.0
+            )
+            first = torch.autograd.grad((y * v).sum(), leaves, create_graph=True)
+            penalty = sum((g.square().sum() for g in first), torch.zeros(()))
+            plain = torch.autograd.grad(penalty, leaves, retain_graph=True)
+            second = torch.autograd.grad(penalty, leaves, create_graph=True)
+            penalty = sum((g.square().sum() for g in second), torch.zeros(()))
+            return list(plain), list(second), list(torch.autograd.grad(penalty, leaves))
+
+    plain, second, third = derivatives("cpu")
+    _, expected_second, expected_third = derivatives("reference")
+    torch.testing.assert_close(plain, expected_second)
+    torch.testing.assert_close(second, expected_second)
+    torch.testing.assert_close(third, expected_third)

@@ -17,8 +17,8 @@ pytestmark = requires_native
 
 OPS = (
     "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_hidden", "feature_hidden_bwd",
-    "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_fir_epilogue",
-    "scale_channels", "scale_channels_bwd", "upfirdn2d",
+    "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_epilogue_bwd_bwd",
+    "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 LRELU = (2, 0.2, 2**0.5, 1.0)  # code, alpha, gain, clamp
@@ -60,6 +60,10 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
         "modulated_conv2d_epilogue": [(x, *epilogue, last, *LRELU), (x, None, None, None, last, *LRELU)],
         "modulated_conv2d_fir_epilogue": [(x, *FIR, *doubled, last, *LRELU)],
         "modulated_conv2d_epilogue_bwd": [(dy, y, *epilogue, True, *LRELU), (dy, y, None, None, None, False, *LRELU)],
+        "modulated_conv2d_epilogue_bwd_bwd": [
+            (ddx, vector(2, 3), vector(2, 1, 5, 4), vector(3), dy, y, *epilogue, True, *LRELU),
+            (ddx, vector(2, 3), None, vector(3), dy, y, None, None, None, False, *LRELU),
+        ],
         "feature_hidden": [(x, torch.randn(7, 3).to(dtype), torch.randn(7).to(dtype), 3, 3, 1.4)],
         "feature_hidden_bwd": [(torch.randn_like(pooled), mask, x, torch.randn(7, 3).to(dtype), 3, 3, 1.4, True, True)],
     }

@@ -53,16 +53,21 @@ struct UpfirdnParams {
 // z has the size [n, h, w, c]; where `fir` is given, z is its output rather than its input.
 struct EpilogueParams {
   const UpfirdnParams* fir;  // filters z's source on the way, or null
-  const void* z;             // forward without fir: [n, h, w, c]
+  const void* z;             // forward without fir: [n, h, w, c]; second order: gradient of dz
   const void* d;             // [n, c] accumulation type, or null: 1
   const void* noise;         // [n or 1, h, w] accumulation type, or null
   const void* b;             // [c] accumulation type, or null
   const void* y;             // backward: the output
   const void* dy;            // backward: gradient of the output
-  void* out;                 // forward: y; backward: dz (nhwc)
+  void* out;                 // forward: y; backward: dz (nhwc); second order: gradient of dy
   double* dd;                // backward: [n, c] or null
   double* db;                // backward: [c] or null
-  void* dnoise;              // backward: [n, h, w] accumulation type, or null
+  void* dnoise;              // backward: [n, h, w] accumulation type, or null; second order: gradient of noise
+  const void* ratio;         // second order: [n, c] gradient of dd over d
+  const void* ddnoise;       // second order: [n, h, w] gradient of dnoise, or null
+  const void* ddb;           // second order: [c] gradient of db
+  void* gy;                  // second order: gradient of y
+  double* sums;              // second order: [3, n, c] sums of ddz * dpre, dpre * z * d and dpre
   int64_t n, c, h, w;
   int64_t noise_stride;  // between samples: h * w or 0
   Layout layout;         // of y and dy
