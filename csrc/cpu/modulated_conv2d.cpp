@@ -313,8 +313,8 @@ __attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, 
                                                      const PiecewiseLinear<A>& act) {
   const A clamp = act.clamp, inv_gain = act.inv_gain, inv_alpha = act.inv_alpha;
   const A above = act.gain, below = act.gain * act.alpha;
-  const A *__restrict d = of.d, *__restrict b = of.b, *__restrict ratio = of.ratio, *__restrict ddb = of.ddb;
-  A *__restrict dot = of.dot, *__restrict dot_zd = of.dot_zd, *__restrict sum = of.sum, *__restrict line = of.line;
+  const A* __restrict d = of.d, * __restrict b = of.b, * __restrict ratio = of.ratio, * __restrict ddb = of.ddb;
+  A* __restrict dot = of.dot, * __restrict dot_zd = of.dot_zd, * __restrict sum = of.sum, * __restrict line = of.line;
   for (int64_t i = 0; i < pixels; i++) {
     const A added = noise ? noise[i] : A(0), dd_added = ddnoise ? ddnoise[i] : A(0);
     const A *ddzi = ddz + i * c, *dyi = dy + i * c, *yi = y + i * c;
