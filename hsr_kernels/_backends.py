@@ -33,7 +33,7 @@ class Implementation:
 
     Attributes:
         function: Takes the operator's validated arguments.
-        native: Name of the extension that it needs, if any.
+        native: What it needs, if anything: the name of an extension, or "triton".
         dtypes: Dtypes that it computes in.
         devices: Device types that it runs on.
     """
@@ -83,12 +83,12 @@ class Operator:
 
     def choose(self, tensor: torch.Tensor, limit: str = "", *, quiet: bool = False) -> str:
         """The name of the backend to run for `tensor`; `quiet` leaves out the warning."""
-        requested, device = _current(), tensor.device.type
-        if requested is not None:
-            reason = self.why_not(requested, device, tensor.dtype, limit)
+        wanted, device = requested(), tensor.device.type
+        if wanted is not None:
+            reason = self.why_not(wanted, device, tensor.dtype, limit)
             if reason:
-                raise RuntimeError(f"the {requested} backend was requested, but can't run {self.name}: {reason}")
-            return requested
+                raise RuntimeError(f"the {wanted} backend was requested, but can't run {self.name}: {reason}")
+            return wanted
         reasons: list[str] = []
         for backend in _FASTEST_FIRST.get(device, ("reference",)):
             reason = self.why_not(backend, device, tensor.dtype, limit)
@@ -119,13 +119,20 @@ def _without_autocast(function: Callable[..., Any], tensor: torch.Tensor) -> Cal
     return call
 
 
+def on_gpu(function: Callable[..., Any]) -> Implementation:
+    """The triton implementation whose operators `function` calls; in Triton's interpreter it takes CPU tensors too."""
+    devices = ("cuda", "cpu") if _native.triton_interprets() else ("cuda",)
+    return Implementation(function, "triton", (torch.float32, torch.float16, torch.bfloat16), devices)
+
+
 def register(name: str, **implementations: Implementation) -> Operator:
     """Makes an operator known to `backends()` and `explain()`."""
     _operators[name] = Operator(name, implementations)
     return _operators[name]
 
 
-def _current() -> str | None:
+def requested() -> str | None:
+    """The backend that was asked for; None where the fastest that can run is to be taken."""
     if _requested is not None:
         return _requested
     name = os.environ.get(_ENVIRONMENT) or None
@@ -218,13 +225,13 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
     operator = _operator(op)
     tensor = tensors[0] if tensors else torch.empty(0)
     chosen = operator.choose(tensor, quiet=True)
-    requested = _current()
+    wanted = requested()
     reasons = {}
     for name in BACKENDS:
         if name == chosen:
-            reasons[name] = "chosen: " + ("it was requested" if requested else "the fastest that can run")
+            reasons[name] = "chosen: " + ("it was requested" if wanted else "the fastest that can run")
         else:
             reasons[name] = operator.why_not(name, tensor.device.type, tensor.dtype) or (
-                f"it could run, but {requested} was requested" if requested else f"it could run, but {chosen} is faster"
+                f"it could run, but {wanted} was requested" if wanted else f"it could run, but {chosen} is faster"
             )
     return Explanation(op, chosen, f"{tensor.device} {str(tensor.dtype).removeprefix('torch.')}", reasons)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the compiled extension once and remembers why it could not be loaded."""
+"""Loads what the backends need, the compiled extension and Triton, once, and remembers why it could not be loaded."""
 
 import functools
 import importlib
+import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 _REPORT = Path(__file__).with_name("_build_report.txt")
 
@@ -20,8 +24,24 @@ def load(name: str) -> tuple[ModuleType | None, str]:
 
 
 def missing(name: str) -> str:
-    """Why `hsr_kernels.<name>` can't be loaded, "" where it can; torch.compile takes the answer for granted."""
-    return load(name)[1]
+    """Why `hsr_kernels.<name>`, or "triton", can't be used, "" where it can; torch.compile takes it for granted."""
+    return _without_triton() if name == "triton" else load(name)[1]
+
+
+@functools.cache
+def _without_triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton isn't installed"
+    if triton_interprets():
+        return ""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    return ""
+
+
+def triton_interprets() -> bool:
+    """Whether Triton was told to interpret its kernels: they then run on CPU tensors, slowly, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 # What torch.compiler.assume_constant_result does, less its import of the whole compiler (Triton included).

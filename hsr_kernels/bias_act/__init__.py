@@ -11,6 +11,7 @@ _operator = _backends.register(
     "bias_act",
     reference=_backends.Implementation(reference.bias_act, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.bias_act, native="_cpu"),
+    triton=_backends.on_gpu(autograd.bias_act),
 )
 
 

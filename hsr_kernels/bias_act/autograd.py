@@ -7,7 +7,7 @@ into y: dx = dy * slope(y), and the node of y passes the rest on to x and b. Swi
 
 import torch
 
-from . import cpu_impl as _ops
+from . import ops as _ops
 from . import reference
 from .activations import Epilogue
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from . import cpu_impl as _ops
+from .._registry import wide
+from . import ops as _ops
 from . import reference
 from .reference import Head
 
@@ -31,7 +32,7 @@ class ScaleLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, target, w1, b1, w2, b2, gain):
-        dtype = _ops.wide(x.dtype)
+        dtype = wide(x.dtype)
         size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
         ctx.gain, ctx.size, ctx.out = gain, size, out
         ctx.pooled_size = out if out[0] * out[1] <= size[0] * size[1] else size

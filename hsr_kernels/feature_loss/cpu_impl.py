@@ -8,7 +8,7 @@ passed, is all that the backward needs of it.
 import torch
 
 from .. import _native
-from .._registry import DTYPE_CODES, address, define, wide
+from .._registry import DTYPE_CODES, address, wide
 
 _BLOCK = 1 << 20  # elements of the hidden layer at a time
 
@@ -27,7 +27,7 @@ def _blocks(k: int, hw: int) -> list[tuple[int, int]]:
     return [(first, min(first + step, k)) for first in range(0, k, step)]
 
 
-def _feature_hidden(x, w1, b1, th, tw, gain):
+def feature_hidden(x, w1, b1, th, tw, gain):
     n, _, h, w = x.shape
     k = w1.shape[0]
     w1, b1 = w1.to(wide(x.dtype)), b1.to(wide(x.dtype)).contiguous()
@@ -45,7 +45,7 @@ def _feature_hidden(x, w1, b1, th, tw, gain):
     return pooled, mask
 
 
-def _feature_hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
+def feature_hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
     n, c, h, w = x.shape
     k = w1.shape[0]
     w1, dpooled = w1.to(wide(x.dtype)), dpooled.contiguous()
@@ -66,30 +66,3 @@ def _feature_hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
             if needs_dx:
                 dx[i].view(c, h * w).addmm_(w1[first:last].t(), dz)
     return dx.to(x.dtype), dw, db.to(w1.dtype)
-
-
-def _fake_hidden(x, w1, b1, th, tw, gain):
-    n, _, h, w = x.shape
-    pooled = x.new_empty((n, w1.shape[0], th * tw), dtype=wide(x.dtype))
-    return pooled, x.new_empty((n, w1.shape[0], (h * w + 7) // 8), dtype=torch.uint8)
-
-
-def _fake_hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
-    return (
-        x.new_empty(x.shape if needs_dx else (0,)),
-        x.new_empty(w1.shape if needs_dw else (0,), dtype=wide(x.dtype)),
-        x.new_empty(w1.shape[0], dtype=wide(x.dtype)),
-    )
-
-
-hidden_op = define(
-    "feature_hidden(Tensor x, Tensor w1, Tensor b1, SymInt th, SymInt tw, float gain) -> (Tensor, Tensor)",
-    cpu=_feature_hidden,
-    fake=_fake_hidden,
-)
-hidden_bwd_op = define(
-    "feature_hidden_bwd(Tensor dpooled, Tensor mask, Tensor x, Tensor w1, SymInt th, SymInt tw, float gain,"
-    " bool needs_dx, bool needs_dw) -> (Tensor, Tensor, Tensor)",
-    cpu=_feature_hidden_bwd,
-    fake=_fake_hidden_bwd,
-)

@@ -12,13 +12,14 @@ Functions that can be differentiated in turn, so every order exists.
 
 import torch
 
+from .._registry import is_channels_last, wide
 from ..bias_act.activations import Epilogue
 from ..bias_act.autograd import bias_act
 from ..conv2d import autograd as _conv
 from ..conv2d_resample.plan import Plan
 from ..upfirdn2d.autograd import Upfirdn2d
 from ..upfirdn2d.geometry import filter_taps
-from . import cpu_impl as _ops
+from . import ops as _ops
 from . import reference
 
 _LAST = torch.channels_last
@@ -101,7 +102,7 @@ def _second_order(ctx, ddz, ddd, ddnoise, ddb):
     """What EpilogueBackward.backward computes, in one pass."""
     dy, y, d, noise, b = ctx.saved_tensors
     n, c = y.shape[:2]
-    zeros = dy.new_zeros((n, c), dtype=_ops.wide(y.dtype))
+    zeros = dy.new_zeros((n, c), dtype=wide(y.dtype))
     ratio = zeros if ddd is None else ddd / d
     gdy, gy, gnoise, sums = _ops.epilogue_bwd_bwd_op(
         ddz, ratio, ddnoise, zeros[0] if ddb is None else ddb, dy, y, d, noise, b,
@@ -126,7 +127,7 @@ def _slopes(y: torch.Tensor, epilogue: Epilogue) -> tuple[torch.Tensor, torch.Te
     """
     alpha = {"linear": 1.0, "relu": 0.0}.get(epilogue.act, epilogue.alpha)
     above = y > 0 if epilogue.gain > 0 else y < 0
-    one = torch.ones((), dtype=_ops.wide(y.dtype), device=y.device)
+    one = torch.ones((), dtype=wide(y.dtype), device=y.device)
     slope = torch.where(above, one * epilogue.gain, one * (epilogue.gain * alpha))
     if epilogue.clamp >= 0:
         slope.masked_fill_(y.abs() >= epilogue.clamp, 0)
@@ -143,7 +144,7 @@ class ModulatedConv2d(torch.autograd.Function):
         if plan.before is not None:
             u = Upfirdn2d.apply(u, f if plan.filtered else None, plan.before)
         v = _convolve(u, w, plan)
-        last = _ops.is_channels_last(x)
+        last = is_channels_last(x)
         if plan.after is None:
             y = _ops.epilogue_op(v, d, noise, b, last, *epilogue.args)
         else:
@@ -214,11 +215,10 @@ def modulated_conv2d(
     epilogue: Epilogue,
 ) -> torch.Tensor:
     """See `hsr_kernels.modulated_conv2d`."""
-    wide = _ops.wide(x.dtype)
     d = None
     if demodulate:
         weight, styles = reference.prescale(x.dtype, weight, styles)
-        d = demodulation(weight.to(wide), styles.to(wide))
+        d = demodulation(weight.to(wide(x.dtype)), styles.to(wide(x.dtype)))
     if not demodulate and _is_small_projection(weight, plan):
         y = _project(x, weight, styles)
         y = y if noise is None else y + noise.to(y.dtype)
@@ -230,9 +230,9 @@ def modulated_conv2d(
         w = w.flip([2, 3])  # conv2d correlates; a transposed convolution convolves
     if plan.convolution.transposed:
         w = w.transpose(0, 1)
-    noise = None if noise is None else noise.to(wide)
-    b = bias.to(wide) if fused and bias is not None else None
-    y = ModulatedConv2d.apply(x, w, styles.to(wide), d, noise, b, f, plan, epilogue if fused else _IDENTITY)
+    noise = None if noise is None else noise.to(wide(x.dtype))
+    b = bias.to(wide(x.dtype)) if fused and bias is not None else None
+    y = ModulatedConv2d.apply(x, w, styles.to(wide(x.dtype)), d, noise, b, f, plan, epilogue if fused else _IDENTITY)
     return y if fused else bias_act(y, bias, 1, epilogue)
 
 
@@ -255,7 +255,7 @@ def _project(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> tor
     """A 1x1 modulated convolution as one small matrix product per sample."""
     n, c, h, w = x.shape
     scaled = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)
-    if _ops.is_channels_last(x):
+    if is_channels_last(x):
         y = x.permute(0, 2, 3, 1).reshape(n, h * w, c) @ scaled.transpose(1, 2)
         return y.reshape(n, h, w, weight.shape[0]).permute(0, 3, 1, 2)
     return (scaled @ x.reshape(n, c, h * w)).reshape(n, weight.shape[0], h, w)

@@ -9,11 +9,9 @@ the dtype that is accumulated in.
 import torch
 
 from .. import _native
-from .._registry import DTYPE_CODES, address, define, dense_image, is_channels_last, laid_out_like, wide
-from ..upfirdn2d.cpu_impl import fir_args, geometry_of
-from ..upfirdn2d.geometry import filter_taps
-
-__all__ = ["is_channels_last", "wide"]  # next to the operators, for the Functions over them
+from .._registry import DTYPE_CODES, address, dense_image, laid_out_like, wide
+from ..upfirdn2d.cpu_impl import fir_args
+from ..upfirdn2d.geometry import filter_taps, geometry_of
 
 _LAST = torch.channels_last
 
@@ -26,7 +24,7 @@ def _noise(noise: torch.Tensor | None, size: tuple[int, int], dtype: torch.dtype
     return noise, size[0] * size[1] if noise.shape[0] > 1 else 0
 
 
-def _scale_channels(x, s):
+def scale_channels(x, s):
     u = torch.empty(x.shape, dtype=x.dtype, memory_format=_LAST)
     x, layout = dense_image(x)
     n, c, h, w = x.shape
@@ -43,7 +41,7 @@ def _scale_channels(x, s):
     return u
 
 
-def _scale_channels_bwd(du, x, s):
+def scale_channels_bwd(du, x, s):
     x, layout = dense_image(x)
     dx = torch.empty_like(x)
     n, c, h, w = x.shape
@@ -56,7 +54,7 @@ def _scale_channels_bwd(du, x, s):
     return dx, ds.to(s.dtype)
 
 
-def _epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
+def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
     z = z.contiguous(memory_format=_LAST)
     n, c, h, w = z.shape
     y = torch.empty(z.shape, dtype=z.dtype, memory_format=_LAST if channels_last else torch.contiguous_format)
@@ -69,7 +67,9 @@ def _epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
     return y
 
 
-def _fir_epilogue(x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp):
+def modulated_conv2d_fir_epilogue(
+    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
+):
     geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
     x = x.contiguous(memory_format=_LAST)
     size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
@@ -86,7 +86,7 @@ def _fir_epilogue(x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, c
     return y
 
 
-def _epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
+def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
     n, c, h, w = y.shape
@@ -104,7 +104,9 @@ def _epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     return dz, dd.to(dnoise.dtype), db.to(dnoise.dtype), dnoise
 
 
-def _epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp):
+def modulated_conv2d_epilogue_bwd_bwd(
+    ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp
+):
     y, layout = dense_image(y)
     dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
     n, c, h, w = y.shape
@@ -125,70 +127,3 @@ def _epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise
 def _dense(vector, dtype):
     """`vector` as the kernels read it: without gaps, in the dtype accumulated in."""
     return None if vector is None else vector.to(wide(dtype)).contiguous()
-
-
-def _empty(shape, like, channels_last=True):
-    memory_format = _LAST if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
-
-
-def _fake_scale_bwd(du, x, s):
-    return torch.empty_like(dense_image(x)[0]), torch.empty_like(s, memory_format=torch.contiguous_format)
-
-
-def _fake_fir_epilogue(
-    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
-):
-    geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
-    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
-    return _empty((*x.shape[:2], *size), x, channels_last)
-
-
-def _fake_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
-    n, c, h, w = y.shape
-    vector = y.new_empty((n, c), dtype=wide(y.dtype))
-    dnoise = vector.new_empty((n, 1, h, w) if needs_dnoise else 0)
-    return _empty(y.shape, y), vector, vector.new_empty(c), dnoise
-
-
-def _fake_epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp):
-    n, c, h, w = y.shape
-    sums = y.new_empty((3, n, c), dtype=wide(y.dtype))
-    like = torch.empty_like(dense_image(y)[0])
-    return like, torch.empty_like(like), sums.new_empty((n, 1, h, w) if needs_gnoise else 0), sums
-
-
-_ACT = "int act, float alpha, float gain, float clamp"
-_VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
-_FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
-
-scale_op = define(
-    "scale_channels(Tensor x, Tensor s) -> Tensor", cpu=_scale_channels, fake=lambda x, s: _empty(x.shape, x)
-)
-scale_bwd_op = define(
-    "scale_channels_bwd(Tensor du, Tensor x, Tensor s) -> (Tensor, Tensor)",
-    cpu=_scale_channels_bwd,
-    fake=_fake_scale_bwd,
-)
-epilogue_op = define(
-    f"modulated_conv2d_epilogue(Tensor z, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
-    cpu=_epilogue,
-    fake=lambda z, d, noise, b, channels_last, act, alpha, gain, clamp: _empty(z.shape, z, channels_last),
-)
-fir_epilogue_op = define(
-    f"modulated_conv2d_fir_epilogue(Tensor x, {_FIR}, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
-    cpu=_fir_epilogue,
-    fake=_fake_fir_epilogue,
-)
-epilogue_bwd_op = define(
-    f"modulated_conv2d_epilogue_bwd(Tensor dy, Tensor y, {_VECTORS}, bool needs_dnoise, {_ACT})"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_epilogue_bwd,
-    fake=_fake_epilogue_bwd,
-)
-epilogue_bwd_bwd_op = define(
-    "modulated_conv2d_epilogue_bwd_bwd(Tensor ddz, Tensor ratio, Tensor? ddnoise, Tensor ddb, Tensor dy, Tensor y, "
-    f"{_VECTORS}, bool needs_gnoise, {_ACT}) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_epilogue_bwd_bwd,
-    fake=_fake_epilogue_bwd_bwd,
-)

@@ -3,7 +3,7 @@
 
 import torch
 
-from . import cpu_impl as _ops
+from . import ops as _ops
 from .geometry import Geometry, filter_taps
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 
 from .. import _native
-from .._registry import DTYPE_CODES, address, define, dense_image, image_format
-from .geometry import Geometry, filter_taps
+from .._registry import DTYPE_CODES, address, dense_image, image_format
+from .geometry import Geometry, filter_taps, geometry_of
 
 
 def prepare_taps(f: torch.Tensor | None, flip_filter: bool, gain: float, dtype: torch.dtype) -> tuple[np.ndarray, bool]:
@@ -46,12 +46,7 @@ def fir_args(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry, size: 
     )
 
 
-def geometry_of(up, down, padding, flip_filter, gain) -> Geometry:
-    """A geometry from an operator's flat arguments."""
-    return Geometry(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
-
-
-def _upfirdn2d(x, f, up, down, padding, flip_filter, gain):
+def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     geometry = geometry_of(up, down, padding, flip_filter, gain)
     size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, memory_format=image_format(x))
@@ -60,16 +55,3 @@ def _upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     _native.cpu().upfirdn2d(address(x), address(y), *args, layout, DTYPE_CODES[x.dtype], torch.get_num_threads())
     del taps  # alive until here: args hold its address
     return y
-
-
-def _fake_upfirdn2d(x, f, up, down, padding, flip_filter, gain):
-    geometry = geometry_of(up, down, padding, flip_filter, gain)
-    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
-    return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=image_format(x))
-
-
-upfirdn2d_op = define(
-    "upfirdn2d(Tensor x, Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float gain) -> Tensor",
-    cpu=_upfirdn2d,
-    fake=_fake_upfirdn2d,
-)

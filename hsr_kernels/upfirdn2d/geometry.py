@@ -59,6 +59,11 @@ class Geometry:
         )
 
 
+def geometry_of(up, down, padding, flip_filter, gain) -> Geometry:
+    """A geometry from an operator's flat arguments."""
+    return Geometry(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
+
+
 def filter_taps(f: torch.Tensor | None) -> tuple[int, int]:
     """(height, width) of a filter; None is a single tap, a 1-D filter runs along both axes."""
     if f is None:

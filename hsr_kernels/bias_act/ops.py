@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators of bias_act that its backends implement."""
+
+import torch
+
+from .._registry import define
+
+_ACT = "int act, float alpha, float gain, float clamp"
+forward_op = define(
+    f"bias_act(Tensor x, Tensor? b, int dim, {_ACT}) -> Tensor",
+    __package__,
+    fake=lambda x, b, dim, act, alpha, gain, clamp: torch.empty_like(x),
+)
+backward_op = define(
+    f"bias_act_bwd(Tensor dy, Tensor ref, Tensor? b, int dim, bool from_output, bool needs_db, {_ACT})"
+    " -> (Tensor, Tensor)",
+    __package__,
+    fake=lambda dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp: (
+        torch.empty_like(ref),
+        ref.new_empty(ref.shape[dim] if needs_db else 0, dtype=torch.float64),
+    ),
+)
+second_op = define(
+    f"bias_act_bwd_bwd(Tensor ddx, Tensor dy, Tensor ref, Tensor? b, int dim, bool from_output, {_ACT})"
+    " -> (Tensor, Tensor)",
+    __package__,
+    fake=lambda ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp: (
+        torch.empty_like(ref),
+        torch.empty_like(ref),
+    ),
+)

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernels of bias_act: any dense layout, one pass each.
+
+A dense tensor is walked as a matrix in memory order. Where the bias runs along an outer dimension (NCHW) a row is one
+channel of one sample and the bias belongs to rows; where channels are innermost (channels_last) it belongs to columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .._registry import dense, laid_out_like, walk
+from .._triton import cdiv, on_device_of, power_of_2
+
+_TILE = 4096  # elements of a tile
+_ROW_PROGRAMS = 4096  # at most so many programs share out the rows, each keeping one partial sum per column
+
+# The codes of csrc/include/hsr/activation.h.
+_RELU, _LRELU, _TANH, _SIGMOID = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
+_ELU, _SELU, _SOFTPLUS, _SWISH = tl.constexpr(5), tl.constexpr(6), tl.constexpr(7), tl.constexpr(8)
+_SELU_SCALE, _SELU_ALPHA = tl.constexpr(1.0507009873554805), tl.constexpr(1.6732632423543772)
+_SOFTPLUS_LINEAR = tl.constexpr(20.0)  # where PyTorch's softplus becomes the identity
+
+
+@triton.jit
+def _logistic(x):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _raw(x, alpha, ACT: tl.constexpr):
+    """act(x), before gain and clamp."""
+    if ACT == _RELU:
+        return tl.where(x > 0, x, 0.0)
+    elif ACT == _LRELU:
+        return tl.where(x > 0, x, x * alpha)
+    elif ACT == _TANH:
+        decay = tl.exp(-2.0 * tl.abs(x))
+        t = (1.0 - decay) / (1.0 + decay)
+        return tl.where(x > 0, t, -t)
+    elif ACT == _SIGMOID:
+        return _logistic(x)
+    elif ACT == _ELU:
+        return tl.where(x > 0, x, tl.exp(tl.minimum(x, 0.0)) - 1.0)
+    elif ACT == _SELU:
+        return _SELU_SCALE * tl.where(x > 0, x, _SELU_ALPHA * (tl.exp(tl.minimum(x, 0.0)) - 1.0))
+    elif ACT == _SOFTPLUS:
+        return tl.where(x > _SOFTPLUS_LINEAR, x, tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))))
+    elif ACT == _SWISH:
+        return x * _logistic(x)
+    else:
+        return x
+
+
+@triton.jit
+def _raw_slope(t, alpha, ACT: tl.constexpr):
+    """act'(x) told from t = act(x)."""
+    if ACT == _RELU:
+        return tl.where(t > 0, 1.0, 0.0)
+    elif ACT == _LRELU:
+        return tl.where(t > 0, 1.0, alpha)
+    elif ACT == _TANH:
+        return 1.0 - t * t
+    elif ACT == _SIGMOID:
+        return t * (1.0 - t)
+    elif ACT == _ELU:
+        return tl.where(t > 0, 1.0, t + 1.0)
+    elif ACT == _SELU:
+        return tl.where(t > 0, _SELU_SCALE, t + _SELU_SCALE * _SELU_ALPHA)
+    elif ACT == _SOFTPLUS:
+        return tl.where(t > _SOFTPLUS_LINEAR, 1.0, 1.0 - tl.exp(-t))
+    else:
+        return t * 0.0 + 1.0
+
+
+@triton.jit
+def _raw_curvature(t, ACT: tl.constexpr):
+    """Derivative of _raw_slope by t."""
+    if ACT == _TANH:
+        return -2.0 * t
+    elif ACT == _SIGMOID:
+        return 1.0 - 2.0 * t
+    elif ACT == _ELU or ACT == _SELU:  # noqa: SIM109 - Triton has no `in`
+        return tl.where(t > 0, 0.0, 1.0)
+    elif ACT == _SOFTPLUS:
+        return tl.where(t > _SOFTPLUS_LINEAR, 0.0, tl.exp(-t))
+    else:
+        return t * 0.0
+
+
+@triton.jit
+def _slope(ref, alpha, gain, clamp, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr):
+    """dy/dx from the output y or, where it can't be told from that, from the input; 0 at the clamp's magnitude."""
+    if FROM_OUTPUT:
+        slope = gain * _raw_slope(ref / gain, alpha, ACT)
+        y = ref
+    else:
+        t = _raw(ref, alpha, ACT)
+        y = t * gain
+        if ACT == _SWISH:
+            s = _logistic(ref)
+            slope = gain * s * (1.0 + ref * (1.0 - s))
+        elif ACT == _LRELU:
+            slope = gain * tl.where(ref > 0, 1.0, alpha)
+        else:
+            slope = gain * _raw_slope(t, alpha, ACT)
+    return tl.where(tl.abs(y) < clamp, slope, 0.0)
+
+
+@triton.jit
+def _curvature(ref, alpha, gain, clamp, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr):
+    """Derivative of _slope by ref."""
+    if FROM_OUTPUT:
+        curvature = _raw_curvature(ref / gain, ACT)
+        y = ref
+    else:
+        t = _raw(ref, alpha, ACT)
+        y = t * gain
+        if ACT == _SWISH:
+            s = _logistic(ref)
+            curvature = gain * s * (1.0 - s) * (2.0 + ref * (1.0 - 2.0 * s))
+        else:
+            curvature = gain * _raw_curvature(t, ACT) * _raw_slope(t, alpha, ACT)
+    return tl.where(tl.abs(y) < clamp, curvature, 0.0)
+
+
+@triton.jit
+def _bias(b, row, column, channels, n_columns, BIAS: tl.constexpr):
+    """The bias as it is added to a tile: along rows (1), along columns (2), or none (0)."""
+    if BIAS == 1:
+        return tl.load(b + row % channels)[:, None].to(tl.float32)
+    elif BIAS == 2:
+        return tl.load(b + column, mask=column < n_columns, other=0.0)[None, :].to(tl.float32)
+    else:
+        return 0.0
+
+
+@triton.jit
+def bias_act_kernel(
+    x, b, y, n_rows, n_columns, channels, alpha, gain, clamp,
+    ACT: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    at = row[:, None] * n_columns + column[None, :]
+    inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    value += _bias(b, row, column, channels, n_columns, BIAS)
+    value = _raw(value, alpha, ACT) * gain
+    value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
+    tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def bias_act_bwd_kernel(
+    dy, ref, b, dx, sums, n_rows, n_columns, channels, tiles, alpha, gain, clamp,
+    ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """dx = dy * slope; SUMS: its sums over each tile's columns (1), or over the rows of `tiles` tiles (2)."""
+    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros([COLUMNS], tl.float32)
+    for tile in range(tiles):
+        row = (tl.program_id(0).to(tl.int64) * tiles + tile) * ROWS + tl.arange(0, ROWS)
+        at = row[:, None] * n_columns + column[None, :]
+        inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
+        r = tl.load(ref + at, mask=inside, other=0.0).to(tl.float32)
+        if not FROM_OUTPUT:
+            r += _bias(b, row, column, channels, n_columns, BIAS)
+        g = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * _slope(r, alpha, gain, clamp, ACT, FROM_OUTPUT)
+        tl.store(dx + at, g.to(dx.dtype.element_ty), mask=inside)
+        if SUMS == 1:
+            tl.store(sums + tl.program_id(1).to(tl.int64) * n_rows + row, tl.sum(g, 1), mask=row < n_rows)
+        if SUMS == 2:
+            total += tl.sum(g, 0)
+    if SUMS == 2:
+        tl.store(sums + tl.program_id(0).to(tl.int64) * n_columns + column, total, mask=column < n_columns)
+
+
+@triton.jit
+def bias_act_bwd_bwd_kernel(
+    ddx, dy, ref, b, ddy, dref, n_rows, n_columns, channels, alpha, gain, clamp,
+    ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    at = row[:, None] * n_columns + column[None, :]
+    inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
+    r = tl.load(ref + at, mask=inside, other=0.0).to(tl.float32)
+    if not FROM_OUTPUT:
+        r += _bias(b, row, column, channels, n_columns, BIAS)
+    g = tl.load(ddx + at, mask=inside, other=0.0).to(tl.float32)
+    d = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+    slope = _slope(r, alpha, gain, clamp, ACT, FROM_OUTPUT)
+    tl.store(ddy + at, (g * slope).to(ddy.dtype.element_ty), mask=inside)
+    curvature = _curvature(r, alpha, gain, clamp, ACT, FROM_OUTPUT)
+    tl.store(dref + at, (g * d * curvature).to(dref.dtype.element_ty), mask=inside)
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A dense tensor as the kernels walk it."""
+
+    outer: int
+    channels: int
+    rows: int
+    columns: int
+    along: int  # what the bias belongs to: 1 rows, 2 columns, 0 nothing
+    tile: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return cdiv(self.rows, self.tile[0]), cdiv(self.columns, self.tile[1])
+
+
+def _matrix(x: torch.Tensor, dim: int, per_channel: bool) -> _Matrix:
+    """How to walk the dense tensor `x`; only a walk per channel keeps channels apart."""
+    outer, channels, inner = walk(x, dim)
+    if not per_channel:
+        return _Matrix(1, 1, 1, x.numel(), 0, (1, _TILE))
+    along = 2 if inner == 1 else 1
+    rows, columns = (outer, channels) if along == 2 else (outer * channels, inner)
+    width = power_of_2(columns, 16, _TILE)
+    return _Matrix(outer, channels, rows, columns, along, (_TILE // width, width))
+
+
+def bias_act(x, b, dim, act, alpha, gain, clamp):
+    y = torch.empty_like(x)
+    x = dense(x)
+    m = _matrix(x, dim, b is not None)
+    if x.numel():
+        with on_device_of(x):
+            bias_act_kernel[m.grid](
+                x, None if b is None else b.to(x.dtype).contiguous(), y, m.rows, m.columns, m.channels,
+                *_numbers(alpha, gain, clamp), act, m.along, *m.tile,
+            )  # fmt: skip
+    return y
+
+
+def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp):
+    dx = torch.empty_like(ref)
+    ref, dy = dense(ref), laid_out_like(dy, dx)
+    m = _matrix(ref, dim, b is not None or needs_db)
+    programs, across = m.grid
+    tiles = max(cdiv(programs, _ROW_PROGRAMS), 1) if needs_db and m.along == 2 else 1
+    programs = cdiv(programs, tiles)
+    sums = dx.new_empty(
+        (programs if m.along == 2 else across * m.outer, m.channels) if needs_db else (0, 0), dtype=torch.float32
+    )
+    if ref.numel():
+        with on_device_of(ref):
+            bias_act_bwd_kernel[programs, across](
+                dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, sums, m.rows, m.columns, m.channels,
+                tiles, *_numbers(alpha, gain, clamp), act, from_output, m.along if b is not None else 0,
+                m.along if needs_db else 0, *m.tile,
+            )  # fmt: skip
+    elif needs_db:
+        sums.zero_()
+    return dx, sums.sum(0, dtype=torch.float64)
+
+
+def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp):
+    ddy, dref = torch.empty_like(ref), torch.empty_like(ref)
+    ref, ddx, dy = dense(ref), laid_out_like(ddx, ddy), laid_out_like(dy, ddy)
+    m = _matrix(ref, dim, b is not None)
+    if ref.numel():
+        with on_device_of(ref):
+            bias_act_bwd_bwd_kernel[m.grid](
+                ddx, dy, ref, None if b is None else b.to(ref.dtype).contiguous(), ddy, dref, m.rows, m.columns,
+                m.channels, *_numbers(alpha, gain, clamp), act, from_output, m.along, *m.tile,
+            )  # fmt: skip
+    return ddy, dref
+
+
+def _numbers(alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
+    return alpha, gain, float("inf") if clamp < 0 else clamp

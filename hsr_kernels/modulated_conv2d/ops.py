@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators around the convolution of a modulated layer that its backends implement.
+
+Images between them are [N, C, H, W] in channels_last; d is [N, O], noise [N or 1, 1, H, W] or a scalar, b [O]: all in
+the dtype that is accumulated in.
+"""
+
+import torch
+
+from .._registry import define, dense_image, wide
+from ..upfirdn2d.geometry import filter_taps, geometry_of
+
+_LAST = torch.channels_last
+
+
+def _empty(shape, like, channels_last=True):
+    memory_format = _LAST if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _fake_scale_bwd(du, x, s):
+    return torch.empty_like(dense_image(x)[0]), torch.empty_like(s, memory_format=torch.contiguous_format)
+
+
+def _fake_fir_epilogue(
+    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
+):
+    geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
+    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    return _empty((*x.shape[:2], *size), x, channels_last)
+
+
+def _fake_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
+    n, c, h, w = y.shape
+    vector = y.new_empty((n, c), dtype=wide(y.dtype))
+    dnoise = vector.new_empty((n, 1, h, w) if needs_dnoise else 0)
+    return _empty(y.shape, y), vector, vector.new_empty(c), dnoise
+
+
+def _fake_epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp):
+    n, c, h, w = y.shape
+    sums = y.new_empty((3, n, c), dtype=wide(y.dtype))
+    like = torch.empty_like(dense_image(y)[0])
+    return like, torch.empty_like(like), sums.new_empty((n, 1, h, w) if needs_gnoise else 0), sums
+
+
+_ACT = "int act, float alpha, float gain, float clamp"
+_VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
+_FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
+
+scale_op = define("scale_channels(Tensor x, Tensor s) -> Tensor", __package__, fake=lambda x, s: _empty(x.shape, x))
+scale_bwd_op = define(
+    "scale_channels_bwd(Tensor du, Tensor x, Tensor s) -> (Tensor, Tensor)",
+    __package__,
+    fake=_fake_scale_bwd,
+)
+epilogue_op = define(
+    f"modulated_conv2d_epilogue(Tensor z, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
+    __package__,
+    fake=lambda z, d, noise, b, channels_last, act, alpha, gain, clamp: _empty(z.shape, z, channels_last),
+)
+fir_epilogue_op = define(
+    f"modulated_conv2d_fir_epilogue(Tensor x, {_FIR}, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
+    __package__,
+    fake=_fake_fir_epilogue,
+)
+epilogue_bwd_op = define(
+    f"modulated_conv2d_epilogue_bwd(Tensor dy, Tensor y, {_VECTORS}, bool needs_dnoise, {_ACT})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    __package__,
+    fake=_fake_epilogue_bwd,
+)
+epilogue_bwd_bwd_op = define(
+    "modulated_conv2d_epilogue_bwd_bwd(Tensor ddz, Tensor ratio, Tensor? ddnoise, Tensor ddb, Tensor dy, Tensor y, "
+    f"{_VECTORS}, bool needs_gnoise, {_ACT}) -> (Tensor, Tensor, Tensor, Tensor)",
+    __package__,
+    fake=_fake_epilogue_bwd_bwd,
+)
