@@ -1,12 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings and fixtures of all tests."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
 from torch.utils import deterministic
 
-import hsr_kernels
+
+def pytest_configure(config):
+    # Triton reads this where kernels are defined, so the interpreter has a test process of its own.
+    if config.option.markexpr == "interpret":
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what this process can't run: interpreted kernels outside the interpreter, a GPU's without one."""
+    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+
+    def runs(item: pytest.Item) -> bool:
+        if item.get_closest_marker("gpu"):
+            return torch.cuda.is_available() and not interpreting
+        return bool(item.get_closest_marker("interpret")) == interpreting
+
+    left_out = [item for item in items if not runs(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if runs(item)]
+
 
 # Derandomised: a run that was green stays green. No deadline: the first call of an operator warms caches up.
 hypothesis.settings.register_profile("hsr", derandomize=True, deadline=None, max_examples=60, database=None)
@@ -22,6 +43,8 @@ def _seeded():
 @pytest.fixture(autouse=True)
 def _default_backend():
     """No test leaves a backend selected for the next one."""
+    import hsr_kernels  # not before pytest_configure
+
     yield
     hsr_kernels.use_backend(None)
 

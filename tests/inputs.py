@@ -146,23 +146,29 @@ def lay_out(name: str, tensor: torch.Tensor, layout: str) -> torch.Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def evaluate(case: Case, inputs: Inputs, order: int, layout: str = "contiguous") -> dict[str, torch.Tensor]:
-    """The output (order 0), its first derivatives or its second ones, under names that say what they are.
+def evaluate(
+    case: Case, inputs: Inputs, order: int, layout: str = "contiguous", device: str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """The output (order 0), its first derivatives or its second ones, under names that say what they are, on the CPU.
 
     Order 1 is <output, v> differentiated by each tensor; order 2 is the sum over tensors of <first derivative, u>
     differentiated by each tensor and by v, as R1 and path length do.
     """
-    tensors = {name: lay_out(name, t, layout) for name, t in inputs.tensors.items()}
+
+    def place(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return lay_out(name, tensor.to(device), layout)
+
+    tensors = {name: place(name, t) for name, t in inputs.tensors.items()}
     if order == 0:
         with torch.no_grad():
-            return {"output": case.call(tensors)}
+            return {"output": case.call(tensors).cpu()}
     leaves = [tensors[name].requires_grad_() for name in case.differentiated]
-    v = lay_out("cotangent", inputs.cotangent, layout).requires_grad_(order == 2)
+    v = place("cotangent", inputs.cotangent).requires_grad_(order == 2)
     y = case.call(tensors)
     first = torch.autograd.grad(y, leaves, v, create_graph=order == 2)
     if order == 1:
-        return {f"d/d({name})": g for name, g in zip(case.differentiated, first, strict=True)}
-    u = [lay_out(name, inputs.second[name], layout) for name in case.differentiated]
+        return {f"d/d({name})": g.cpu() for name, g in zip(case.differentiated, first, strict=True)}
+    u = [place(name, inputs.second[name]) for name in case.differentiated]
     *second, by_v = torch.autograd.grad(first, [*leaves, v], u, materialize_grads=True)
-    results = {f"d2/d({name})": g for name, g in zip(case.differentiated, second, strict=True)}
-    return results | {"d2/d(cotangent)": by_v * inputs.smooth}
+    results = {f"d2/d({name})": g.cpu() for name, g in zip(case.differentiated, second, strict=True)}
+    return results | {"d2/d(cotangent)": by_v.cpu() * inputs.smooth}

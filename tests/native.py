@@ -16,4 +16,6 @@ NATIVE_EXPECTED = (
 requires_native = pytest.mark.skipif(
     not NATIVE_EXPECTED, reason="no C++ compiler here, so the cpu backend wasn't built"
 )
+# The Triton kernels run in Triton's interpreter on the CPU (`pytest -m interpret`), and on a GPU (`pytest -m gpu`).
+TRITON_DEVICES = {"cpu": pytest.mark.interpret, "cuda": pytest.mark.gpu}
 BACKENDS = [pytest.param("reference"), pytest.param("cpu", marks=requires_native)]

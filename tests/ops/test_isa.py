@@ -26,13 +26,13 @@ _OTHERS = [
 _CODE = """
 import torch
 from hsr_kernels import _native
-from tests.ops.test_parity import CASES, test_matches_float64_reference as check
+from tests.ops.test_parity import CASES, check
 torch.set_num_threads(1)
 for case in CASES:
     if case.op not in ("conv2d", "conv_transpose2d", "grid_sample"):
-        check(case, "cpu", "channels_last", torch.float32, 1)
-        check(case, "cpu", "contiguous", torch.float16, 1)
-        check(case, "cpu", "channels_last", torch.bfloat16, 0)
+        check(case, "cpu", "cpu", "channels_last", torch.float32, 1)
+        check(case, "cpu", "cpu", "contiguous", torch.float16, 1)
+        check(case, "cpu", "cpu", "channels_last", torch.bfloat16, 0)
 print(_native.cpu().isa())
 """
 

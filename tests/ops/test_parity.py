@@ -12,14 +12,22 @@ from hsr_kernels import use_backend
 from tests import tolerances
 from tests.cases import BY_NAME, CASES, LARGE_CASES, Case
 from tests.inputs import LAYOUTS, Inputs, draw, evaluate
-from tests.native import BACKENDS, requires_native
+from tests.native import TRITON_DEVICES, requires_native
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# The reference is held against itself in one layout, for what its own dtypes and channels_last might break.
-_BACKENDS_AND_LAYOUTS = [
-    ("reference", "channels_last"),
-    *(pytest.param("cpu", layout, marks=requires_native) for layout in LAYOUTS),
-]
+_BY_PYTORCH_ALONE = ("conv2d", "conv_transpose2d", "grid_sample")  # no kernels of ours: nothing to interpret
+
+
+@pytest.fixture(autouse=True)
+def _ieee_float32():
+    """cuDNN and cuBLAS may else compute in tf32, which no float32 tolerance allows."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @functools.cache
@@ -54,16 +62,39 @@ def _errors_of_reference(
     return errors
 
 
+def _table():
+    """(case, backend, device, layout, dtype) of every entry."""
+    for case in CASES:
+        for dtype in DTYPES:
+            # The reference is held against itself in one layout, for what its own dtypes and channels_last might break.
+            yield case, "reference", "cpu", "channels_last", dtype, ()
+            for layout in LAYOUTS:
+                yield case, "cpu", "cpu", layout, dtype, requires_native
+                for device, mark in TRITON_DEVICES.items():
+                    interpreted = device == "cpu" and case.op not in _BY_PYTORCH_ALONE
+                    if dtype != torch.float64 and (device == "cuda" or interpreted):
+                        yield case, "triton", device, layout, dtype, mark
+
+
+def _entry(case, backend, device, layout, dtype, marks):
+    where = backend if device == "cpu" else f"{backend}-{device}"
+    name = f"{case}-{where}-{layout}-{str(dtype).removeprefix('torch.')}"
+    return pytest.param(case, backend, device, layout, dtype, marks=marks, id=name)
+
+
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("order", (0, 1, 2))
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("backend, layout", _BACKENDS_AND_LAYOUTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_float64_reference(case, backend, layout, dtype, order):
+@pytest.mark.parametrize("case, backend, device, layout, dtype", [_entry(*entry) for entry in _table()])
+def test_matches_float64_reference(case, backend, device, layout, dtype, order):
+    check(case, backend, device, layout, dtype, order)
+
+
+def check(case: Case, backend: str, device: str, layout: str, dtype: torch.dtype, order: int) -> None:
+    """Holds one entry of the table against the float64 reference."""
     truth = _truth(case, dtype, order)
     reference_errors = _reference_errors(case, tolerances.reference_dtype(dtype), order)
     with use_backend(backend):
-        actual = evaluate(case, _inputs(case, dtype), order, layout)
+        actual = evaluate(case, _inputs(case, dtype), order, layout, device)
     _check(case, dtype, actual, truth, reference_errors)
 
 
@@ -87,6 +118,9 @@ def _check(case, dtype, actual, truth, reference_errors):
             assert second.numel() == 0 or second.any(), f"the second derivative by {name} must not vanish"
 
 
+_TRITON = [pytest.param("triton", device, marks=mark) for device, mark in TRITON_DEVICES.items()]
+_NATIVE = pytest.param("cpu", "cpu", marks=requires_native)
+_EVERY = [pytest.param("reference", "cpu"), _NATIVE, *_TRITON]
 _MIXED = ("bias_act-styled-clamped", "bias_act-swish-clamped", "conv2d_resample-up-2", "modulated_conv2d-styled",
           "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb", "modulated_conv2d-1x1-down",
           "modulated_conv2d-scalar-noise", "feature_projection_loss-grow-equal-shrink")  # fmt: skip
@@ -105,20 +139,20 @@ def _mixed(inputs: Inputs) -> Inputs:
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("order", (0, 1, 2))
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=("float16", "bfloat16"))
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend, device", _EVERY)
 @pytest.mark.parametrize("name", _MIXED)
-def test_parameters_in_float32(name, backend, dtype, order):
+def test_parameters_in_float32(name, backend, device, dtype, order):
     case = BY_NAME[name]
     with use_backend(backend):
-        actual = evaluate(case, _mixed(_inputs(case, dtype)), order)
+        actual = evaluate(case, _mixed(_inputs(case, dtype)), order, device=device)
     errors = _errors_of_reference(case, dtype, order, _mixed)
     _check(case, dtype, actual, _truth(case, dtype, order), errors)
 
 
-@requires_native
 @pytest.mark.parametrize("order", (0, 1, 2))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
+@pytest.mark.parametrize("backend, device", [_NATIVE, *_TRITON])
 @pytest.mark.parametrize("case", LARGE_CASES, ids=str)
-def test_large_tensors_match_float64_reference(case, dtype, order):
+def test_large_tensors_match_float64_reference(case, backend, device, dtype, order):
     for layout in ("contiguous", "channels_last"):
-        test_matches_float64_reference(case, "cpu", layout, dtype, order)
+        check(case, backend, device, layout, dtype, order)
