@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m benchmarks run` measures; `python -m benchmarks report` prints what was measured as Markdown."""
+"""`python -m benchmarks run` measures on the CPU, `gpu-report` on a GPU; `report` prints a measurement as Markdown.
+
+`roofline` says what a chip could reach, without measuring anything.
+"""
 
 import os
 import sys
@@ -13,7 +16,8 @@ from rich.table import Table
 
 import hsr_kernels
 
-from .cases import CASES
+from . import gpu, roofline
+from .cases import CASES, GPU_CASES
 from .report import HEADER, Row, markdown, read_csv, setting, table, write_csv
 from .run import Options, measure, use_all_cores
 
@@ -74,6 +78,57 @@ def report(csv: Annotated[Path, tyro.conf.Positional]) -> None:
         _fail(str(error))
 
 
+def roofline_table(case: str = "", operators: bool = False) -> None:
+    """Prints the fewest bytes and operations of each GPU case, what our operators move, and the floor on three chips.
+
+    Nothing is measured: bytes are added up over operators that run on tensors without data, floors come from data
+    sheets (memory bandwidth; dense tensor-core rates, plain float32 for float32).
+
+    Args:
+        case: Only the cases whose name contains this.
+        operators: List the operators that the moved bytes are made of, too.
+    """
+    chosen = [c for c in GPU_CASES if case in c.name]
+    if not chosen:
+        _fail(f"no case is called {case!r}; there are {', '.join(c.name for c in GPU_CASES)}")
+    missing = hsr_kernels.backends()["cpu"]
+    if missing:
+        _fail(f"the operators are traced with the cpu backend: {missing}")
+    view = Table(*roofline.HEADER, box=SIMPLE)
+    parts = Table("case", "pass", "operator", "calls", "MB", box=SIMPLE)
+    for current in chosen:
+        for work in roofline.estimate(current):
+            view.add_row(*roofline.line(work))
+            for name, (calls, moved) in sorted(work.operators.items(), key=lambda item: -item[1][1]):
+                parts.add_row(current.name, work.phase, name, str(calls), f"{moved / 1e6:.1f}")
+    console.print(view)
+    console.print(
+        "fewest: inputs and parameters read once, results written once. moved: by our operators and PyTorch's between "
+        "them. Floors are data-sheet times of the fewest bytes or the operations, whichever take longer.",
+        highlight=False,
+    )
+    if operators:
+        console.print(parts)
+
+
+def gpu_report(out: Path, case: str = "", quick: bool = False, minutes: float = 9.0) -> None:
+    """Tests and measures everything on this machine's GPU and writes one CSV and one Markdown table.
+
+    Runs `pytest -m gpu`, then times every case with a cold L2 cache, called eagerly and as a CUDA graph, beside the
+    reference, torch.compile of it, the bare convolution and a device copy.
+
+    Args:
+        out: Folder for gpu.csv, gpu.md and tests.log.
+        case: Only the cases whose name contains this.
+        quick: Tiny sizes, no tests: to see that everything runs; the figures mean nothing.
+        minutes: What isn't done by then is reported as not measured.
+    """
+    try:
+        gpu.report(out, case, quick=quick, minutes=minutes, say=lambda line: console.print(line, highlight=False))
+    except gpu.NoGpu as error:
+        _fail(str(error))
+
+
 def _show(rows: list[Row]) -> None:
     lines, notes = table(rows)
     view = Table(*HEADER[1:], title=rows[0].title, title_justify="left", box=SIMPLE)
@@ -97,5 +152,7 @@ def _fail(sentence: str) -> None:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "report": report}, prog="python -m benchmarks", config=(tyro.conf.FlagCreatePairsOff,)
+        {"run": run, "report": report, "roofline": roofline_table, "gpu-report": gpu_report},
+        prog="python -m benchmarks",
+        config=(tyro.conf.FlagCreatePairsOff,),
     )

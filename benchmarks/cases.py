@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured, and what each case must reach."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import hsr_kernels as hk
 
 FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
 Size = dict[str, Any]
+_TAPS = hk.setup_filter([1, 3, 3, 1])
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Target:
         reference: Times faster than the reference backend.
         compiled: Times faster than `torch.compile` of the reference.
         peak: Peak extra memory, as a fraction of the reference's.
+        copy: Bandwidth over the fewest bytes that can be moved, as a fraction of a device copy's.
     """
 
     reference: float | None = None
     compiled: float | None = None
     peak: float | None = None
+    copy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Case:
         targets: The phases to time, and what they must reach.
         measure_peak: Measure peak extra memory too.
         no_compile: Why torch.compile can't run it; empty where it can.
+        dtype: Of the inputs and of what backward starts from; parameters are float32, as training has them.
+        reread: What a backward pass has to read again: "inputs", "parameters", "output".
     """
 
     name: str
@@ -70,26 +75,49 @@ class Case:
     targets: dict[str, Target]
     measure_peak: bool = False
     no_compile: str = ""
+    dtype: torch.dtype = torch.float32
+    reread: tuple[str, ...] = ()
+
+    def workload(self, *, tiny: bool = False, device: str = "cpu") -> Workload:
+        """Builds the work on a device."""
+        with torch.device(device):
+            work = self.build(**(self.tiny if tiny else self.size))
+
+        def cast(t: torch.Tensor) -> torch.Tensor:
+            return t.detach().to(self.dtype).requires_grad_(t.requires_grad)
+
+        if self.dtype == torch.float32:
+            return work
+        # A loss is float32 whatever its inputs are.
+        cotangent = work.cotangent if work.cotangent.ndim == 0 else cast(work.cotangent)
+        return replace(work, inputs=[cast(t) for t in work.inputs], cotangent=cotangent)
 
 
 def _normal(*shape: int, scale: float = 1.0, grad: bool = True) -> torch.Tensor:
     return (torch.randn(shape) * scale).requires_grad_(grad)
 
 
-def fir(op: Callable[..., torch.Tensor], n: int, channels: int, side: int) -> Workload:
+def fir(
+    op: Callable[..., torch.Tensor],
+    n: int,
+    channels: int,
+    side: int,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Workload:
     """A FIR operator with the taps [1, 3, 3, 1] on [n, channels, side, side]."""
-    taps = hk.setup_filter([1, 3, 3, 1])
-    out = op(torch.empty(1, 1, side, side), taps).shape[-1]
-    return Workload(op, [_normal(n, channels, side, side)], [taps], torch.randn(n, channels, out, out))
+    taps = _TAPS.to(torch.get_default_device())
+    out = op(torch.empty(1, 1, side, side, device="cpu"), _TAPS).shape[-1]
+    x = torch.randn(n, channels, side, side).contiguous(memory_format=layout).requires_grad_()
+    return Workload(op, [x], [taps], torch.randn(n, channels, out, out).contiguous(memory_format=layout))
 
 
-def bias_act(n: int, channels: int, side: int) -> Workload:
+def bias_act(n: int, channels: int, side: int, layout: torch.memory_format = torch.contiguous_format) -> Workload:
     """Bias, leaky ReLU, gain and a clamp that a few percent of the values reach."""
 
     def function(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return hk.bias_act(x, b, act="lrelu", clamp=3.0)
 
-    x = _normal(n, channels, side, side)
+    x = torch.randn(n, channels, side, side).contiguous(memory_format=layout).requires_grad_()
     return Workload(function, [x], [_normal(channels)], torch.randn_like(x))
 
 
@@ -97,7 +125,7 @@ def styled_layer(
     n: int, c_in: int, c_out: int, side: int, up: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Workload:
     """One layer of the synthesis network, to `side` x `side`."""
-    taps = hk.setup_filter([1, 3, 3, 1]) if up > 1 else None
+    taps = _TAPS.to(torch.get_default_device()) if up > 1 else None
     noise = _normal(n, 1, side, side, grad=False)
 
     def function(
@@ -150,13 +178,24 @@ def feature_loss(n: int, sides: Sequence[int], channels: Sequence[int], hidden: 
     return Workload(function, [*features, *targets], [t for head in heads for t in head], torch.ones([]))
 
 
-def training_step(resolution: int, channel_base: int, channel_max: int, batch: int, latent: int) -> Workload:
-    """One step of every phase of StyleGAN2 training without HSR: G main, path length, D main, R1."""
+def training_step(
+    resolution: int, channel_base: int, channel_max: int, batch: int, latent: int, low_precision: int = 0
+) -> Workload:
+    """One step of every phase of StyleGAN2 training without HSR: G main, path length, D main, R1.
+
+    On CUDA the `low_precision` highest resolutions run in float16.
+    """
     from hsr.losses import GANLoss
     from hsr.models import Discriminator, Generator
 
-    generator = Generator(latent, 0, latent, resolution, channel_base=channel_base, channel_max=channel_max)
-    discriminator = Discriminator(0, resolution, channel_base=channel_base, channel_max=channel_max)
+    shape: dict[str, Any] = {
+        "channel_base": channel_base,
+        "channel_max": channel_max,
+        "mixed_precision_resolutions": low_precision,
+        "conv_clamp": 256.0 if low_precision else None,
+    }
+    generator = Generator(latent, 0, latent, resolution, **shape)
+    discriminator = Discriminator(0, resolution, **shape)
     loss = GANLoss(generator, discriminator, hsr=None, r1_gamma=1.0)
     optimizers: dict[torch.nn.Module, torch.optim.Optimizer] = {
         net: torch.optim.Adam(net.parameters(), 0.002, (0.0, 0.99)) for net in (generator, discriminator)
@@ -282,6 +321,90 @@ CASES = (
         training_step,
         {"resolution": 64, "channel_base": 8192, "channel_max": 256, "batch": 8, "latent": 512},
         {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8},
+        {STEP: Target(1.5)},
+        no_compile="R1 and path length differentiate twice, which AOTAutograd does not support",
+    ),
+)
+
+_GPU_FIR = {"n": 8, "channels": 128, "side": 256}
+# Layers of a generator with 32768 / resolution channels: (resolution, channels in, channels out, batch).
+_GPU_LAYERS = ((128, 512, 256, 8), (256, 256, 128, 8), (512, 128, 64, 4), (1024, 64, 32, 4))
+_HSR = {"sides": (8, 16, 32, 64), "channels": (512, 512, 512, 512), "hidden": 4096, "dim": 768, "target": 14}
+_HSR_TINY = {"n": 1, "sides": (4, 8), "channels": (8, 4), "hidden": 32, "dim": 8, "target": 5}
+_LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+
+
+def _gpu_memory_bound() -> Iterator[Case]:
+    for name, op in (("upsample2d", hk.upsample2d), ("downsample2d", hk.downsample2d), ("filter2d", hk.filter2d)):
+        size = _GPU_FIR | ({"side": 128} if name == "upsample2d" else {})
+        for dtype in (torch.float32, torch.bfloat16):
+            for suffix, layout in _LAYOUTS.items():
+                yield Case(
+                    f"{name}_{_short(dtype)}{'_last' if suffix else ''}",
+                    f"{name}, [1,3,3,1], 8x128x{size['side']}x{size['side']}, {_short(dtype)}{suffix}",
+                    partial(fir, op),
+                    size | {"layout": layout},
+                    _FIR_TINY | {"layout": layout},
+                    {FORWARD: Target(copy=0.9), BOTH: Target(copy=0.9)},
+                    dtype=dtype,
+                )
+    for dtype in (torch.float32, torch.bfloat16):
+        for suffix, layout in _LAYOUTS.items():
+            yield Case(
+                f"bias_act_{_short(dtype)}{'_last' if suffix else ''}",
+                f"bias_act, lrelu + clamp, 8x128x256x256, {_short(dtype)}{suffix}",
+                bias_act,
+                _GPU_FIR | {"layout": layout},
+                _FIR_TINY | {"layout": layout},
+                {FORWARD: Target(copy=0.9), BOTH: Target(copy=0.9)},
+                dtype=dtype,
+                reread=("output",),
+            )
+
+
+def _gpu_layers() -> Iterator[Case]:
+    for side, c_in, c_out, n in _GPU_LAYERS:
+        for up in (1, 2):
+            size = {"n": n, "c_in": c_in if up == 2 else c_out, "c_out": c_out, "side": side, "up": up} | _LAST
+            yield Case(
+                f"styled{'_up' if up == 2 else ''}_{side}",
+                f"styled layer, {size['c_in']} -> {c_out} ch, {'up to ' if up == 2 else ''}{n}x{side}x{side}, fp16",
+                styled_layer,
+                size,
+                (_STYLED_UP_TINY if up == 2 else _STYLED_TINY) | _LAST,
+                {FORWARD: Target(), BOTH: Target(1.5, compiled=1.2)},
+                dtype=torch.float16,
+                reread=("inputs", "parameters", "output"),
+            )
+
+
+GPU_CASES = (
+    *_gpu_memory_bound(),
+    *_gpu_layers(),
+    *(
+        Case(
+            f"feature_loss_{_short(dtype)}",
+            f"feature_projection_loss, batch 16, K=4096, D=768, T=14, {_short(dtype)}",
+            feature_loss,
+            _HSR | {"n": 16},
+            _HSR_TINY,
+            {FORWARD: Target(), BOTH: Target(3.0, peak=0.1)},
+            measure_peak=True,
+            dtype=dtype,
+            reread=("inputs", "parameters"),
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    ),
+    Case(
+        "training_step_256",
+        "training step at 256x256 (paper256): G main, path length, D main, R1; batch 32, fp16 in 4 resolutions",
+        training_step,
+        {"resolution": 256, "channel_base": 16384, "channel_max": 512, "batch": 32, "latent": 512, "low_precision": 4},
+        {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8, "low_precision": 1},
         {STEP: Target(1.5)},
         no_compile="R1 and path length differentiate twice, which AOTAutograd does not support",
     ),

@@ -78,8 +78,8 @@ def main(name: str, backend: str, size: str) -> None:
     use_all_cores()
     case = next(case for case in CASES if case.name == name)
     with hsr_kernels.use_backend(backend):
-        differentiate(case.build(**case.tiny))()  # libraries load and threads start before the measurement
-        run = differentiate(case.build(**(case.tiny if size == "tiny" else case.size)))
+        differentiate(case.workload(tiny=True))()  # libraries load and threads start before the measurement
+        run = differentiate(case.workload(tiny=size == "tiny"))
         print(growth(run))
 
 

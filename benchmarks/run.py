@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def differentiate(workload: Workload) -> Callable[[], tuple[torch.Tensor, ...]]:
 
 def measure(case: Case, options: Options) -> Iterator[Row]:
     """Measures one case in all its phases; yields a row per phase and variant."""
-    variants = _variants(case, options)
+    variants = variants_of(case, options)
     if STEP not in case.targets:
         _agree(case, variants["reference"], variants[options.backend])
     for phase, target in case.targets.items():
@@ -99,12 +99,12 @@ def measure(case: Case, options: Options) -> Iterator[Row]:
             yield _row(case, phase, name, times, memory.get(name, (None, None)), target, failure, options)
 
 
-def _variants(case: Case, options: Options) -> dict[str, Variant]:
+def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, Variant]:
     """The contenders by name; torch.compile of the reference among them where it is wanted and possible."""
 
     def build() -> Workload:
         torch.manual_seed(0)
-        return case.build(**(case.tiny if options.tiny else case.size))
+        return case.workload(tiny=options.tiny, device=device)
 
     shared = build()
     # Training steps change their networks, so each variant trains its own; the rest shares its tensors.
@@ -113,10 +113,7 @@ def _variants(case: Case, options: Options) -> dict[str, Variant]:
     if not options.compiled or case.no_compile:
         return variants
     torch.compiler.reset()
-    compiled = Workload(
-        torch.compile(shared.function, dynamic=False), shared.inputs, shared.parameters, shared.cotangent
-    )
-    variants["compile"] = Variant("reference", compiled)
+    variants["compile"] = Variant("reference", replace(shared, function=torch.compile(shared.function, dynamic=False)))
     return variants
 
 
