@@ -66,6 +66,11 @@ class Time:
     p80: float
 
 
+def available() -> bool:
+    """Whether there is a GPU to measure."""
+    return torch.cuda.is_available()
+
+
 def environment() -> dict[str, str]:
     """Chip, driver and versions."""
     import triton
@@ -88,7 +93,7 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
     Raises:
         NoGpu: There is no device, or no case of that name.
     """
-    if not torch.cuda.is_available():
+    if not available():
         raise NoGpu("gpu-report needs a CUDA device, and PyTorch sees none; `roofline` works without one")
     chosen = [case for case in GPU_CASES if only in case.name]
     if not chosen:

@@ -38,7 +38,7 @@ def cpu_for_gpu(monkeypatch):
         spent = time.perf_counter() - began
         return gpu.Time(spent, spent, spent)
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(gpu, "environment", lambda: SETTING)
     monkeypatch.setattr(gpu, "_time", timed)
