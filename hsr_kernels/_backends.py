@@ -45,11 +45,12 @@ class Implementation:
 
     def why_not(self, device: str | None, dtype: torch.dtype | None) -> str:
         """Why this can't run on a device type and dtype (None: any); empty when it can."""
-        if self.native is not None:
+        recorded = self.native == "triton" and _native.triton_recorded
+        if self.native is not None and not recorded:
             reason = _native.missing(self.native)
             if reason:
                 return reason
-        if device is not None and device not in self.devices:
+        if device is not None and device not in self.devices and not recorded:
             return f"it runs on {' and '.join(self.devices)} tensors, not on {device}"
         if dtype is not None and dtype not in self.dtypes:
             return f"it doesn't compute in {dtype}"
@@ -177,6 +178,11 @@ def _operator(name: str) -> Operator:
     if name not in _operators:
         raise ValueError(f"op must be one of {', '.join(sorted(_operators))}, got {name!r}")
     return _operators[name]
+
+
+def implemented(op: str) -> tuple[str, ...]:
+    """The backends that have an implementation of an operator, whether it can run here or not."""
+    return tuple(_operator(op).implementations)
 
 
 def backends(op: str | None = None, device: str | torch.device | None = None) -> dict[str, str]:

@@ -12,6 +12,9 @@ import torch
 
 _REPORT = Path(__file__).with_name("_build_report.txt")
 
+# While hsr_kernels.aot records launches, the Triton implementations take CPU tensors (that have no data).
+triton_recorded = False
+
 
 @functools.cache
 def load(name: str) -> tuple[ModuleType | None, str]:

@@ -6,7 +6,7 @@ An operator is a contract that every backend keeps: `hsr_kernels::<name>` runs `
 CPU tensors and of its triton_impl.py on CUDA tensors, both loaded when first called.
 """
 
-import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +19,7 @@ DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.floa
 NCHW, NHWC = 0, 1
 
 _library = torch.library.Library("hsr_kernels", "DEF")
+triton_operators: dict[str, "_Kernel"] = {}  # hsr_kernels::<name> -> its Triton implementation, for hsr_kernels.aot
 
 
 class _Kernel:
@@ -27,6 +28,10 @@ class _Kernel:
     def __init__(self, package: str, module: str, name: str) -> None:
         self.where = f"{package}.{module}", name
         self.function: Callable[..., Any] | None = None
+
+    def exists(self) -> bool:
+        """Whether the operator's folder has this implementation."""
+        return importlib.util.find_spec(self.where[0]) is not None
 
     def __call__(self, *args: Any) -> Any:
         if self.function is None:
@@ -45,6 +50,7 @@ def define(schema: str, package: str, fake: Callable[..., Any]) -> Callable[...,
     """
     name = schema.split("(", 1)[0]
     cpu, triton = _Kernel(package, "cpu_impl", name), _Kernel(package, "triton_impl", name)
+    triton_operators[f"hsr_kernels::{name}"] = triton
     _library.define(schema)
     _library.impl(name, _interpreted(triton, cpu) if _native.triton_interprets() else cpu, "CPU")
     _library.impl(name, triton, "CUDA")

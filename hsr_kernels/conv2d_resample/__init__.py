@@ -14,6 +14,7 @@ _operator = _backends.register(
     "conv2d_resample",
     reference=_backends.Implementation(reference.conv2d_resample, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(composed.conv2d_resample, native="_cpu"),
+    triton=_backends.on_gpu(composed.conv2d_resample),
 )
 
 

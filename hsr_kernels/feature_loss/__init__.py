@@ -13,6 +13,7 @@ _operator = _backends.register(
     "feature_projection_loss",
     reference=_backends.Implementation(reference.feature_projection_loss, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.feature_projection_loss, native="_cpu"),
+    triton=_backends.on_gpu(autograd.feature_projection_loss),
 )
 
 

@@ -13,6 +13,7 @@ _operator = _backends.register(
     "upfirdn2d",
     reference=_backends.Implementation(reference.upfirdn2d, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.upfirdn2d, native="_cpu"),
+    triton=_backends.on_gpu(autograd.upfirdn2d),
 )
 
 

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m hsr_kernels.aot` compiles every Triton kernel without a GPU and fails on what would be slow or not run."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from .. import _native
+
+console = Console(width=None if sys.stdout.isatty() else 200)
+
+
+def main(
+    arch: str = "sm_80,sm_90,sm_100,sm_120", kernel: str = "", sample: bool = False, csv: Path | None = None
+) -> None:
+    """Compiles the Triton kernels in every way that the operators launch them, without a GPU, and checks them.
+
+    Exits with 1 where a kernel doesn't compile, spills registers, needs more shared memory than the chip has, computes
+    a tl.dot in tf32, fp16 or bf16 without tensor cores, or is never launched.
+
+    Args:
+        arch: Chips to compile for, separated by commas: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120.
+        kernel: Only the kernels whose name contains this.
+        sample: Each kernel once per dtype, in its largest tile, instead of in all configurations.
+        csv: Also write one line per compiled kernel, with its whole signature, to this file.
+    """
+    if importlib.util.find_spec("triton") is None:
+        _fail("Triton isn't installed")
+    if _native.triton_interprets():
+        _fail("TRITON_INTERPRET=1 makes Triton interpret its kernels, which then can't be compiled: unset it")
+    from . import record, report, workload  # only now: they import Triton
+    from .build import build_all
+
+    names = list(dict.fromkeys(name.strip() for name in arch.split(",")))
+    if not set(names) <= set(record.CHIPS):
+        _fail(f"--arch must be a comma-separated list out of {', '.join(record.CHIPS)}, got {arch!r}")
+    if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
+        _fail(f"--csv must be a file in an existing folder, got {csv}")
+    known = sorted(name.rpartition(".")[2] for name in record.library_kernels())
+    if not any(kernel in name for name in known):
+        _fail(f"no kernel is called {kernel!r}; there are {', '.join(known)}")
+
+    with console.status("Recording launches"):
+        recorded = record.record(workload.calls(), [record.CHIPS[name] for name in names])
+    jobs = []
+    for chip, found in recorded.items():
+        launches = [launch for launch in found.launches.values() if kernel in launch.kernel]
+        jobs += [(launch, chip) for launch in (report.sampled(launches) if sample else launches)]
+    with console.status(f"Compiling {len(jobs)} kernels"):
+        builds = list(build_all(jobs, len(os.sched_getaffinity(0))))
+    console.print(report.table(builds))
+    if csv is not None:
+        report.write_csv(csv, builds)
+    faults = [f"{b.launch.kernel} ({report.configuration(b.launch)}) on {b.chip.name}: {p}"
+              for b in builds for p in b.problems]  # fmt: skip
+    faults += [f"{name} is never launched" for name in record.forgotten(recorded.values()) if kernel in name]
+    for fault in faults:
+        console.print(fault, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{len(builds)} compiled for {', '.join(names)}: {len(faults) or 'no'} problems", highlight=False)
+    if faults:
+        raise SystemExit(1)
+
+
+def _fail(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m hsr_kernels.aot", config=(tyro.conf.FlagCreatePairsOff,))

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ahead-of-time compilation of the Triton kernels: everything is recorded, and every check can fail."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("interpreted kernels can't be compiled", allow_module_level=True)
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
+
+import hsr_kernels  # noqa: E402
+from hsr_kernels.aot import __main__ as cli  # noqa: E402
+from hsr_kernels.aot import build, record, report, workload  # noqa: E402
+
+SM90, SM120 = record.CHIPS["sm_90"], record.CHIPS["sm_120"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return record.record(workload.calls((torch.float16,)), [SM90])[SM90]
+
+
+@triton.jit
+def copy_kernel(x, y, n, SIZE: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(y + at, tl.load(x + at, mask=at < n), mask=at < n)
+
+
+@triton.jit
+def broken_kernel(x, y, SIZE: tl.constexpr):
+    tl.store(y + tl.arange(0, SIZE), tl.load(x + tl.arange(0, 2 * SIZE)))
+
+
+@triton.jit
+def product_kernel(x, y, M: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr):
+    row, column = tl.arange(0, M)[:, None], tl.arange(0, K)[None, :]
+    a = tl.load(x + row * K + column)
+    total = tl.zeros([M, M], tl.float32)
+    for _ in range(8):
+        total = tl.dot(a, tl.trans(a), total, input_precision=PRECISION)
+        a += 1
+    tl.store(y + row * M + tl.arange(0, M)[None, :], total)
+
+
+@triton.autotune([triton.Config({"SIZE": 64}, num_warps=2), triton.Config({"SIZE": 128}, num_stages=5)], key=["n"])
+@triton.jit
+def tuned_kernel(x, y, n, SIZE: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(y + at, tl.load(x + at, mask=at < n), mask=at < n)
+
+
+def launches(kernel, *args, chip=SM90, **options):
+    """What one launch of a kernel is noted as."""
+    with record.recording(chip) as found:
+        args = [torch.empty(a, dtype=options.pop("dtype", torch.float32)) if isinstance(a, tuple) else a for a in args]
+        kernel[1,](*args, **options)
+    return list(found.launches.values())
+
+
+def compiled(kernel, *args, chip=SM90, **options):
+    (launch,) = launches(kernel, *args, chip=chip, **options)
+    return build.build(launch, chip)
+
+
+def test_everything_is_recorded(recorded):
+    assert record.library_kernels()
+    assert record.forgotten([recorded]) == []
+
+
+def test_what_nothing_launches_is_told(recorded):
+    kept = {key: launch for key, launch in recorded.launches.items() if launch.kernel != "bias_act_bwd_kernel"}
+    less = record.Recording(kept, recorded.operators - {"hsr_kernels::bias_act"})
+    assert record.forgotten([less]) == ["hsr_kernels.bias_act.triton_impl.bias_act_bwd_kernel", "hsr_kernels::bias_act"]
+
+
+def test_recording_leaves_nothing_behind():
+    before = dict(vars(triton.runtime.driver)), dict(vars(tuned_kernel)), torch.cuda.device_of
+    assert len(launches(tuned_kernel, (100,), (100,), 100)) == 2
+    assert before == (dict(vars(triton.runtime.driver)), dict(vars(tuned_kernel)), torch.cuda.device_of)
+    assert triton.knobs.runtime.jit_cache_hook is None
+    assert not torch.empty(2).is_cuda
+    if not torch.cuda.is_available():
+        with hsr_kernels.use_backend("triton"), pytest.raises(RuntimeError, match="can't run bias_act"):
+            hsr_kernels.bias_act(torch.zeros(1, 2))
+
+
+def test_a_launch_is_specialised_as_a_real_one():
+    x = torch.empty(100)
+    with record.recording(SM90) as found:
+        x = torch.empty(100)
+        copy_kernel[1,](x, x[1:], 1, 64, num_warps=8)
+        copy_kernel[1,](x, x[4:], 32, 64, num_warps=8)
+        copy_kernel[1,](x, x[4:], 2**31, 64, num_warps=8)
+    one, aligned, long = found.launches.values()
+    assert one.signature == {"x": "*fp32", "y": "*fp32", "n": "constexpr", "SIZE": "constexpr"}
+    assert one.constants == {(2,): 1, (3,): 64}
+    assert set(one.attributes) == {(0,)}
+    assert set(aligned.attributes) == {(0,), (1,), (2,)}
+    assert (aligned.signature["n"], long.signature["n"]) == ("i32", "i64")
+    assert one.options["num_warps"] == 8
+    assert one.constexprs == {"SIZE": 64}
+
+
+def test_all_configurations_of_a_tuned_kernel():
+    found = launches(tuned_kernel, (100,), (100,), 100)
+    assert [(x.constexprs["SIZE"], x.options["num_warps"], x.options["num_stages"]) for x in found] == [
+        (64, 2, 3),
+        (128, 4, 5),
+    ]
+
+
+def test_kernels_without_faults():
+    assert compiled(copy_kernel, (100,), (100,), 100, 128).problems == ()
+    found = compiled(product_kernel, (64, 64), (64, 64), 64, 64, "ieee", dtype=torch.float16)
+    assert (found.problems, found.tensor_core) == ((), "wgmma")
+    assert found.registers > 16 and found.shared >= 64 * 64 * 2
+    found = compiled(product_kernel, (64, 64), (64, 64), 64, 64, "ieee", chip=SM120)
+    assert (found.problems, found.tensor_core) == ((), "none")
+
+
+def test_failure_to_compile():
+    (problem,) = compiled(broken_kernel, (100,), (100,), 64).problems
+    assert "CompilationError" in problem
+
+
+def test_spills():
+    found = compiled(copy_kernel, (8192,), (8192,), 8192, 8192, num_warps=1, maxnreg=32)
+    assert found.spills > 0
+    assert found.problems == (f"spills {found.spills} bytes",)
+
+
+def test_too_much_shared_memory():
+    found = compiled(product_kernel, (64, 64), (64, 64), 64, 64, "ieee", dtype=torch.float16)
+    low = record.Chip(90, found.shared - 1, 1)
+    (problem,) = build.build(found.launch, low).problems
+    assert problem == f"needs {found.shared} bytes of shared memory, sm_90 has {found.shared - 1}"
+
+
+def test_missing_tensor_core():
+    slow = "%d = tt.dot %a, %b, %c{} : tensor<16x16x{}, #ttg.dot_op<{{opIdx = 0, parent = #blocked}}>> * more"
+    fine = slow.replace("blocked", "mma")
+
+    def told(ttgir):
+        return list(build.problems(build.Build(None, SM90), 0, ttgir))
+
+    for precision, dtype in (("", "f16"), ("", "bf16"), (", inputPrecision = tf32", "f32")):
+        (problem,) = told(slow.format(precision, dtype))
+        assert "without a tensor-core instruction" in problem
+        assert told(fine.format(precision, dtype)) == []
+    assert told(slow.format("", "f32")) == []
+
+
+def test_sample_takes_the_largest_tile_of_each_dtype():
+    noted = [
+        *launches(copy_kernel, (9,), (9,), 9, 64),
+        *launches(copy_kernel, (9,), (9,), 9, 256),
+        *launches(copy_kernel, (9,), (9,), 9, 128, dtype=torch.float16),
+    ]
+    assert sorted((x.dtypes, x.constexprs["SIZE"]) for x in report.sampled(noted)) == [
+        ("fp16 fp32", 128),
+        ("fp32", 256),
+    ]
+
+
+def test_a_fault_ends_with_1(monkeypatch, capsys, tmp_path):
+    def only_broken(calls, chips):
+        (launch,) = launches(broken_kernel, (100,), (100,), 64)
+        return {chip: record.Recording({launch.key: launch}) for chip in chips}
+
+    monkeypatch.setattr(record, "record", only_broken)
+    monkeypatch.setattr(record, "library_kernels", lambda: {"tests.ops.test_aot.broken_kernel"})
+    monkeypatch.setattr(build, "build_all", lambda jobs, _: [build.build(*job) for job in jobs])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arch="sm_90", kernel="broken", csv=tmp_path / "x.csv")
+    assert stop.value.code == 1
+    assert "CompilationError" in capsys.readouterr().out
+    assert "CompilationError" in (tmp_path / "x.csv").read_text()
+
+
+def test_command_line(tmp_path):
+    path = tmp_path / "aot.csv"
+    options = ["--arch", "sm_90", "--kernel", "bias_act_bwd_bwd", "--sample", "--csv", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "hsr_kernels.aot", *options],
+        cwd=Path(hsr_kernels.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no problems" in done.stdout
+    header, *lines = path.read_text().splitlines()
+    assert header == "kernel,configuration,arch,registers,spills,shared,tensor_core,signature,attributes,problems"
+    assert sorted(line.split(",")[1].split()[0] for line in lines) == ["bf16", "fp16", "fp32"]
+    assert all(line.split(",")[4] == "0" and int(line.split(",")[3]) > 16 for line in lines)
+
+
+def test_bad_arguments_end_in_a_sentence(capsys, monkeypatch):
+    for options, sentence in (
+        ({"arch": "sm_90,sm_1"}, "--arch must be a comma-separated list out of sm_80, sm_86,"),
+        ({"arch": ""}, "got ''"),
+        ({"kernel": "nonsense"}, "no kernel is called 'nonsense'; there are "),
+        ({"csv": Path("/nowhere/x.csv")}, "--csv must be a file in an existing folder, got /nowhere/x.csv"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(**options)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
