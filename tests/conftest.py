@@ -4,6 +4,7 @@
 import os
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from torch.utils import deterministic
@@ -32,6 +33,24 @@ def pytest_collection_modifyitems(config, items):
 # Derandomised: a run that was green stays green. No deadline: the first call of an operator warms caches up.
 hypothesis.settings.register_profile("hsr", derandomize=True, deadline=None, max_examples=60, database=None)
 hypothesis.settings.load_profile("hsr")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _rounding_interpreter():
+    """Triton's interpreter cuts float32 off to bfloat16; a GPU rounds to nearest, ties to even, and so does this."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounding(values, source, target, mode):
+        if source == interpreter.tl.float32 and target == interpreter.tl.bfloat16:
+            floats = torch.from_numpy(np.ascontiguousarray(values).view(np.float32))
+            return floats.bfloat16().view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
+        return convert(values, source, target, mode)
+
+    interpreter._convert_float = rounding
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from .triton_kernels import (
 )
 
 _TILE = 128  # pixels of a tile, at most
+_ROW = 64  # pixels of a tile that is a row of an image, at most; with more, registers spill
+_SIDE = 16  # windows that a row is pooled to at a time, at most
 _CHUNK = 64  # windows that the backward spreads over a tile at a time, at most
 
 
@@ -56,11 +58,11 @@ def _widest(size: int, out: int) -> int:
 @lru_cache(maxsize=256)
 def _sides(w: int, tw: int, bits: int) -> tuple[int, int, int] | None:
     """In how many sides rows fall so that each fits a tile: (sides, windows of a side, pixels); None: it never does."""
-    for sides in range(1, tw + 1):
+    for sides in range(cdiv(tw, _SIDE), tw + 1):
         columns = cdiv(tw, sides)
         starts = range(0, tw, columns)
         width = max(cdiv(min(j + columns, tw) * w, tw) - j * w // tw // bits * bits for j in starts)
-        if width <= _TILE:
+        if width <= _ROW:
             return len(starts), columns, width
     return None
 
@@ -96,11 +98,9 @@ def _hidden_by_rows(x, w1, b1, pooled, mask, th, tw, gain) -> bool:
         return False
     count, columns, width = sides
     kind = _kind(x)
-    width = power_of_2(width, 16, _TILE)
-    samples = power_of_2(n, 1, (_TILE if kind != "ieee" else 64) // width or 1)
-    bk, bc, whole = 64, (64 if kind == "half" else 32), False  # more rows would spill registers
-    if kind == "half" and c <= (256 if _roomy(x) else 64):
-        bc, whole = power_of_2(c, 16, 256), True
+    width = power_of_2(width, 16, _ROW)
+    samples = power_of_2(n, 1, _ROW // width)
+    bk, bc = 64, (64 if kind == "half" else 32)
     if samples * max(pooled[0].numel(), x[0].numel(), mask[0].numel()) >= 2**31:
         return False  # its offsets are 32 bits wide
     blocks, groups = cdiv(k, bk), cdiv(n, samples)
@@ -110,8 +110,8 @@ def _hidden_by_rows(x, w1, b1, pooled, mask, th, tw, gain) -> bool:
     parts = cdiv(th, part_rows)
     feature_hidden_rows_kernel[(blocks * count * parts * groups,)](
         x, w1, b1, pooled, _words(mask, bits), n, c, k, h, w, th, tw, *_strides(x), blocks, parts, part_rows,
-        count, columns, gain, bk, bc, samples, width, power_of_2(columns, 16, _TILE), bits, whole, _precision(kind),
-        num_warps=8, num_stages=2 if whole else 3,
+        count, columns, gain, bk, bc, samples, width, power_of_2(columns, 16, _SIDE), bits, _precision(kind),
+        num_warps=8, num_stages=3,
     )  # fmt: skip
     return True
 
@@ -197,7 +197,7 @@ def _bwd_data(dpooled, unit, mask, w1, dx, th, tw, gain, bits) -> None:
 def _bwd_weight(dpooled, unit, mask, x, k, th, tw, gain, bits, needs_dw) -> tuple[torch.Tensor, torch.Tensor]:
     n, c, h, w = x.shape
     kind = _kind(x)
-    bk, bc, bp = {"half": (128, 256, 32), "tf32": (128, 128, 32), "ieee": (64, 64, 32)}[kind]
+    bk, bc, bp = {"half": (128, 128, 32), "tf32": (128, 128, 32), "ieee": (32, 64, 32)}[kind]
     bc = power_of_2(c, 16, bc)
     rows, blocks, tiles = cdiv(k, bk), cdiv(c, bc) if needs_dw else 1, cdiv(h * w, bp)
     # Few programs: split the sum over tiles; the parts are added up afterwards, always in the same order.

@@ -99,13 +99,13 @@ def feature_hidden_rows_kernel(
     x, w1, b1, pooled, mask, n, c, k, h, w, th, tw, x_n, x_c, x_p,
     blocks, parts, part_rows, sides, side_columns, gain,
     BK: tl.constexpr, BC: tl.constexpr, SAMPLES: tl.constexpr, WIDTH: tl.constexpr, WINDOWS: tl.constexpr,
-    BITS: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    BITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """th <= h, tw <= w: a tile is a row (or one of its `sides`) of SAMPLES images, and the program walks down the rows.
 
     A row ends at most one window and at most it is shared with the next one, so one running sum over rows is enough:
     columns are pooled by a second, small GEMM where a window ends. `part_rows` windows down and `side_columns` windows
-    across belong to a program. WHOLE: all channels are one chunk, and this block of w1 stays on chip.
+    across belong to a program.
     """
     block = tl.program_id(0) % blocks
     side = tl.program_id(0) // blocks % sides
@@ -126,13 +126,6 @@ def feature_hidden_rows_kernel(
     words = (word_sample[None, :] * k + row[:, None]) * (h * w // BITS) + word_column[None, :] // BITS
     keeps = (row < k)[:, None] & ((first_sample + word_sample < n) & (word_column < last_column))[None, :]
     bias = tl.load(b1 + row, mask=row < k, other=0.0).to(tl.float32)[:, None]
-    if WHOLE:
-        channel = tl.arange(0, BC)
-        weights = tl.load(
-            w1 + row[:, None] * c + channel[None, :], mask=(row < k)[:, None] & (channel < c)[None, :], other=0.0
-        )
-        at = at[None, :] + channel[:, None] * x_c
-        here = (channel < c)[:, None] & inside[None, :]
 
     window = part * part_rows
     last = tl.minimum(window + part_rows, th)
@@ -140,10 +133,7 @@ def feature_hidden_rows_kernel(
     total = tl.zeros([BK, SAMPLES * WIDTH], tl.float32)
     for y in range(_begin(window, h, th), _end(last - 1, h, th)):
         z = tl.zeros([BK, SAMPLES * WIDTH], tl.float32) + bias
-        if WHOLE:
-            z = _dot(weights, tl.load(x + y * w * x_p + at, mask=here, other=0.0), z, PRECISION)
-        else:
-            z = _affine(z, w1, x + y * w * x_p, at, row, k, c, x_c, inside, BC, PRECISION)
+        z = _affine(z, w1, x + y * w * x_p, at, row, k, c, x_c, inside, BC, PRECISION)
         packed = _pack(z > 0, BK, SAMPLES * WIDTH, BITS).to(mask.dtype.element_ty)
         if y < last_row:
             tl.store(mask + y * (w // BITS) + words, packed, mask=keeps)
