@@ -7,7 +7,7 @@ from .conv2d import conv2d, conv_transpose2d, no_weight_gradients
 from .conv2d_resample import conv2d_resample
 from .feature_loss import feature_projection_loss
 from .grid_sample import grid_sample
-from .modulated_conv2d import modulated_conv2d
+from .modulated_conv2d import modulated_conv2d, use_route
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __version__ = "0.1.0"
@@ -29,4 +29,5 @@ __all__ = [
     "upfirdn2d",
     "upsample2d",
     "use_backend",
+    "use_route",
 ]

@@ -8,7 +8,7 @@ warns once per operator and reason.
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -36,12 +36,14 @@ class Implementation:
         native: What it needs, if anything: the name of an extension, or "triton".
         dtypes: Dtypes that it computes in.
         devices: Device types that it runs on.
+        details: What `explain` adds about a call with its tensors, where this is what runs: sentences.
     """
 
     function: Callable[..., Any]
     native: str | None = None
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     devices: tuple[str, ...] = ("cpu",)
+    details: Callable[..., Iterable[str]] | None = None
 
     def why_not(self, device: str | None, dtype: torch.dtype | None) -> str:
         """Why this can't run on a device type and dtype (None: any); empty when it can."""
@@ -120,10 +122,10 @@ def _without_autocast(function: Callable[..., Any], tensor: torch.Tensor) -> Cal
     return call
 
 
-def on_gpu(function: Callable[..., Any]) -> Implementation:
+def on_gpu(function: Callable[..., Any], details: Callable[..., Iterable[str]] | None = None) -> Implementation:
     """The triton implementation whose operators `function` calls; in Triton's interpreter it takes CPU tensors too."""
     devices = ("cuda", "cpu") if _native.triton_interprets() else ("cuda",)
-    return Implementation(function, "triton", (torch.float32, torch.float16, torch.bfloat16), devices)
+    return Implementation(function, "triton", (torch.float32, torch.float16, torch.bfloat16), devices, details)
 
 
 def register(name: str, **implementations: Implementation) -> Operator:
@@ -202,16 +204,18 @@ def backends(op: str | None = None, device: str | torch.device | None = None) ->
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found: the backend that runs and, for each other backend, why it doesn't."""
+    """What `explain` found: the backend that runs, for each other backend why it doesn't, and what else is known."""
 
     op: str
     backend: str
     tensor: str
     reasons: dict[str, str]
+    details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.op} on {self.tensor} runs on the {self.backend} backend"]
         lines += [f"  {name}: {reason}" for name, reason in self.reasons.items()]
+        lines += [f"  {detail}" for detail in self.details]
         return "\n".join(lines)
 
 
@@ -223,6 +227,7 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
     Args:
         op: An operator's name, such as "upfirdn2d".
         *tensors: The operator's tensors; the first decides device and dtype. None given: a float32 CPU tensor.
+            `modulated_conv2d` tells its routes from x and weight.
 
     Raises:
         ValueError: No operator of that name.
@@ -240,4 +245,6 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
             reasons[name] = operator.why_not(name, tensor.device.type, tensor.dtype) or (
                 f"it could run, but {wanted} was requested" if wanted else f"it could run, but {chosen} is faster"
             )
-    return Explanation(op, chosen, f"{tensor.device} {str(tensor.dtype).removeprefix('torch.')}", reasons)
+    details = operator.implementations[chosen].details
+    told = tuple(details(*tensors)) if details else ()
+    return Explanation(op, chosen, f"{tensor.device} {str(tensor.dtype).removeprefix('torch.')}", reasons, told)

@@ -63,6 +63,11 @@ def _interpreted(triton: _Kernel, cpu: _Kernel) -> Callable[..., Any]:
     return lambda *args: (triton if _backends.requested() == "triton" else cpu)(*args)
 
 
+def on_triton(x: torch.Tensor) -> bool:
+    """Whether operators on `x` run as their Triton implementations."""
+    return x.is_cuda or (_native.triton_interprets() and _backends.requested() == "triton")
+
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype that a dtype is accumulated in."""
     return torch.float64 if dtype == torch.float64 else torch.float32

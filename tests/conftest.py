@@ -42,8 +42,11 @@ hypothesis.settings.load_profile("hsr")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _rounding_interpreter():
-    """Triton's interpreter cuts float32 off to bfloat16; a GPU rounds to nearest, ties to even, and so does this."""
+def _exact_bfloat16():
+    """What Triton's interpreter gets wrong of bfloat16, done as on a GPU.
+
+    It cuts float32 off where a GPU rounds to nearest, ties to even, and tl.dot multiplies the bits as integers.
+    """
     if os.environ.get("TRITON_INTERPRET") != "1":
         return
     from triton.runtime import interpreter
@@ -57,6 +60,18 @@ def _rounding_interpreter():
         return convert(values, source, target, mode)
 
     interpreter._convert_float = rounding
+    dot, bfloat16, float32 = interpreter.InterpreterBuilder.create_dot, interpreter.tl.bfloat16, interpreter.tl.float32
+
+    def widening(builder, a, b, *rest):
+        a, b = (
+            interpreter.TensorHandle(convert(v.data, bfloat16, float32, None).view(np.float32), float32)
+            if v.dtype.scalar == bfloat16
+            else v
+            for v in (a, b)
+        )
+        return dot(builder, a, b, *rest)
+
+    interpreter.InterpreterBuilder.create_dot = widening
 
 
 @pytest.fixture(autouse=True)

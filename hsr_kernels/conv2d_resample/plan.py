@@ -32,6 +32,12 @@ class Plan:
     after: Geometry | None
     filtered: bool = True
 
+    @property
+    def resamples(self) -> bool:
+        """Whether there is more to do than an ordinary convolution."""
+        step = self.convolution
+        return self.before is not None or self.after is not None or step.transposed or step.stride != 1
+
     def output_size(self, x: torch.Tensor, kernel: tuple[int, int], taps: tuple[int, int]) -> tuple[int, int]:
         """(H', W') for images x, a kernel and a filter of (height, width); raises where nothing would be left."""
         image = (x.shape[2], x.shape[3])

@@ -9,13 +9,16 @@ from .. import _backends, _checks
 from ..bias_act.activations import epilogue as _epilogue
 from ..conv2d_resample.plan import Plan, plan
 from ..upfirdn2d.geometry import check_filter, filter_taps, native_limit
-from . import autograd, reference
+from . import autograd, reference, routes
+from .routes import use_route
+
+__all__ = ["modulated_conv2d", "use_route"]
 
 _operator = _backends.register(
     "modulated_conv2d",
     reference=_backends.Implementation(reference.modulated_conv2d, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.modulated_conv2d, native="_cpu"),
-    triton=_backends.on_gpu(autograd.modulated_conv2d),
+    triton=_backends.on_gpu(autograd.modulated_conv2d, routes.describe),
 )
 
 

@@ -2,17 +2,18 @@
 """Derivatives of the modulated convolution over the native operators.
 
     u = x * s                                   scale      (to channels_last)
-    v = convolution of u                        oneDNN
+    v = convolution of u                        oneDNN, cuDNN
     z = FIR of v                                where the layer upsamples, on the way into the epilogue
     y = clamp(act(z * d + noise + b) * gain)    epilogue
 
 Kept for backward are the layer's inputs and y: u is scaled again, z * d is told from y. Every backward is made of
-Functions that can be differentiated in turn, so every order exists.
+Functions that can be differentiated in turn, so every order exists. On GPUs a layer that doesn't resample is one
+operator, and so are its first derivatives where no second ones are to come: their convolution may be one with the rest.
 """
 
 import torch
 
-from .._registry import is_channels_last, wide
+from .._registry import is_channels_last, on_triton, wide
 from ..bias_act.activations import Epilogue
 from ..bias_act.autograd import bias_act
 from ..conv2d import autograd as _conv
@@ -140,20 +141,13 @@ class ModulatedConv2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, w, s, d, noise, b, f, plan, epilogue):
-        u = _ops.scale_op(x, s)
-        if plan.before is not None:
-            u = Upfirdn2d.apply(u, f if plan.filtered else None, plan.before)
-        v = _convolve(u, w, plan)
-        last = is_channels_last(x)
-        if plan.after is None:
-            y = _ops.epilogue_op(v, d, noise, b, last, *epilogue.args)
+        ctx.plan, ctx.epilogue, ctx.whole = plan, epilogue, on_triton(x) and not plan.resamples
+        if ctx.whole:
+            y = _ops.layer_op(x, w, s, d, noise, b, plan.convolution.padding, *epilogue.args)
+            ctx.u_shape, ctx.v_shape = x.shape, y.shape
         else:
-            g = plan.after
-            fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
-            y = _ops.fir_epilogue_op(v, *fir, d, noise, b, last, *epilogue.args)
+            y, ctx.u_shape, ctx.v_shape = _composed(x, w, s, d, noise, b, f, plan, epilogue)
         ctx.save_for_backward(x, w, s, d, noise, b, f, y)
-        ctx.plan, ctx.epilogue = plan, epilogue
-        ctx.u_shape, ctx.v_shape = u.shape, v.shape
         return y
 
     @staticmethod
@@ -161,15 +155,18 @@ class ModulatedConv2d(torch.autograd.Function):
         x, w, s, d, noise, b, f, y = ctx.saved_tensors
         plan = ctx.plan
         needs_x, needs_w, needs_s = ctx.needs_input_grad[:3]
+        needs_w = needs_w and not _conv.weight_gradients_disabled()
         dv, dd, dnoise, db = EpilogueBackward.apply(dy, y, d, noise, b, ctx.epilogue, ctx.needs_input_grad[4])
+        dx = ds = dw = None
+        if ctx.whole and not torch.is_grad_enabled():
+            padding = plan.convolution.padding
+            dw = _ops.layer_weight_op(x, s, dv, w.shape[2:], padding) if needs_w else None
+            dx, ds = _ops.layer_bwd_op(dv, w, x, s, padding) if needs_x or needs_s else (None, None)
+            return dx, dw, ds, dd, dnoise, db, None, None, None
         if plan.after is not None:
             dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_shape[2:], filter_taps(f)))
-        dx = ds = dw = None
-        if needs_w and not _conv.weight_gradients_disabled():
-            u = ScaleChannels.apply(x, s)
-            if plan.before is not None:
-                u = Upfirdn2d.apply(u, f if plan.filtered else None, plan.before)
-            dw = _weight_gradient(u, dv, w, plan)
+        if needs_w:
+            dw = _weight_gradient(_before_convolution(x, s, f, plan), dv, w, plan)
         if needs_x or needs_s:
             du = _input_gradient(dv, w, ctx.u_shape, plan)
             if plan.before is not None:
@@ -177,6 +174,25 @@ class ModulatedConv2d(torch.autograd.Function):
                 du = Upfirdn2d.apply(du, used, plan.before.adjoint(x.shape[2:], filter_taps(used)))
             dx, ds = ScaleChannelsBackward.apply(du, x, s)
         return dx, dw, ds, dd, dnoise, db, None, None, None
+
+
+def _composed(x, w, s, d, noise, b, f, plan, epilogue):
+    """(y, shape of u, shape of v)"""
+    u = _before_convolution(x, s, f, plan)
+    v = _convolve(u, w, plan)
+    last = is_channels_last(x)
+    if plan.after is None:
+        y = _ops.epilogue_op(v, d, noise, b, last, *epilogue.args)
+    else:
+        g = plan.after
+        fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
+        y = _ops.fir_epilogue_op(v, *fir, d, noise, b, last, *epilogue.args)
+    return y, u.shape, v.shape
+
+
+def _before_convolution(x, s, f, plan):
+    u = ScaleChannels.apply(x, s)
+    return u if plan.before is None else Upfirdn2d.apply(u, f if plan.filtered else None, plan.before)
 
 
 def _spec(plan: Plan) -> _conv.Spec:
@@ -219,7 +235,7 @@ def modulated_conv2d(
     if demodulate:
         weight, styles = reference.prescale(x.dtype, weight, styles)
         d = demodulation(weight.to(wide(x.dtype)), styles.to(wide(x.dtype)))
-    if not demodulate and _is_small_projection(weight, plan):
+    if not demodulate and _is_small_projection(weight, plan) and not on_triton(x):
         y = _project(x, weight, styles)
         y = y if noise is None else y + noise.to(y.dtype)
         return bias_act(y, bias, 1, epilogue)

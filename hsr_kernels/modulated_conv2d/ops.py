@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators around the convolution of a modulated layer that its backends implement.
+"""The operators of a modulated layer that its backends implement: around its convolution and, on GPUs, with it.
 
-Images between them are [N, C, H, W] in channels_last; d is [N, O], noise [N or 1, 1, H, W] or a scalar, b [O]: all in
-the dtype that is accumulated in.
+The convolution's w is [o, c, kh, kw], whatever its strides. Images between operators are [N, C, H, W] in channels_last;
+d is [N, O], noise [N or 1, 1, H, W] or a scalar, b [O]: all in the dtype that is accumulated in.
 """
 
 import torch
 
-from .._registry import define, dense_image, wide
+from .._registry import define, dense_image, is_channels_last, wide
 from ..upfirdn2d.geometry import filter_taps, geometry_of
 
 _LAST = torch.channels_last
@@ -44,6 +44,19 @@ def _fake_epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_g
     return like, torch.empty_like(like), sums.new_empty((n, 1, h, w) if needs_gnoise else 0), sums
 
 
+def _fake_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp):
+    size = [x.shape[i] + 2 * padding[i - 2] - w.shape[i] + 1 for i in (2, 3)]
+    return _empty((x.shape[0], w.shape[0], *size), x, is_channels_last(x))
+
+
+def _fake_layer_bwd(dz, w, x, s, padding):
+    return torch.empty_like(dense_image(x)[0]), s.new_empty(s.shape, dtype=wide(x.dtype))
+
+
+def _fake_layer_weight(x, s, dz, kernel, padding):
+    return x.new_empty((*kernel, dz.shape[1], x.shape[1])).permute(2, 3, 0, 1)
+
+
 _ACT = "int act, float alpha, float gain, float clamp"
 _VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
 _FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
@@ -75,4 +88,19 @@ epilogue_bwd_bwd_op = define(
     f"{_VECTORS}, bool needs_gnoise, {_ACT}) -> (Tensor, Tensor, Tensor, Tensor)",
     __package__,
     fake=_fake_epilogue_bwd_bwd,
+)
+layer_op = define(
+    f"modulated_conv2d_layer(Tensor x, Tensor w, Tensor s, {_VECTORS}, int[] padding, {_ACT}) -> Tensor",
+    __package__,
+    fake=_fake_layer,
+)
+layer_bwd_op = define(
+    "modulated_conv2d_layer_bwd(Tensor dz, Tensor w, Tensor x, Tensor s, int[] padding) -> (Tensor, Tensor)",
+    __package__,
+    fake=_fake_layer_bwd,
+)
+layer_weight_op = define(
+    "modulated_conv2d_layer_weight(Tensor x, Tensor s, Tensor dz, int[] kernel, int[] padding) -> Tensor",
+    __package__,
+    fake=_fake_layer_weight,
 )

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from .._registry import NHWC, dense_image, laid_out_like
 from .._triton import cdiv, on_device_of, power_of_2
+from .triton_conv import modulated_conv2d_layer, modulated_conv2d_layer_bwd, modulated_conv2d_layer_weight
 from .triton_fir_epilogue import modulated_conv2d_fir_epilogue
 
 __all__ = [
@@ -23,6 +24,9 @@ __all__ = [
     "modulated_conv2d_epilogue_bwd",
     "modulated_conv2d_epilogue_bwd_bwd",
     "modulated_conv2d_fir_epilogue",
+    "modulated_conv2d_layer",
+    "modulated_conv2d_layer_bwd",
+    "modulated_conv2d_layer_weight",
     "scale_channels",
     "scale_channels_bwd",
 ]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hsr_kernels import use_backend
+from hsr_kernels import use_backend, use_route
+from hsr_kernels.modulated_conv2d import composed
 from tests import tolerances
 from tests.cases import BY_NAME, CASES, LARGE_CASES, Case
 from tests.inputs import LAYOUTS, Inputs, draw, evaluate
@@ -125,6 +126,28 @@ def _check(case, dtype, actual, truth, reference_errors):
         for name in (*case.curved(), *([] if case.degenerate else ["cotangent"])):
             second = actual[f"d2/d({name})"]
             assert second.numel() == 0 or second.any(), f"the second derivative by {name} must not vanish"
+
+
+def _one_kernel():
+    """(entry of the table, whether float32 may be multiplied as tf32) of layers that one kernel can compute."""
+    for case, backend, device, layout, dtype, marks in _table():
+        resamples = {"up", "down"} & case.options.keys()
+        if backend == "triton" and case.op == "modulated_conv2d" and not resamples:
+            # The interpreter multiplies float32 alike in both; a GPU's tf32 is beyond the tolerance of float32.
+            for tf32 in (False, True) if (dtype, device) == (torch.float32, "cpu") else (False,):
+                entry = _entry(case, backend, device, layout, dtype, marks)
+                yield pytest.param(*entry.values, tf32, marks=entry.marks, id=f"{entry.id}{'-tf32' if tf32 else ''}")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("order", (0, 1, 2))
+@pytest.mark.parametrize("case, backend, device, layout, dtype, tf32", list(_one_kernel()))
+def test_fused_route_matches_float64_reference(case, backend, device, layout, dtype, tf32, order, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    for name in ("layer", "layer_bwd", "layer_weight"):
+        monkeypatch.delattr(composed, name)  # the other route would be an error
+    with use_route("fused"):
+        check(case, backend, device, layout, dtype, order)
 
 
 _TRITON = [pytest.param("triton", device, marks=mark) for device, mark in TRITON_DEVICES.items()]

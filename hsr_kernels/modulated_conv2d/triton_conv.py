@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modulated convolution as one kernel: an implicit GEMM, with the style scale in its loads and the epilogue in its
+stores, so that neither the scaled input nor the convolution's result is ever in memory.
+
+    layer         y = clamp(act(conv(x * s, w) * d + noise + b) * gain)
+    layer_bwd     du = the convolution's transpose of dz; dx = du * s, ds = sum(du * x)
+    layer_weight  dw = the convolution of x * s with dz
+
+The rows of a tile are pixels of one sample, so that a sample's vectors sit in registers; its columns are channels. The
+sum runs over kernel rows outside, blocks of channels inside, and a kernel row's taps unrolled: loads of one row of taps
+are in flight together, and no loop runs over taps and channels in one, which Triton has been seen to miscompile
+(pytorch issue 173068).
+
+Sums are deterministic: each program keeps its own float32 partial sums, and PyTorch adds those up.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .._registry import dense_image, image_format
+from .._triton import cdiv, on_device_of, power_of_2
+from . import composed
+from .routes import FUSED, choose, products
+from .triton_vectors import as_float, channel_vector, is_scalar, noise_tile, numbers, per_sample, stride_of
+
+_LAST = torch.channels_last
+_WARPS = 8
+_PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]
+
+
+class _Tile(NamedTuple):
+    """Pixels and output channels of a program, channels that it adds up at a time, and loads in flight."""
+
+    pixels: int
+    out: int
+    depth: int
+    stages: int
+
+
+# By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units.
+_TILES = {"half": _Tile(128, 128, 64, 3), "tf32": _Tile(128, 64, 32, 3), "ieee": _Tile(64, 64, 16, 2)}
+
+
+@triton.jit
+def _convolve(
+    x, w, s, pixel, out, c, o, height, width, out_width, pad_y, pad_x, x_c, x_p,
+    FLIP: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[pixels, out channels] of the correlation of a sample x (times s) with w [o, KH, KW, c], in float32."""
+    row, column = pixel // out_width - pad_y, pixel % out_width - pad_x
+    total = tl.zeros([pixel.shape[0], out.shape[0]], tl.float32)
+    for ky in range(KH):
+        at_row = (row + ky) * width + column
+        within_rows = (row + ky >= 0) & (row + ky < height)
+        for first in range(0, c, DEPTH):
+            channel = first + tl.arange(0, DEPTH)
+            known = channel < c
+            if s is not None:
+                scale = tl.load(s + channel, mask=known, other=0.0)[None, :]
+            for kx in tl.static_range(KW):
+                inside = within_rows & (column + kx >= 0) & (column + kx < width)
+                at = (at_row + kx)[:, None] * x_p + channel[None, :] * x_c
+                v = tl.load(x + at, mask=inside[:, None] & known[None, :], other=0.0)
+                if s is not None:
+                    v = (v.to(tl.float32) * scale).to(v.dtype)
+                tap = (KH - 1 - ky) * KW + KW - 1 - kx if FLIP else ky * KW + kx
+                at = (tap * c + channel)[:, None] + out[None, :] * (KH * KW * c)
+                weights = tl.load(w + at, mask=known[:, None] & (out < o)[None, :], other=0.0)
+                total = tl.dot(v, weights, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def _place(blocks, tiles, PIXELS: tl.constexpr, OUT: tl.constexpr, WIDE: tl.constexpr):
+    """This program's sample, tile, pixels and output channels; neighbours share the pixels that they read."""
+    program = tl.program_id(0)
+    out = program % blocks * OUT + tl.arange(0, OUT)
+    tile = program // blocks % tiles
+    pixel = tile * PIXELS + tl.arange(0, PIXELS)
+    if WIDE:
+        pixel, out = pixel.to(tl.int64), out.to(tl.int64)
+    return (program // blocks // tiles).to(tl.int64), tile, pixel, out
+
+
+@triton.jit(do_not_specialize=_PLAIN)
+def modulated_conv2d_layer_kernel(
+    x, w, s, d, noise, b, y, noise_stride, alpha, gain, clamp, c, o, pixels, height, width, out_pixels, out_width,
+    pad_y, pad_x, x_c, x_p, y_c, y_p, blocks, tiles,
+    SCALAR: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """A tile of y [PIXELS, OUT]."""
+    sample, _, pixel, out = _place(blocks, tiles, PIXELS, OUT, WIDE)
+    scale = None if s is None else s + sample * c
+    value = _convolve(
+        x + sample * c * pixels, w, scale, pixel, out, c, o, height, width, out_width, pad_y, pad_x, x_c, x_p,
+        False, KH, KW, DEPTH, PRECISION,
+    )  # fmt: skip
+    value *= channel_vector(d, sample * o + out, out < o, 1.0)[None, :]
+    value += noise_tile(noise, sample * noise_stride, pixel, out_pixels, SCALAR)
+    value += channel_vector(b, out, out < o, 0.0)[None, :]
+    value = tl.where(value > 0, value, value * alpha) * gain
+    value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
+    to = y + sample * o * out_pixels + (pixel[:, None] * y_p + out[None, :] * y_c)
+    tl.store(to, value.to(y.dtype.element_ty), mask=(pixel < out_pixels)[:, None] & (out < o)[None, :])
+
+
+@triton.jit(do_not_specialize=_PLAIN)
+def modulated_conv2d_layer_bwd_kernel(
+    dz, w, x, s, dx, sums, c, o, pixels, height, width, out_pixels, out_width, pad_y, pad_x, x_c, x_p, blocks, tiles,
+    KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """A tile of dx [PIXELS, OUT], OUT being channels of x, and its part of ds; w [c, KH, KW, o], dz channels_last."""
+    sample, tile, pixel, channel = _place(blocks, tiles, PIXELS, OUT, WIDE)
+    du = _convolve(
+        dz + sample * o * pixels, w, None, pixel, channel, o, c, height, width, out_width, pad_y, pad_x, 1, o,
+        True, KH, KW, DEPTH, PRECISION,
+    )  # fmt: skip
+    at = sample * c * out_pixels + (pixel[:, None] * x_p + channel[None, :] * x_c)
+    inside = (pixel < out_pixels)[:, None] & (channel < c)[None, :]
+    dot = du * tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(sums + (sample * tiles + tile) * c + channel, tl.sum(dot, 0), mask=channel < c)
+    scale = tl.load(s + sample * c + channel, mask=channel < c, other=0.0)
+    tl.store(dx + at, (du * scale[None, :]).to(dx.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=[*_PLAIN, "n", "samples", "splits", "share"])
+def modulated_conv2d_layer_weight_kernel(
+    x, s, dz, dw, n, c, o, pixels, height, width, out_pixels, out_width, pad_y, pad_x, x_c, x_p, blocks, tiles,
+    samples, splits, share,
+    KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    PIXELS: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
+):  # fmt: skip
+    """dw [parts, KH * KW, o, c]: a part is `samples` samples, or `share` of the tiles of one; dz is channels_last."""
+    program = tl.program_id(0)
+    tap = program % (KH * KW)
+    out = program // (KH * KW) % blocks * OUT + tl.arange(0, OUT)
+    program = program // (KH * KW) // blocks
+    across = tl.cdiv(c, IN)
+    channel = program % across * IN + tl.arange(0, IN)
+    part = program // across
+    first, split = part // splits * samples, part % splits
+    ky, kx = tap // KW - pad_y, tap % KW - pad_x
+    total = tl.zeros([IN, OUT], tl.float32)
+    for sample in range(first, tl.minimum(first + samples, n)):
+        place = tl.cast(sample, tl.int64)
+        image, gradient = x + place * c * pixels, dz + place * o * out_pixels
+        dot = tl.zeros([IN, OUT], tl.float32)
+        for tile in range(split * share, tl.minimum((split + 1) * share, tiles)):
+            pixel = tile * PIXELS + tl.arange(0, PIXELS)
+            if WIDE:
+                pixel = pixel.to(tl.int64)
+            row, column = pixel // out_width + ky, pixel % out_width + kx
+            known = pixel < out_pixels
+            inside = known & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            at = (row * width + column)[:, None] * x_p + channel[None, :] * x_c
+            v = tl.load(image + at, mask=inside[:, None] & (channel < c)[None, :], other=0.0)
+            at = pixel[:, None] * o + out[None, :]
+            g = tl.load(gradient + at, mask=known[:, None] & (out < o)[None, :], other=0.0)
+            dot = tl.dot(tl.trans(v), g, dot, input_precision=PRECISION)
+        # The scale belongs to a sample's sum: nothing needs to be scaled on the way into it.
+        total += dot * tl.load(s + place * c + channel, mask=channel < c, other=0.0)[:, None]
+    to = dw + (part * (KH * KW) + tap).to(tl.int64) * o * c + (out[None, :] * c + channel[:, None])
+    tl.store(to, total, mask=(channel < c)[:, None] & (out < o)[None, :])
+
+
+def _precision(kind: str) -> str:
+    return "tf32" if kind == "tf32" else "ieee"
+
+
+def _wide(*images: torch.Tensor) -> bool:
+    """Whether offsets within a sample need 64 bits."""
+    return any(image[0].numel() >= 1 << 30 for image in images)
+
+
+def _strides(image: torch.Tensor) -> tuple[int, int]:
+    """Of a dense image's channels and pixels."""
+    if image.is_contiguous():
+        return image.shape[2] * image.shape[3], 1
+    return 1, image.shape[1]
+
+
+def _tile(kind: str, pixels: int, depth: int, out: int) -> _Tile:
+    tile = _TILES[kind]
+    return _Tile(
+        power_of_2(pixels, 16, tile.pixels), power_of_2(out, 16, tile.out), power_of_2(depth, 16, tile.depth),
+        tile.stages,
+    )  # fmt: skip
+
+
+def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp):
+    if choose("forward", x, w.shape)[0] != FUSED:
+        return composed.layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp)
+    (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
+    size = height + 2 * padding[0] - kh + 1, width + 2 * padding[1] - kw + 1
+    y = torch.empty((n, o, *size), dtype=x.dtype, device=x.device, memory_format=image_format(x))
+    if not y.numel():
+        return y
+    x, w = dense_image(x)[0], w.contiguous(memory_format=_LAST)
+    kind, out_pixels = products(x.dtype), size[0] * size[1]
+    tile = _tile(kind, out_pixels, c, o)
+    blocks, tiles = cdiv(o, tile.out), cdiv(out_pixels, tile.pixels)
+    with on_device_of(x):
+        modulated_conv2d_layer_kernel[(blocks * tiles * n,)](
+            x, w, as_float(s), as_float(d), as_float(noise), as_float(b), y,
+            stride_of(noise, out_pixels), *numbers(act, alpha, gain, clamp), c, o, height * width, height, width,
+            out_pixels, size[1], *padding, *_strides(x), *_strides(y), blocks, tiles, is_scalar(noise), kh, kw,
+            _wide(x, y), _precision(kind), *tile[:3], num_warps=_WARPS, num_stages=tile.stages,
+        )  # fmt: skip
+    return y
+
+
+def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
+    if choose("input gradient", x, w.shape)[0] != FUSED:
+        return composed.layer_bwd(dz, w, x, s, padding)
+    (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
+    x, dz = dense_image(x)[0], dz.contiguous(memory_format=_LAST)
+    dx, pixels = torch.empty_like(x), height * width
+    kind = products(x.dtype)
+    tile = _tile(kind, pixels, o, c)
+    blocks, tiles = cdiv(c, tile.out), cdiv(pixels, tile.pixels)
+    sums = x.new_empty((n, tiles, c), dtype=torch.float32)
+    if x.numel():
+        w = w.transpose(0, 1).contiguous(memory_format=_LAST)  # what is added up lies next to each other
+        with on_device_of(x):
+            modulated_conv2d_layer_bwd_kernel[(blocks * tiles * n,)](
+                dz, w, x, as_float(s), dx, sums, c, o, dz.shape[2] * dz.shape[3], *dz.shape[2:], pixels, width,
+                kh - 1 - padding[0], kw - 1 - padding[1], *_strides(x), blocks, tiles, kh, kw, _wide(x, dz),
+                _precision(kind), *tile[:3], num_warps=_WARPS, num_stages=tile.stages,
+            )  # fmt: skip
+    return dx, per_sample(sums)
+
+
+def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
+    (n, c, height, width), o, (kh, kw) = x.shape, dz.shape[1], kernel
+    if choose("weight gradient", x, (o, c, kh, kw))[0] != FUSED:
+        return composed.layer_weight(x, s, dz, kernel, padding)
+    x, dz = dense_image(x)[0], dz.contiguous(memory_format=_LAST)
+    out_pixels, kind = dz.shape[2] * dz.shape[3], products(x.dtype)
+    if not (x.numel() and dz.numel()):
+        return x.new_zeros((kh, kw, o, c)).permute(2, 3, 0, 1)
+    tile = _tile(kind, c, out_pixels, o)
+    tiles, blocks, across = cdiv(out_pixels, tile.depth), cdiv(o, tile.out), cdiv(c, tile.pixels)
+    splits, samples = _split(n, tiles, kh * kw * blocks * across, x)
+    share = cdiv(tiles, splits)
+    splits = cdiv(tiles, share)
+    parts = cdiv(n, samples) * splits
+    dw = x.new_empty((parts, kh * kw, o, c), dtype=torch.float32)
+    with on_device_of(x):
+        modulated_conv2d_layer_weight_kernel[(kh * kw * blocks * across * parts,)](
+            x, as_float(s), dz, dw, n, c, o, height * width, height, width, out_pixels, dz.shape[3], *padding,
+            *_strides(x), blocks, tiles, samples, splits, share, kh, kw, _wide(x, dz), _precision(kind), tile.depth,
+            tile.pixels, tile.out, num_warps=_WARPS, num_stages=tile.stages,
+        )  # fmt: skip
+    dw = dw[0] if parts == 1 else dw.sum(0)
+    return dw.to(x.dtype).unflatten(0, (kh, kw)).permute(2, 3, 0, 1)
+
+
+def _split(n: int, tiles: int, programs: int, x: torch.Tensor) -> tuple[int, int]:
+    """(parts of a sample, samples of a part): one of them is 1; enough parts to occupy the chip twice over."""
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    wanted = max(2 * processors // programs, 1)
+    return (1, cdiv(n, wanted)) if wanted < n else (min(cdiv(wanted, n), tiles), 1)

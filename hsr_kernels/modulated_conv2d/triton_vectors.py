@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernels of a modulated layer share: reading vectors per channel and noise, and numbers for the launches."""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def channel_vector(vector, at, known, absent: tl.constexpr):
+    """Values of a float32 vector per channel, or what leaves no trace where there is none."""
+    if vector is None:
+        return tl.full(at.shape, absent, tl.float32)
+    else:
+        return tl.load(vector + at, mask=known, other=absent)
+
+
+@triton.jit
+def noise_tile(noise, start, pixel, hw, SCALAR: tl.constexpr):
+    """A tile's noise, in a shape that can be added to [pixels, channels]."""
+    if noise is None:
+        return 0.0
+    elif SCALAR:
+        return tl.load(noise)
+    else:
+        return tl.load(noise + start + pixel, mask=pixel < hw, other=0.0)[:, None]
+
+
+def per_sample(partial: torch.Tensor) -> torch.Tensor:
+    """Partial sums [..., programs, C] added up to [..., C]."""
+    return partial.squeeze(-2) if partial.shape[-2] == 1 else partial.sum(-2, dtype=torch.float64).float()
+
+
+def as_float(vector: torch.Tensor | None) -> torch.Tensor | None:
+    """As the kernels read vectors."""
+    return None if vector is None else vector.float().contiguous()
+
+
+def stride_of(noise: torch.Tensor | None, hw: int) -> int:
+    """Between the samples of a noise map."""
+    return 0 if noise is None or noise.ndim == 0 or noise.shape[0] == 1 else hw
+
+
+def is_scalar(noise: torch.Tensor | None) -> bool:
+    """Whether noise is one number."""
+    return noise is not None and noise.ndim == 0
+
+
+def numbers(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
+    """alpha, gain and clamp; linear (0) and relu (1) are lrelu with an alpha of 1 and 0."""
+    return (1.0, 0.0, alpha)[act], gain, float("inf") if clamp < 0 else clamp
