@@ -29,8 +29,6 @@ import hsr_kernels
 
 from .. import _native, _registry
 
-_DEVICE = -1  # no real device's number, so Triton's kernel cache of a real one stays as it is
-
 
 @dataclass(frozen=True)
 class Chip:
@@ -177,7 +175,9 @@ class _Driver:
         self.chip = chip
 
     def get_current_device(self) -> int:
-        return _DEVICE
+        # No real device's number, so that Triton's caches of a real one stay as they are, and one for each chip: they
+        # hold the options that kernels are compiled with for it.
+        return -self.chip.number
 
     def get_current_stream(self, device: int) -> int:
         return 0

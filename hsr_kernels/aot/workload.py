@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -79,10 +79,18 @@ def calls(dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[Callable[[], None]
             for dtype in dtypes:
                 for allowed in (False, True) if dtype == torch.float32 and call.op in _MULTIPLYING else (False,):
                     yield partial(_with_tf32, allowed, partial(call.run, dtype))
+                    if call.op == "modulated_conv2d":  # first derivatives with nothing to follow can be one kernel
+                        fused = partial(_on_route, "fused", partial(replace(call, orders=1).run, dtype))
+                        yield partial(_with_tf32, allowed, fused)
 
 
 def _with_tf32(allowed: bool, function: Callable[[], None]) -> None:
     with _tf32(allowed):
+        function()
+
+
+def _on_route(route: str, function: Callable[[], None]) -> None:
+    with hk.use_route(route):
         function()
 
 

@@ -235,7 +235,8 @@ def modulated_conv2d(
     if demodulate:
         weight, styles = reference.prescale(x.dtype, weight, styles)
         d = demodulation(weight.to(wide(x.dtype)), styles.to(wide(x.dtype)))
-    if not demodulate and _is_small_projection(weight, plan) and not on_triton(x):
+    whole = on_triton(x) and is_channels_last(x)  # then a kernel scales the images as it reads them
+    if not demodulate and _is_small_projection(weight, plan) and not whole:
         y = _project(x, weight, styles)
         y = y if noise is None else y + noise.to(y.dtype)
         return bias_act(y, bias, 1, epilogue)

@@ -20,6 +20,8 @@ from types import TracebackType
 
 import torch
 
+from .._registry import is_channels_last
+
 FUSED, CONVOLUTION = "fused", "convolution"
 PASSES = ("forward", "input gradient", "weight gradient")
 FEW = 16  # output channels that one column of tensor-core tiles holds: ToRGB
@@ -108,6 +110,8 @@ def choose(direction: str, x: torch.Tensor, weight: torch.Size | tuple[int, ...]
     o, c, kh, kw = weight
     if kh != kw or kh not in (1, 3):
         return CONVOLUTION, f"the fused kernels know 1x1 and 3x3, not {kh}x{kw}"
+    if not is_channels_last(x):
+        return CONVOLUTION, "the fused kernels know channels_last images only"
     wanted = _requested or os.environ.get(_ROUTE)
     if wanted:
         return _known(wanted, _ROUTE), "it was requested"

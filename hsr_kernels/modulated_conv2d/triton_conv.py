@@ -6,10 +6,10 @@ stores, so that neither the scaled input nor the convolution's result is ever in
     layer_bwd     du = the convolution's transpose of dz; dx = du * s, ds = sum(du * x)
     layer_weight  dw = the convolution of x * s with dz
 
-The rows of a tile are pixels of one sample, so that a sample's vectors sit in registers; its columns are channels. The
-sum runs over kernel rows outside, blocks of channels inside, and a kernel row's taps unrolled: loads of one row of taps
-are in flight together, and no loop runs over taps and channels in one, which Triton has been seen to miscompile
-(pytorch issue 173068).
+Images are channels_last. The rows of a tile are pixels of one sample, so that a sample's vectors sit in registers; its
+columns are channels. The sum runs over kernel rows outside, blocks of channels inside, and a kernel row's taps
+unrolled: loads of one row of taps are in flight together, and no loop runs over taps and channels in one, which Triton
+has been seen to miscompile (pytorch issue 173068).
 
 Sums are deterministic: each program keeps its own float32 partial sums, and PyTorch adds those up.
 """
@@ -20,33 +20,45 @@ import torch
 import triton
 import triton.language as tl
 
-from .._registry import dense_image, image_format
 from .._triton import cdiv, on_device_of, power_of_2
 from . import composed
 from .routes import FUSED, choose, products
 from .triton_vectors import as_float, channel_vector, is_scalar, noise_tile, numbers, per_sample, stride_of
 
 _LAST = torch.channels_last
-_WARPS = 8
 _PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]
+_PIXELS = 32  # that a weight gradient adds up at a time
 
 
 class _Tile(NamedTuple):
-    """Pixels and output channels of a program, channels that it adds up at a time, and loads in flight."""
+    """Rows and columns of a program, what it adds up at a time, loads in flight, and registers of a thread, at most.
 
-    pixels: int
-    out: int
+    The last applies to chips whose products are asynchronous: there the assembler would rather spill a few registers,
+    to get by with a round number of them, than take one more. On other chips a limit makes it spill.
+    """
+
+    rows: int
+    columns: int
     depth: int
     stages: int
+    registers: int | None
+
+    def columns_of(self, channels: int, kernel: int) -> int:
+        """No more columns than the channels need."""
+        return power_of_2(channels, 16 if kernel == 1 else 32, self.columns)
+
+    def options(self, x: torch.Tensor) -> dict[str, int | None]:
+        limited = x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
+        return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.registers if limited else None}
 
 
 # By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units.
-_TILES = {"half": _Tile(128, 128, 64, 3), "tf32": _Tile(128, 64, 32, 3), "ieee": _Tile(64, 64, 16, 2)}
+_TILES = {"half": _Tile(128, 128, 32, 3, 224), "tf32": _Tile(128, 64, 16, 3, 224), "ieee": _Tile(64, 32, 16, 2, None)}
 
 
 @triton.jit
 def _convolve(
-    x, w, s, pixel, out, c, o, height, width, out_width, pad_y, pad_x, x_c, x_p,
+    x, w, s, pixel, out, c, o, height, width, out_width, pad_y, pad_x,
     FLIP: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """[pixels, out channels] of the correlation of a sample x (times s) with w [o, KH, KW, c], in float32."""
@@ -62,7 +74,7 @@ def _convolve(
                 scale = tl.load(s + channel, mask=known, other=0.0)[None, :]
             for kx in tl.static_range(KW):
                 inside = within_rows & (column + kx >= 0) & (column + kx < width)
-                at = (at_row + kx)[:, None] * x_p + channel[None, :] * x_c
+                at = (at_row + kx)[:, None] * c + channel[None, :]
                 v = tl.load(x + at, mask=inside[:, None] & known[None, :], other=0.0)
                 if s is not None:
                     v = (v.to(tl.float32) * scale).to(v.dtype)
@@ -88,7 +100,7 @@ def _place(blocks, tiles, PIXELS: tl.constexpr, OUT: tl.constexpr, WIDE: tl.cons
 @triton.jit(do_not_specialize=_PLAIN)
 def modulated_conv2d_layer_kernel(
     x, w, s, d, noise, b, y, noise_stride, alpha, gain, clamp, c, o, pixels, height, width, out_pixels, out_width,
-    pad_y, pad_x, x_c, x_p, y_c, y_p, blocks, tiles,
+    pad_y, pad_x, blocks, tiles,
     SCALAR: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -96,7 +108,7 @@ def modulated_conv2d_layer_kernel(
     sample, _, pixel, out = _place(blocks, tiles, PIXELS, OUT, WIDE)
     scale = None if s is None else s + sample * c
     value = _convolve(
-        x + sample * c * pixels, w, scale, pixel, out, c, o, height, width, out_width, pad_y, pad_x, x_c, x_p,
+        x + sample * c * pixels, w, scale, pixel, out, c, o, height, width, out_width, pad_y, pad_x,
         False, KH, KW, DEPTH, PRECISION,
     )  # fmt: skip
     value *= channel_vector(d, sample * o + out, out < o, 1.0)[None, :]
@@ -104,23 +116,23 @@ def modulated_conv2d_layer_kernel(
     value += channel_vector(b, out, out < o, 0.0)[None, :]
     value = tl.where(value > 0, value, value * alpha) * gain
     value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
-    to = y + sample * o * out_pixels + (pixel[:, None] * y_p + out[None, :] * y_c)
+    to = y + sample * o * out_pixels + (pixel[:, None] * o + out[None, :])
     tl.store(to, value.to(y.dtype.element_ty), mask=(pixel < out_pixels)[:, None] & (out < o)[None, :])
 
 
 @triton.jit(do_not_specialize=_PLAIN)
 def modulated_conv2d_layer_bwd_kernel(
-    dz, w, x, s, dx, sums, c, o, pixels, height, width, out_pixels, out_width, pad_y, pad_x, x_c, x_p, blocks, tiles,
+    dz, w, x, s, dx, sums, c, o, pixels, height, width, out_pixels, out_width, pad_y, pad_x, blocks, tiles,
     KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of dx [PIXELS, OUT], OUT being channels of x, and its part of ds; w [c, KH, KW, o], dz channels_last."""
     sample, tile, pixel, channel = _place(blocks, tiles, PIXELS, OUT, WIDE)
     du = _convolve(
-        dz + sample * o * pixels, w, None, pixel, channel, o, c, height, width, out_width, pad_y, pad_x, 1, o,
+        dz + sample * o * pixels, w, None, pixel, channel, o, c, height, width, out_width, pad_y, pad_x,
         True, KH, KW, DEPTH, PRECISION,
     )  # fmt: skip
-    at = sample * c * out_pixels + (pixel[:, None] * x_p + channel[None, :] * x_c)
+    at = sample * c * out_pixels + (pixel[:, None] * c + channel[None, :])
     inside = (pixel < out_pixels)[:, None] & (channel < c)[None, :]
     dot = du * tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(sums + (sample * tiles + tile) * c + channel, tl.sum(dot, 0), mask=channel < c)
@@ -130,7 +142,7 @@ def modulated_conv2d_layer_bwd_kernel(
 
 @triton.jit(do_not_specialize=[*_PLAIN, "n", "samples", "splits", "share"])
 def modulated_conv2d_layer_weight_kernel(
-    x, s, dz, dw, n, c, o, pixels, height, width, out_pixels, out_width, pad_y, pad_x, x_c, x_p, blocks, tiles,
+    x, s, dz, dw, n, c, o, pixels, height, width, out_pixels, out_width, pad_y, pad_x, blocks, tiles,
     samples, splits, share,
     KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
@@ -157,7 +169,7 @@ def modulated_conv2d_layer_weight_kernel(
             row, column = pixel // out_width + ky, pixel % out_width + kx
             known = pixel < out_pixels
             inside = known & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            at = (row * width + column)[:, None] * x_p + channel[None, :] * x_c
+            at = (row * width + column)[:, None] * c + channel[None, :]
             v = tl.load(image + at, mask=inside[:, None] & (channel < c)[None, :], other=0.0)
             at = pixel[:, None] * o + out[None, :]
             g = tl.load(gradient + at, mask=known[:, None] & (out < o)[None, :], other=0.0)
@@ -177,39 +189,25 @@ def _wide(*images: torch.Tensor) -> bool:
     return any(image[0].numel() >= 1 << 30 for image in images)
 
 
-def _strides(image: torch.Tensor) -> tuple[int, int]:
-    """Of a dense image's channels and pixels."""
-    if image.is_contiguous():
-        return image.shape[2] * image.shape[3], 1
-    return 1, image.shape[1]
-
-
-def _tile(kind: str, pixels: int, depth: int, out: int) -> _Tile:
-    tile = _TILES[kind]
-    return _Tile(
-        power_of_2(pixels, 16, tile.pixels), power_of_2(out, 16, tile.out), power_of_2(depth, 16, tile.depth),
-        tile.stages,
-    )  # fmt: skip
-
-
 def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp):
     if choose("forward", x, w.shape)[0] != FUSED:
         return composed.layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp)
     (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
     size = height + 2 * padding[0] - kh + 1, width + 2 * padding[1] - kw + 1
-    y = torch.empty((n, o, *size), dtype=x.dtype, device=x.device, memory_format=image_format(x))
+    y = torch.empty((n, o, *size), dtype=x.dtype, device=x.device, memory_format=_LAST)
     if not y.numel():
         return y
-    x, w = dense_image(x)[0], w.contiguous(memory_format=_LAST)
+    x, w = x.contiguous(memory_format=_LAST), w.contiguous(memory_format=_LAST)
     kind, out_pixels = products(x.dtype), size[0] * size[1]
-    tile = _tile(kind, out_pixels, c, o)
-    blocks, tiles = cdiv(o, tile.out), cdiv(out_pixels, tile.pixels)
+    tile = _TILES[kind]
+    columns = tile.columns_of(o, kh)
+    blocks, tiles = cdiv(o, columns), cdiv(out_pixels, tile.rows)
     with on_device_of(x):
         modulated_conv2d_layer_kernel[(blocks * tiles * n,)](
             x, w, as_float(s), as_float(d), as_float(noise), as_float(b), y,
             stride_of(noise, out_pixels), *numbers(act, alpha, gain, clamp), c, o, height * width, height, width,
-            out_pixels, size[1], *padding, *_strides(x), *_strides(y), blocks, tiles, is_scalar(noise), kh, kw,
-            _wide(x, y), _precision(kind), *tile[:3], num_warps=_WARPS, num_stages=tile.stages,
+            out_pixels, size[1], *padding, blocks, tiles, is_scalar(noise), kh, kw,
+            _wide(x, y), _precision(kind), tile.rows, columns, tile.depth, **tile.options(x),
         )  # fmt: skip
     return y
 
@@ -218,19 +216,20 @@ def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
     if choose("input gradient", x, w.shape)[0] != FUSED:
         return composed.layer_bwd(dz, w, x, s, padding)
     (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
-    x, dz = dense_image(x)[0], dz.contiguous(memory_format=_LAST)
+    x, dz = x.contiguous(memory_format=_LAST), dz.contiguous(memory_format=_LAST)
     dx, pixels = torch.empty_like(x), height * width
     kind = products(x.dtype)
-    tile = _tile(kind, pixels, o, c)
-    blocks, tiles = cdiv(c, tile.out), cdiv(pixels, tile.pixels)
+    tile = _TILES[kind]
+    columns = tile.columns_of(c, kh)
+    blocks, tiles = cdiv(c, columns), cdiv(pixels, tile.rows)
     sums = x.new_empty((n, tiles, c), dtype=torch.float32)
     if x.numel():
         w = w.transpose(0, 1).contiguous(memory_format=_LAST)  # what is added up lies next to each other
         with on_device_of(x):
             modulated_conv2d_layer_bwd_kernel[(blocks * tiles * n,)](
                 dz, w, x, as_float(s), dx, sums, c, o, dz.shape[2] * dz.shape[3], *dz.shape[2:], pixels, width,
-                kh - 1 - padding[0], kw - 1 - padding[1], *_strides(x), blocks, tiles, kh, kw, _wide(x, dz),
-                _precision(kind), *tile[:3], num_warps=_WARPS, num_stages=tile.stages,
+                kh - 1 - padding[0], kw - 1 - padding[1], blocks, tiles, kh, kw, _wide(x, dz),
+                _precision(kind), tile.rows, columns, tile.depth, **tile.options(x),
             )  # fmt: skip
     return dx, per_sample(sums)
 
@@ -239,12 +238,13 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
     (n, c, height, width), o, (kh, kw) = x.shape, dz.shape[1], kernel
     if choose("weight gradient", x, (o, c, kh, kw))[0] != FUSED:
         return composed.layer_weight(x, s, dz, kernel, padding)
-    x, dz = dense_image(x)[0], dz.contiguous(memory_format=_LAST)
+    x, dz = x.contiguous(memory_format=_LAST), dz.contiguous(memory_format=_LAST)
     out_pixels, kind = dz.shape[2] * dz.shape[3], products(x.dtype)
     if not (x.numel() and dz.numel()):
         return x.new_zeros((kh, kw, o, c)).permute(2, 3, 0, 1)
-    tile = _tile(kind, c, out_pixels, o)
-    tiles, blocks, across = cdiv(out_pixels, tile.depth), cdiv(o, tile.out), cdiv(c, tile.pixels)
+    tile = _TILES[kind]
+    columns = tile.columns_of(o, kh)
+    tiles, blocks, across = cdiv(out_pixels, _PIXELS), cdiv(o, columns), cdiv(c, tile.rows)
     splits, samples = _split(n, tiles, kh * kw * blocks * across, x)
     share = cdiv(tiles, splits)
     splits = cdiv(tiles, share)
@@ -253,8 +253,8 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
     with on_device_of(x):
         modulated_conv2d_layer_weight_kernel[(kh * kw * blocks * across * parts,)](
             x, as_float(s), dz, dw, n, c, o, height * width, height, width, out_pixels, dz.shape[3], *padding,
-            *_strides(x), blocks, tiles, samples, splits, share, kh, kw, _wide(x, dz), _precision(kind), tile.depth,
-            tile.pixels, tile.out, num_warps=_WARPS, num_stages=tile.stages,
+            blocks, tiles, samples, splits, share, kh, kw, _wide(x, dz), _precision(kind), _PIXELS,
+            tile.rows, columns, **tile.options(x),
         )  # fmt: skip
     dw = dw[0] if parts == 1 else dw.sum(0)
     return dw.to(x.dtype).unflatten(0, (kh, kw)).permute(2, 3, 0, 1)
