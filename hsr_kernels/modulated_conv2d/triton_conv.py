@@ -53,7 +53,7 @@ class _Tile(NamedTuple):
 
 
 # By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units.
-_TILES = {"half": _Tile(128, 128, 32, 3, 224), "tf32": _Tile(128, 64, 16, 3, 224), "ieee": _Tile(64, 32, 16, 2, None)}
+_TILES = {"half": _Tile(128, 128, 32, 3, 224), "tf32": _Tile(128, 64, 16, 3, 224), "ieee": _Tile(64, 16, 16, 2, None)}
 
 
 @triton.jit
