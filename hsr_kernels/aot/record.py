@@ -212,8 +212,13 @@ def record(calls: Iterable[Callable[[], None]], chips: Sequence[Chip]) -> dict[C
 
 
 @contextmanager
-def recording(chip: Chip) -> Iterator[Recording]:
-    """Within it the Triton backend runs on tensors without data, and launches are noted instead of run."""
+def recording(chip: Chip, watch: Callable[[str, list[Any]], None] | None = None) -> Iterator[Recording]:
+    """Within it the Triton backend runs on tensors without data, and launches are noted instead of run.
+
+    Args:
+        chip: The GPU to pretend.
+        watch: Is given the kernel's name and the arguments of every launch.
+    """
     found = Recording()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -223,6 +228,14 @@ def recording(chip: Chip) -> Iterator[Recording]:
         stack.enter_context(hsr_kernels.use_backend("triton"))
         _pretend_gpu(stack, chip, found)
         _intercept_triton(stack, chip, found)
+        if watch is not None:
+            launch = JITFunction.run
+
+            def watched(kernel: JITFunction, *args: Any, **kwargs: Any) -> Any:
+                watch(kernel.__name__, [*args, *kwargs.values()])
+                return launch(kernel, *args, **kwargs)
+
+            _set(stack, JITFunction, "run", watched)
         # Filters are real tensors, so that what depends on their values can be decided.
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_TritonImplementations(found))
