@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +23,7 @@ from .cases import Case
 from .gpu_cases import GPU_CASES
 from .gpu_table import OUT_OF_TIME, Measured, Time
 from .memory import ROOT
-from .run import Variant, commit
+from .run import Variant, commit, differentiate, infer
 from .workloads import BOTH, FORWARD, SCHEDULE, Workload
 
 DEVICE, OURS = "cuda", "triton"
@@ -80,6 +81,8 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
     out.mkdir(parents=True, exist_ok=True)
     setting = environment()
     say(", ".join(f"{name} {value}" for name, value in setting.items()))
+    if not quick:
+        say(f"kernels: {compile_kernels(chosen)}")
     tests = "left out" if quick else run_tests(out / "tests.log", 60 * minutes * TESTS_SHARE)
     say(f"pytest -m gpu: {tests}")
     torch.backends.cudnn.benchmark = True  # as `hsr train` has it, and the strongest baseline
@@ -95,6 +98,25 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
         for one in found[case.name]:
             say(f"{case.title}, {one.phase}{', compiled' * compiled}: {one.summary()}")
     say(f"written: {out / 'gpu.csv'} and gpu.md")
+
+
+def compile_kernels(cases: Sequence[Case]) -> str:
+    """Compiles what the cases launch into Triton's cache, on all cores instead of at each kernel's first call."""
+    from hsr_kernels.aot import build, record
+
+    properties = torch.cuda.get_device_properties(0)
+    chip = record.Chip(10 * properties.major + properties.minor, 1 << 30, properties.multi_processor_count)
+
+    def both(case: Case) -> None:
+        work = case.workload()
+        infer(work)()
+        differentiate(work)()
+
+    traced = [case for case in cases if BOTH in case.targets]
+    launches = record.record([partial(both, case) for case in traced], [chip])[chip].launches.values()
+    builds = list(build.build_all([(launch, chip) for launch in launches], len(os.sched_getaffinity(0))))
+    failed = [f"{one.launch.kernel}: {problem}" for one in builds for problem in one.problems]
+    return f"{len(builds)} compiled beforehand" + "".join(f"; {problem}" for problem in failed)
 
 
 def run_tests(log: Path, seconds: float) -> str:

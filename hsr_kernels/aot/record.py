@@ -76,7 +76,7 @@ class Launch:
         module, kernel: Where the function is found.
         signature: Argument -> type, "constexpr" for those whose value is compiled in.
         constants: Position -> value of those.
-        attributes: Position -> what is known of the value, such as that 16 divides it.
+        attributes: Position -> what is known of the value, such as that 16 divides it; empty where nothing is.
         options: Launch options that aren't Triton's defaults, and warps and stages.
     """
 
@@ -279,7 +279,7 @@ def _intercept_triton(stack: ExitStack, chip: Chip, found: Recording) -> None:
         given = json.loads(compile["specialization_data"])["options"]
         chosen = {k: v for k, v in given.items() if v != defaults.get(k) or k in ("num_warps", "num_stages")}
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
-        attributes = {at: value for at, value in compile["configs"][0].items() if value}
+        attributes = dict(compile["configs"][0])
         found.note(Launch(fn.module, fn.name, compile["signature"], compile["constants"], attributes, options))
         return True
 
