@@ -145,6 +145,42 @@ def test_what_is_stuck_is_stopped(tmp_path, monkeypatch):
     ]
 
 
+class Event:
+    """A device event on a clock that stands still unless something takes time."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = Event.now
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1e3 * (end.at - self.at)
+
+
+@pytest.mark.parametrize("seconds, calls", [(1e-3, 100), (0.01, 15), (1.0, gpu._LEAST)])
+def test_a_call_is_timed_often_or_long_and_without_what_precedes_it(monkeypatch, seconds, calls):
+    def run() -> None:
+        Event.now += seconds
+        done.append(seconds)
+
+    def clear(tensor: torch.Tensor) -> torch.Tensor:
+        Event.now += 5.0
+        cleared.append(tensor.nbytes)
+        return tensor
+
+    done: list[float] = []
+    cleared: list[int] = []
+    monkeypatch.setattr(gpu, "DEVICE", "meta")
+    monkeypatch.setattr(torch.Tensor, "sum", clear)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert gpu._time(run) == pytest.approx((seconds,) * 3)
+    assert len(done) == calls + 2 and cleared == [256 << 20] * calls
+
+
 def measured(name: str, phase: str, **times: float) -> Measured:
     """One pass, from medians in milliseconds; `triton_graph` is ours as a graph."""
     one = Measured(BY_NAME[name], phase)
