@@ -29,7 +29,7 @@ from .workloads import BOTH, FORWARD, SCHEDULE, Workload
 DEVICE, OURS = "cuda", "triton"
 TESTS_SHARE = 0.4  # of the time, at most
 CASE_SECONDS = 120.0  # for one case at most; what takes longer is stuck
-TEST_PROCESSES = 6  # at most; each compiles the kernels of its tests
+TEST_PROCESSES = 8  # at most; each compiles the kernels of its tests
 _CLEARED = 256 << 20  # bytes; no L2 cache is larger
 _SECONDS = 0.15  # to measure one call in,
 _LEAST, _MOST = 4, 100  # and how often to

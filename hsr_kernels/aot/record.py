@@ -29,8 +29,6 @@ import hsr_kernels
 
 from .. import _native, _registry
 
-_DEVICE = -1  # no real device's number, so Triton's kernel cache of a real one stays as it is
-
 
 @dataclass(frozen=True)
 class Chip:
@@ -177,7 +175,8 @@ class _Driver:
         self.chip = chip
 
     def get_current_device(self) -> int:
-        return _DEVICE
+        # Triton keeps what it knows of a kernel by device: no two chips may share one, nor a chip a real one's number.
+        return -self.chip.number
 
     def get_current_stream(self, device: int) -> int:
         return 0

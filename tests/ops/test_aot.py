@@ -109,6 +109,19 @@ def test_a_launch_is_specialised_as_a_real_one():
     assert one.constexprs == {"SIZE": 64}
 
 
+def test_each_chip_is_asked_for_itself():
+    def call() -> None:
+        x = torch.empty(128)
+        size = 64 if torch.cuda.get_device_capability(x.device) >= (12, 0) else 128
+        copy_kernel[1,](x, x, 128, size)
+
+    found = record.record([call], [SM90, SM120])
+    for chip, size in ((SM90, 128), (SM120, 64)):
+        (launch,) = found[chip].launches.values()
+        assert launch.constexprs == {"SIZE": size}
+        assert launch.options == {"num_warps": 4, "num_stages": 3}  # all else is the chip's default
+
+
 def test_all_configurations_of_a_tuned_kernel():
     found = launches(tuned_kernel, (100,), (100,), 100)
     assert [(x.constexprs["SIZE"], x.options["num_warps"], x.options["num_stages"]) for x in found] == [
