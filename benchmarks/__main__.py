@@ -4,6 +4,7 @@
 `roofline` says what a chip could reach, without measuring anything.
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -17,11 +18,12 @@ from rich.table import Table
 import hsr_kernels
 
 from . import gpu, roofline
-from .cases import CASES, GPU_CASES
+from .cases import CASES
+from .gpu_cases import GPU_CASES
 from .report import HEADER, Row, markdown, read_csv, setting, table, write_csv
 from .run import Options, measure, use_all_cores
 
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 150)
 
 
 def run(
@@ -78,44 +80,53 @@ def report(csv: Annotated[Path, tyro.conf.Positional]) -> None:
         _fail(str(error))
 
 
-def roofline_table(case: str = "", operators: bool = False) -> None:
+def roofline_table(case: str = "", operators: bool = False, most: float = roofline.MOST) -> None:
     """Prints the fewest bytes and operations of each GPU case, what our operators move, and the floor on three chips.
 
-    Nothing is measured: bytes are added up over operators that run on tensors without data, floors come from data
-    sheets (memory bandwidth; dense tensor-core rates, plain float32 for float32).
+    Nothing is measured: the Triton implementations run on tensors without data, and what their launches and PyTorch's
+    own operators take and return is added up. Floors come from data sheets (memory bandwidth; dense tensor-core rates,
+    plain float32 for float32). Exits with 1 where one of our fused operators moves more than `most` times its fewest
+    bytes.
 
     Args:
         case: Only the cases whose name contains this.
-        operators: List the operators that the moved bytes are made of, too.
+        operators: List all operators that the moved bytes are made of, not only those that move too much.
+        most: How many times the fewest bytes a fused operator may move; inf: any.
     """
     chosen = [c for c in GPU_CASES if case in c.name]
     if not chosen:
         _fail(f"no case is called {case!r}; there are {', '.join(c.name for c in GPU_CASES)}")
-    missing = hsr_kernels.backends()["cpu"]
-    if missing:
-        _fail(f"the operators are traced with the cpu backend: {missing}")
-    view = Table(*roofline.HEADER, box=SIMPLE)
-    parts = Table("case", "pass", "operator", "calls", "MB", box=SIMPLE)
+    if importlib.util.find_spec("triton") is None:
+        _fail("the Triton implementations are traced, and Triton isn't installed")
+    view, parts = Table(*roofline.HEADER, box=SIMPLE), Table(*roofline.OPERATORS, box=SIMPLE)
+    faults = 0
     for current in chosen:
         for work in roofline.estimate(current):
             view.add_row(*roofline.line(work))
-            for name, (calls, moved) in sorted(work.operators.items(), key=lambda item: -item[1][1]):
-                parts.add_row(current.name, work.phase, name, str(calls), f"{moved / 1e6:.1f}")
+            wasteful = work.wasteful(most)
+            faults += len(wasteful)
+            for line in roofline.operator_lines(work, most, None if operators else set(wasteful)):
+                parts.add_row(*line)
     console.print(view)
     console.print(
         "fewest: inputs and parameters read once, results written once. moved: by our operators and PyTorch's between "
         "them. Floors are data-sheet times of the fewest bytes or the operations, whichever take longer.",
         highlight=False,
     )
-    if operators:
+    if parts.row_count:
         console.print(parts)
+    said = f"operators of ours, counted per case and pass, move more than {most:g} times their fewest bytes"
+    console.print(f"{faults or 'no'} {said}", highlight=False)
+    if faults:
+        raise SystemExit(1)
 
 
 def gpu_report(out: Path, case: str = "", quick: bool = False, minutes: float = 9.0) -> None:
     """Tests and measures everything on this machine's GPU and writes one CSV and one Markdown table.
 
     Runs `pytest -m gpu`, then times every case with a cold L2 cache, called eagerly and as a CUDA graph, beside the
-    reference, torch.compile of it, the bare convolution and a device copy.
+    reference, the bare convolution, a device copy and, where a goal names it, torch.compile of the reference. Needs
+    neither the network nor the cpu backend; Triton compiles what is missing.
 
     Args:
         out: Folder for gpu.csv, gpu.md and tests.log.

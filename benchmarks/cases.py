@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured, and what each case must reach."""
+"""What is measured on CPUs, and what each case must reach; gpu_cases.py has those of GPUs."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -10,29 +10,9 @@ import torch
 
 import hsr_kernels as hk
 
-FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
+from .workloads import BOTH, FORWARD, STEP, Workload, bias_act, feature_loss, fir, styled_layer, training_step
+
 Size = dict[str, Any]
-_TAPS = hk.setup_filter([1, 3, 3, 1])
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A callable with its tensors, ready to run.
-
-    Attributes:
-        function: Gives a tensor of the shape and layout of `cotangent`.
-        inputs: Tensors passed to `function`: activations, which count as saved where backward keeps them.
-        parameters: Tensors passed after the inputs: they live anyway, so they never count as saved.
-        cotangent: What backward starts from.
-        step: For a whole training step, which does its own backward passes; then `function` is the part of it
-            whose saved memory is counted.
-    """
-
-    function: Callable[..., torch.Tensor]
-    inputs: Sequence[torch.Tensor]
-    parameters: Sequence[torch.Tensor]
-    cotangent: torch.Tensor
-    step: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +24,16 @@ class Target:
         compiled: Times faster than `torch.compile` of the reference.
         peak: Peak extra memory, as a fraction of the reference's.
         copy: Bandwidth over the fewest bytes that can be moved, as a fraction of a device copy's.
+        released: Times faster than the reference backend in float32, the only precision of the released code.
+        without: Time, as a multiple of the time without what the case measures.
     """
 
     reference: float | None = None
     compiled: float | None = None
     peak: float | None = None
     copy: float | None = None
+    released: float | None = None
+    without: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +49,8 @@ class Case:
         no_compile: Why torch.compile can't run it; empty where it can.
         dtype: Of the inputs and of what backward starts from; parameters are float32, as training has them.
         reread: What a backward pass has to read again: "inputs", "parameters", "output".
+        without: Changes of `size` and `tiny` that leave out what the case measures the cost of.
+        per_1000: How often each phase runs while 1000 images are trained on; empty for what isn't training.
     """
 
     name: str
@@ -77,6 +63,8 @@ class Case:
     no_compile: str = ""
     dtype: torch.dtype = torch.float32
     reread: tuple[str, ...] = ()
+    without: Size = field(default_factory=dict)
+    per_1000: Mapping[str, float] = field(default_factory=dict)
 
     def workload(self, *, tiny: bool = False, device: str = "cpu") -> Workload:
         """Builds the work on a device."""
@@ -91,140 +79,6 @@ class Case:
         # A loss is float32 whatever its inputs are.
         cotangent = work.cotangent if work.cotangent.ndim == 0 else cast(work.cotangent)
         return replace(work, inputs=[cast(t) for t in work.inputs], cotangent=cotangent)
-
-
-def _normal(*shape: int, scale: float = 1.0, grad: bool = True) -> torch.Tensor:
-    return (torch.randn(shape) * scale).requires_grad_(grad)
-
-
-def fir(
-    op: Callable[..., torch.Tensor],
-    n: int,
-    channels: int,
-    side: int,
-    layout: torch.memory_format = torch.contiguous_format,
-) -> Workload:
-    """A FIR operator with the taps [1, 3, 3, 1] on [n, channels, side, side]."""
-    taps = _TAPS.to(torch.get_default_device())
-    out = op(torch.empty(1, 1, side, side, device="cpu"), _TAPS).shape[-1]
-    x = torch.randn(n, channels, side, side).contiguous(memory_format=layout).requires_grad_()
-    return Workload(op, [x], [taps], torch.randn(n, channels, out, out).contiguous(memory_format=layout))
-
-
-def bias_act(n: int, channels: int, side: int, layout: torch.memory_format = torch.contiguous_format) -> Workload:
-    """Bias, leaky ReLU, gain and a clamp that a few percent of the values reach."""
-
-    def function(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return hk.bias_act(x, b, act="lrelu", clamp=3.0)
-
-    x = torch.randn(n, channels, side, side).contiguous(memory_format=layout).requires_grad_()
-    return Workload(function, [x], [_normal(channels)], torch.randn_like(x))
-
-
-def styled_layer(
-    n: int, c_in: int, c_out: int, side: int, up: int, layout: torch.memory_format = torch.contiguous_format
-) -> Workload:
-    """One layer of the synthesis network, to `side` x `side`."""
-    taps = _TAPS.to(torch.get_default_device()) if up > 1 else None
-    noise = _normal(n, 1, side, side, grad=False)
-
-    def function(
-        x: torch.Tensor,
-        styles: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        strength: torch.Tensor,
-    ) -> torch.Tensor:
-        return hk.modulated_conv2d(
-            x,
-            weight,
-            styles,
-            noise * strength,
-            up=up,
-            padding=1,
-            resample_filter=taps,
-            bias=bias,
-            act="lrelu",
-            clamp=256.0,
-        )
-
-    x = torch.randn(n, c_in, side // up, side // up).contiguous(memory_format=layout).requires_grad_()
-    styles = (1 + 0.1 * torch.randn(n, c_in)).requires_grad_()
-    strength = torch.tensor(0.1, requires_grad=True)
-    cotangent = torch.randn(n, c_out, side, side).contiguous(memory_format=layout)
-    return Workload(function, [x, styles], [_normal(c_out, c_in, 3, 3), _normal(c_out), strength], cotangent)
-
-
-def feature_loss(n: int, sides: Sequence[int], channels: Sequence[int], hidden: int, dim: int, target: int) -> Workload:
-    """The HSR loss over all its scales."""
-    features = [_normal(n, c, side, side) for c, side in zip(channels, sides, strict=True)]
-    targets = [_normal(n, dim, target, target, grad=False) for _ in sides]
-    heads = [
-        (
-            _normal(hidden, c, scale=c**-0.5),
-            _normal(hidden),
-            _normal(dim, hidden, scale=hidden**-0.5),
-            _normal(dim),
-        )
-        for c in channels
-    ]
-    scales = len(sides)
-
-    def function(*tensors: torch.Tensor) -> torch.Tensor:
-        flat = tensors[2 * scales :]
-        grouped = [(flat[i], flat[i + 1], flat[i + 2], flat[i + 3]) for i in range(0, len(flat), 4)]
-        return hk.feature_projection_loss(tensors[:scales], tensors[scales : 2 * scales], grouped).sum()
-
-    return Workload(function, [*features, *targets], [t for head in heads for t in head], torch.ones([]))
-
-
-def training_step(
-    resolution: int, channel_base: int, channel_max: int, batch: int, latent: int, low_precision: int = 0
-) -> Workload:
-    """One step of every phase of StyleGAN2 training without HSR: G main, path length, D main, R1.
-
-    On CUDA the `low_precision` highest resolutions run in float16.
-    """
-    from hsr.losses import GANLoss
-    from hsr.models import Discriminator, Generator
-
-    shape: dict[str, Any] = {
-        "channel_base": channel_base,
-        "channel_max": channel_max,
-        "mixed_precision_resolutions": low_precision,
-        "conv_clamp": 256.0 if low_precision else None,
-    }
-    generator = Generator(latent, 0, latent, resolution, **shape)
-    discriminator = Discriminator(0, resolution, **shape)
-    loss = GANLoss(generator, discriminator, hsr=None, r1_gamma=1.0)
-    optimizers: dict[torch.nn.Module, torch.optim.Optimizer] = {
-        net: torch.optim.Adam(net.parameters(), 0.002, (0.0, 0.99)) for net in (generator, discriminator)
-    }
-    z, real = _normal(batch, latent, grad=False), _normal(batch, 3, resolution, resolution, grad=False)
-    phases: list[tuple[torch.nn.Module, Callable[[], torch.Tensor]]] = [
-        (generator, lambda: loss.generator_main(z, None)[0]),
-        (generator, lambda: loss.generator_path_length(z, None)[0]),
-        (discriminator, lambda: loss.discriminator_main(real, None, z, None)[0]),
-        (discriminator, lambda: loss.discriminator_r1(real, None)[0]),
-    ]
-
-    def train(network: torch.nn.Module) -> None:
-        for other in optimizers:
-            other.requires_grad_(other is network)
-
-    def step() -> None:
-        for network, objective in phases:
-            train(network)
-            optimizers[network].zero_grad(set_to_none=True)
-            objective().backward()
-            optimizers[network].step()
-
-    def generator_main(z: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        train(generator)
-        return loss.generator_main(z, None)[0]
-
-    parameters = [t for net in optimizers for t in (*net.parameters(), *net.buffers())]
-    return Workload(generator_main, [z], parameters, torch.ones([]), step)
 
 
 _FIR, _FIR_TINY = {"n": 4, "channels": 128, "side": 128}, {"n": 1, "channels": 4, "side": 16}
@@ -321,90 +175,6 @@ CASES = (
         training_step,
         {"resolution": 64, "channel_base": 8192, "channel_max": 256, "batch": 8, "latent": 512},
         {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8},
-        {STEP: Target(1.5)},
-        no_compile="R1 and path length differentiate twice, which AOTAutograd does not support",
-    ),
-)
-
-_GPU_FIR = {"n": 8, "channels": 128, "side": 256}
-# Layers of a generator with 32768 / resolution channels: (resolution, channels in, channels out, batch).
-_GPU_LAYERS = ((128, 512, 256, 8), (256, 256, 128, 8), (512, 128, 64, 4), (1024, 64, 32, 4))
-_HSR = {"sides": (8, 16, 32, 64), "channels": (512, 512, 512, 512), "hidden": 4096, "dim": 768, "target": 14}
-_HSR_TINY = {"n": 1, "sides": (4, 8), "channels": (8, 4), "hidden": 32, "dim": 8, "target": 5}
-_LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
-
-
-def _short(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-
-
-def _gpu_memory_bound() -> Iterator[Case]:
-    for name, op in (("upsample2d", hk.upsample2d), ("downsample2d", hk.downsample2d), ("filter2d", hk.filter2d)):
-        size = _GPU_FIR | ({"side": 128} if name == "upsample2d" else {})
-        for dtype in (torch.float32, torch.bfloat16):
-            for suffix, layout in _LAYOUTS.items():
-                yield Case(
-                    f"{name}_{_short(dtype)}{'_last' if suffix else ''}",
-                    f"{name}, [1,3,3,1], 8x128x{size['side']}x{size['side']}, {_short(dtype)}{suffix}",
-                    partial(fir, op),
-                    size | {"layout": layout},
-                    _FIR_TINY | {"layout": layout},
-                    {FORWARD: Target(copy=0.9), BOTH: Target(copy=0.9)},
-                    dtype=dtype,
-                )
-    for dtype in (torch.float32, torch.bfloat16):
-        for suffix, layout in _LAYOUTS.items():
-            yield Case(
-                f"bias_act_{_short(dtype)}{'_last' if suffix else ''}",
-                f"bias_act, lrelu + clamp, 8x128x256x256, {_short(dtype)}{suffix}",
-                bias_act,
-                _GPU_FIR | {"layout": layout},
-                _FIR_TINY | {"layout": layout},
-                {FORWARD: Target(copy=0.9), BOTH: Target(copy=0.9)},
-                dtype=dtype,
-                reread=("output",),
-            )
-
-
-def _gpu_layers() -> Iterator[Case]:
-    for side, c_in, c_out, n in _GPU_LAYERS:
-        for up in (1, 2):
-            size = {"n": n, "c_in": c_in if up == 2 else c_out, "c_out": c_out, "side": side, "up": up} | _LAST
-            yield Case(
-                f"styled{'_up' if up == 2 else ''}_{side}",
-                f"styled layer, {size['c_in']} -> {c_out} ch, {'up to ' if up == 2 else ''}{n}x{side}x{side}, fp16",
-                styled_layer,
-                size,
-                (_STYLED_UP_TINY if up == 2 else _STYLED_TINY) | _LAST,
-                {FORWARD: Target(), BOTH: Target(1.5, compiled=1.2)},
-                dtype=torch.float16,
-                reread=("inputs", "parameters", "output"),
-            )
-
-
-GPU_CASES = (
-    *_gpu_memory_bound(),
-    *_gpu_layers(),
-    *(
-        Case(
-            f"feature_loss_{_short(dtype)}",
-            f"feature_projection_loss, batch 16, K=4096, D=768, T=14, {_short(dtype)}",
-            feature_loss,
-            _HSR | {"n": 16},
-            _HSR_TINY,
-            {FORWARD: Target(), BOTH: Target(3.0, peak=0.1)},
-            measure_peak=True,
-            dtype=dtype,
-            reread=("inputs", "parameters"),
-        )
-        for dtype in (torch.float32, torch.bfloat16)
-    ),
-    Case(
-        "training_step_256",
-        "training step at 256x256 (paper256): G main, path length, D main, R1; batch 32, fp16 in 4 resolutions",
-        training_step,
-        {"resolution": 256, "channel_base": 16384, "channel_max": 512, "batch": 32, "latent": 512, "low_precision": 4},
-        {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8, "low_precision": 1},
         {STEP: Target(1.5)},
         no_compile="R1 and path length differentiate twice, which AOTAutograd does not support",
     ),

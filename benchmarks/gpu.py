@@ -1,69 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that is to be known about one GPU, in one command of a few minutes: tests, times, memory."""
 
-import csv
+import importlib.util
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from . import roofline
-from .cases import FORWARD, GPU_CASES, STEP, Case, Workload
+from . import gpu_table, roofline
+from .cases import Case
+from .gpu_cases import GPU_CASES
+from .gpu_table import OUT_OF_TIME, Measured, Time
 from .memory import ROOT
-from .run import Options, commit, variants_of
+from .run import Variant, commit, differentiate, infer
+from .workloads import BOTH, FORWARD, SCHEDULE, Workload
 
-TESTS_SHARE = 0.5  # of the time, at most
-NONE = "—"
+DEVICE, OURS = "cuda", "triton"
+TESTS_SHARE = 0.4  # of the time, at most
+CASE_SECONDS = 120.0  # for one case at most; what takes longer is stuck
+TEST_PROCESSES = 8  # at most; each compiles the kernels of its tests
+_CLEARED = 256 << 20  # bytes; no L2 cache is larger
+_SECONDS = 0.15  # to measure one call in,
+_LEAST, _MOST = 4, 100  # and how often to
 
 
 class NoGpu(Exception):
     """There is no CUDA device to measure."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One contender in one pass of one case; None means not measured, and `note` says why.
-
-    Attributes:
-        variant: "triton", "reference", "compile" (torch.compile of the reference), "convolution" (the bare one) or
-            "copy" (a device copy).
-        mode: "eager", or "graph" for the replay of a CUDA graph.
-        median_us, p20_us, p80_us: Microseconds, the L2 cache cold.
-        vs_reference, vs_compile: The other's median, called eagerly, over this one's.
-        of_copy: Bandwidth over the fewest bytes that can be moved, as a fraction of the device copy's.
-        peak_bytes: Peak of allocated memory above the inputs.
-        target: What the case must reach, in words.
-    """
-
-    case: str
-    title: str
-    phase: str
-    variant: str
-    mode: str
-    median_us: float | None
-    p20_us: float | None
-    p80_us: float | None
-    vs_reference: float | None
-    vs_compile: float | None
-    of_copy: float | None
-    peak_bytes: int | None
-    target: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Time:
-    """Seconds of a call: median, 20th and 80th percentile."""
-
-    median: float
-    p20: float
-    p80: float
+class OutOfTime(BaseException):
+    """Ends what runs too long; no Exception, so that nothing on its way takes it for a failure."""
 
 
 def available() -> bool:
@@ -90,6 +67,8 @@ def environment() -> dict[str, str]:
 def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[str], None]) -> None:
     """Runs tests and measurements; writes gpu.csv, gpu.md and tests.log under `out` as it goes.
 
+    torch.compile, which takes long, comes last, so that what time there is goes to everything else first.
+
     Raises:
         NoGpu: There is no device, or no case of that name.
     """
@@ -102,24 +81,49 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
     out.mkdir(parents=True, exist_ok=True)
     setting = environment()
     say(", ".join(f"{name} {value}" for name, value in setting.items()))
+    if not quick:
+        say(f"kernels: {compile_kernels(chosen)}")
     tests = "left out" if quick else run_tests(out / "tests.log", 60 * minutes * TESTS_SHARE)
     say(f"pytest -m gpu: {tests}")
+    torch.backends.cudnn.benchmark = True  # as `hsr train` has it, and the strongest baseline
     copy = copy_bandwidth(1 << 20 if quick else 1 << 30)
     say(f"device copy: {copy / 1e12:.2f} TB/s, read and written")
-    rows: list[Row] = []
-    for case in chosen:
-        for row in measure(case, copy, quick, deadline):
-            rows.append(row)
-            if row.median_us is not None:
-                say(f"{row.title}, {row.phase}, {row.variant} {row.mode}: {row.median_us:.1f} µs")
-        write_csv(out / "gpu.csv", rows, setting)
-        (out / "gpu.md").write_text(markdown(rows, setting, tests, copy) + "\n")
+    found = {case.name: [Measured(case, phase, judged=not quick) for phase in case.targets] for case in chosen}
+    jobs = [(case, False) for case in chosen] + [(case, True) for case in chosen if _wants_compile(case)]
+    for case, compiled in jobs:
+        measure(case, found[case.name], quick=quick, deadline=deadline, compiled=compiled)
+        rows = [row for phases in found.values() for one in phases for row in gpu_table.rows(one, copy)]
+        gpu_table.write_csv(out / "gpu.csv", rows, setting)
+        (out / "gpu.md").write_text(gpu_table.markdown(rows, setting, tests, copy) + "\n")
+        for one in found[case.name]:
+            say(f"{case.title}, {one.phase}{', compiled' * compiled}: {one.summary()}")
     say(f"written: {out / 'gpu.csv'} and gpu.md")
 
 
+def compile_kernels(cases: Sequence[Case]) -> str:
+    """Compiles what the cases launch into Triton's cache, on all cores instead of at each kernel's first call."""
+    from hsr_kernels.aot import build, record
+
+    properties = torch.cuda.get_device_properties(0)
+    chip = record.Chip(10 * properties.major + properties.minor, 1 << 30, properties.multi_processor_count)
+
+    def both(case: Case) -> None:
+        work = case.workload()
+        infer(work)()
+        differentiate(work)()
+
+    traced = [case for case in cases if BOTH in case.targets]
+    launches = record.record([partial(both, case) for case in traced], [chip])[chip].launches.values()
+    builds = list(build.build_all([(launch, chip) for launch in launches], len(os.sched_getaffinity(0))))
+    failed = [f"{one.launch.kernel}: {problem}" for one in builds for problem in one.problems]
+    return f"{len(builds)} compiled beforehand" + "".join(f"; {problem}" for problem in failed)
+
+
 def run_tests(log: Path, seconds: float) -> str:
-    """Runs `pytest -m gpu` into a log; returns its last line."""
+    """Runs `pytest -m gpu` into a log, on several processes where pytest-xdist is installed; returns its last line."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["-n", str(min(TEST_PROCESSES, len(os.sched_getaffinity(0))))]
     with log.open("w") as file:
         try:
             subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=seconds)
@@ -131,58 +135,150 @@ def run_tests(log: Path, seconds: float) -> str:
 
 def copy_bandwidth(size: int) -> float:
     """Bytes per second, read plus written, of a large copy on the device."""
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * size / _time(lambda: target.copy_(source)).median
 
 
-def measure(case: Case, copy: float, quick: bool, deadline: float) -> Iterator[Row]:
-    """Measures one case in all its passes and ways."""
-    if time.monotonic() > deadline:
-        for phase in case.targets:
-            yield _row(case, phase, "triton", "eager", note="not measured: out of time")
-        return
-    torch.manual_seed(0)
-    compiled = not case.no_compile and deadline - time.monotonic() > 60
-    contenders = variants_of(case, Options("triton", 1, quick, compiled), "cuda")
-    fewest = {work.phase: work.fewest for work in roofline.estimate(case)} if not quick else {}
-    for phase in case.targets:
-        times: dict[tuple[str, str], Time] = {}
-        notes: dict[tuple[str, str], str] = {}
-        for name, variant in contenders.items():
-            run = variant.phase(phase)
-            _attempt(times, notes, (name, "eager"), lambda run=run: _time(run))
-            if phase != STEP and name != "compile":
-                _attempt(times, notes, (name, "graph"), lambda run=run: _time(_captured(run)))
-        if case.name.startswith("styled"):
-            bare = _bare_convolution(contenders["reference"].workload, case, phase)
-            _attempt(times, notes, ("convolution", "eager"), lambda bare=bare: _time(bare))
-        for name, mode in (*times, *notes):
-            peak = None
-            if mode == "eager" and name in contenders and (name, mode) in times and phase != FORWARD:
-                peak = _peak(contenders[name].phase(phase))
-            yield _row(
-                case, phase, name, mode, times, fewest.get(phase), copy, peak=peak, note=notes.get((name, mode), "")
-            )
+@contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Ends its body by OutOfTime after so many seconds, whatever it does in Python then.
+
+    Raises:
+        OutOfTime: The time is over.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    if seconds <= 0:
+        raise OutOfTime
+    handler = signal.signal(signal.SIGALRM, stop)
+    before = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def measure(case: Case, found: list[Measured], *, quick: bool, deadline: float, compiled: bool) -> None:
+    """Measures one case in all its passes and ways, or `compiled`: torch.compile of its reference alone."""
+    name = "compile" if compiled else "triton"
+    try:
+        with limit(min(CASE_SECONDS, deadline - time.monotonic())):
+            (_measure_compiled if compiled else _measure)(case, found, quick)
+    except OutOfTime:
+        for one in found:
+            if (name, "eager") not in one.times:
+                one.notes.setdefault((name, "eager"), OUT_OF_TIME)
+    except Exception as error:
+        for one in found:
+            one.notes[name, "eager"] = f"{_reason(error)}"
     torch.cuda.empty_cache()
 
 
-def _attempt(times: dict, notes: dict, key: tuple[str, str], run: Callable[[], Time]) -> None:
+def contenders(case: Case, quick: bool) -> dict[str, Variant]:
+    """Ours and what it is compared with, torch.compile apart."""
+
+    def build(case: Case = case) -> Workload:
+        torch.manual_seed(0)
+        return case.workload(tiny=quick, device=DEVICE)
+
+    shared = build()
+    variants = {"triton": Variant(OURS, shared)}
+    if case.without:
+        less = replace(case, size=case.size | case.without, tiny=case.tiny | case.without)
+        return variants | {"without": Variant(OURS, build(less))}
+    # Training changes its networks, so each variant has its own; the rest shares its tensors.
+    variants["reference"] = Variant("reference", build() if shared.steps else shared)
+    if any(target.released is not None for target in case.targets.values()):
+        variants["released"] = Variant("reference", build(replace(case, dtype=torch.float32)))
+    return variants
+
+
+def _measure(case: Case, found: list[Measured], quick: bool) -> None:
+    if not quick:
+        fewest = {work.phase: work.fewest for work in roofline.estimate(case)}
+        for one in found:
+            one.fewest = fewest.get(one.phase)
+    variants = contenders(case, quick)
+    for one in found:
+        if one.phase == SCHEDULE:
+            _schedule(case, found, one)
+            continue
+        for name, variant in variants.items():
+            run = variant.phase(one.phase)
+            _attempt(one, name, "eager", lambda run=run: _time(run))
+            if one.phase in (FORWARD, BOTH) and name != "released":
+                _attempt(one, name, "graph", lambda run=run: _time(_captured(run)))
+            if one.phase != FORWARD and (name, "eager") in one.times:
+                one.peaks[name] = _peak(run)
+        if case.name.startswith("styled"):
+            bare = _bare_convolution(variants["triton"].workload, case, one.phase)
+            _attempt(one, "convolution", "eager", lambda bare=bare: _time(bare))
+
+
+def _wants_compile(case: Case) -> bool:
+    return any(target.compiled is not None for target in case.targets.values())
+
+
+def _measure_compiled(case: Case, found: list[Measured], quick: bool) -> None:
+    """Only the passes that are to be faster than it: compiling takes seconds each."""
+    torch.manual_seed(0)
+    shared = case.workload(tiny=quick, device=DEVICE)
+    torch.compiler.reset()
+    variant = Variant("reference", replace(shared, function=torch.compile(shared.function, dynamic=False)))
+    for one in found:
+        if case.targets[one.phase].compiled is not None:
+            _attempt(one, "compile", "eager", lambda one=one: _time(variant.phase(one.phase)))
+
+
+def _schedule(case: Case, steps: list[Measured], schedule: Measured) -> None:
+    """The time for 1000 images, from those of the steps that it consists of."""
+    parts = {one.phase: one for one in steps}
+    for name in {name for one in steps for name, _ in one.times}:
+        its = {phase: parts[phase].times.get((name, "eager")) for phase in case.per_1000}
+        if all(its.values()):
+            sums = [sum(n * getattr(its[phase], of) for phase, n in case.per_1000.items()) for of in Time._fields]
+            schedule.times[name, "eager"] = Time(*sums)
+
+
+def _attempt(one: Measured, name: str, mode: str, run: Callable[[], Time]) -> None:
     """Notes a failure instead of losing everything measured so far."""
     try:
-        times[key] = run()
+        one.times[name, mode] = run()
     except Exception as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        notes[key] = f"{type(error).__name__}: {first}"
+        one.notes[name, mode] = _reason(error)
         torch.cuda.empty_cache()
 
 
-def _time(run: Callable[[], Any]) -> Time:
-    """Times a call with device events; the L2 cache is cleared before each."""
-    from triton.testing import do_bench
+def _reason(error: Exception) -> str:
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first}"
 
-    median, p20, p80 = do_bench(run, warmup=25, rep=150, quantiles=[0.5, 0.2, 0.8])
-    return Time(1e-3 * median, 1e-3 * p20, 1e-3 * p80)
+
+def _time(run: Callable[[], Any]) -> Time:
+    """Times a call with device events. Before each, memory larger than the L2 cache is read: it holds nothing of use,
+    and nothing that would have to be written back meanwhile."""
+    elsewhere = torch.zeros(_CLEARED // 4, dtype=torch.int32, device=DEVICE)
+    for _ in range(2):  # compiles, and lets allocations settle
+        run()
+    count, times = _LEAST, []
+    while len(times) < count:
+        pairs = []
+        for _ in range(min(count - len(times), _MOST)):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            elsewhere.sum()
+            start.record()
+            run()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+        times += [1e-3 * start.elapsed_time(end) for start, end in pairs]
+        if len(times) == _LEAST:
+            count = max(_LEAST, min(_MOST, int(_SECONDS / max(sum(times) / _LEAST, 1e-6))))
+    return gpu_table.percentiles(times)
 
 
 def _captured(run: Callable[[], Any]) -> Callable[[], None]:
@@ -228,91 +324,3 @@ def _bare_convolution(work: Workload, case: Case, phase: str) -> Callable[[], An
         return lambda: convolve().detach()
     v = torch.randn_like(convolve())
     return lambda: torch.autograd.grad(convolve(), (x, w), v)
-
-
-def _row(
-    case: Case,
-    phase: str,
-    name: str,
-    mode: str,
-    times: dict[tuple[str, str], Time] | None = None,
-    fewest: int | None = None,
-    copy: float | None = None,
-    peak: int | None = None,
-    note: str = "",
-) -> Row:
-    times = times or {}
-    own = times.get((name, mode))
-
-    def against(other: str) -> float | None:
-        its = times.get((other, "eager"))
-        return its.median / own.median if its and own and other != name else None
-
-    of_copy = fewest / own.median / copy if fewest and own and copy and name != "convolution" else None
-    return Row(
-        case.name,
-        case.title,
-        phase,
-        name,
-        mode,
-        *((1e6 * t for t in (own.median, own.p20, own.p80)) if own else (None, None, None)),
-        against("reference"),
-        against("compile"),
-        of_copy,
-        peak,
-        _target(case, phase) if name == "triton" else "",
-        note,
-    )
-
-
-def _target(case: Case, phase: str) -> str:
-    target = case.targets[phase]
-    parts = {
-        "x reference": target.reference,
-        "x compile": target.compiled,
-        " of the peak memory": target.peak,
-        " of copy": target.copy,
-    }
-    return "; ".join(f"{value:g}{unit}" for unit, value in parts.items() if value is not None)
-
-
-def write_csv(path: Path, rows: list[Row], setting: dict[str, str]) -> None:
-    """One line per row, with the setting in columns of its own."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*(field.name for field in fields(Row)), *setting], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) | setting for row in rows)
-
-
-def markdown(rows: list[Row], setting: dict[str, str], tests: str, copy: float) -> str:
-    """Our times beside the others', what must be reached and whether it was."""
-    header = ["case", "pass", "reference, µs", "compile, µs", "convolution, µs", "ours, µs", "ours as a graph, µs",
-              "x reference", "x compile", "of copy", "peak, MB", "must reach"]  # fmt: skip
-    lines = [header, ["---"] * 2 + ["---:"] * 9 + ["---"]]
-    found = {(row.case, row.phase, row.variant, row.mode): row for row in rows}
-    for row in rows:
-        if (row.variant, row.mode) != ("triton", "eager"):
-            continue
-
-        def cell(variant: str, mode: str = "eager", row: Row = row) -> str:
-            other = found.get((row.case, row.phase, variant, mode))
-            return _figure(other.median_us if other else None)
-
-        base = found.get((row.case, row.phase, "reference", "eager"))
-        peaks = [None if r is None or r.peak_bytes is None else r.peak_bytes / 1e6 for r in (base, row)]
-        lines.append([
-            row.title, row.phase, cell("reference"), cell("compile"), cell("convolution"), cell("triton"),
-            cell("triton", "graph"), _figure(row.vs_reference), _figure(row.vs_compile), _figure(row.of_copy),
-            " → ".join(map(_figure, peaks)) if None not in peaks else NONE, row.target or NONE,
-        ])  # fmt: skip
-    notes = [f"{r.title}, {r.phase}, {r.variant} {r.mode}: {r.note}." for r in rows if r.note]
-    about = ", ".join(f"{name} {value}" for name, value in setting.items())
-    return "\n".join(
-        ["| " + " | ".join(cells) + " |" for cells in lines]
-        + ["", f"{about}. Medians, L2 cold. Device copy: {copy / 1e12:.2f} TB/s. `pytest -m gpu`: {tests}."]
-        + [f"\n{note}" for note in notes]
-    )
-
-
-def _figure(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,28 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a design can reach on a chip before anything is measured: bytes, operations, and the larger of their times.
 
-The operators run on tensors without data, and what each dispatched operator reads and writes is added up: a tensor
-counts once per operator that takes or returns it.
+The operators run as their Triton implementations on tensors without data. What an implementation moves is added up over
+the kernels that it launches and over PyTorch's own operators that it calls, such as copies, casts and the adding up of
+partial sums: a tensor counts once per launch or call that takes or returns it. What a kernel reads again, of tiles that
+overlap or of a matrix's rows, isn't counted: caches are there for that.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
-import hsr_kernels
+from hsr_kernels import _registry
 
-from .cases import BOTH, FORWARD, STEP, Case, Workload
+from .cases import Case
+from .workloads import BOTH, FORWARD, Workload
 
+MOST = 1.15  # times the fewest bytes that a fused operator may move
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 aten = torch.ops.aten
 # They allocate or look at a tensor, or give it another shape, but touch no data.
 _FREE = {
     aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default,
     aten._unsafe_view.default, aten._reshape_alias.default, aten.detach.default,
+}  # fmt: skip
+# They write a tensor and look at another one's shape alone.
+_FRESH = {
+    aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.zeros_like.default,
+    aten.ones_like.default, aten.full_like.default,
 }  # fmt: skip
 
 
@@ -57,46 +66,118 @@ CHIPS = (
 )
 
 
+@dataclass
+class Traffic:
+    """What calls of one operator move.
+
+    Attributes:
+        fewest: Bytes of what the calls take and return.
+        moved: Bytes that they move: of a fused operator, by all that it launches and calls.
+        parts: {launch or PyTorch's operator: bytes} that the calls consist of.
+    """
+
+    calls: int = 0
+    fewest: int = 0
+    moved: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Work:
     """What one pass of a case costs.
 
     Attributes:
         fewest: Bytes, with every input read and every result written once.
-        moved: Bytes that our operators and PyTorch's between them move.
-        flops: Of convolutions and matrix products.
-        operators: {operator: (calls, bytes)} that `moved` is made of.
+        flops: Of convolutions and matrix products, at the fewest.
+        operators: By name; those of hsr_kernels:: are ours and fused, the others are PyTorch's.
     """
 
     case: Case
     phase: str
     fewest: int
-    moved: int
-    flops: int
-    operators: dict[str, tuple[int, int]]
+    flops: float
+    operators: dict[str, Traffic]
+
+    @property
+    def moved(self) -> int:
+        """Bytes that our operators and PyTorch's move between them."""
+        return sum(traffic.moved for traffic in self.operators.values())
+
+    def wasteful(self, most: float) -> dict[str, float]:
+        """Our operators that move more than `most` times the fewest bytes, and how many times."""
+        ratios = {name: t.moved / t.fewest for name, t in self.operators.items() if is_ours(name) and t.fewest}
+        return {name: ratio for name, ratio in ratios.items() if ratio > most}
+
+
+def is_ours(operator: str) -> bool:
+    """Whether an operator is one of the library's."""
+    return operator.startswith("hsr_kernels::")
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of the tensors that operators take and return."""
+    """Adds up the bytes of the tensors that operators and launches take and return."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.operators: dict[str, tuple[int, int]] = {}
+        self.operators: dict[str, Traffic] = {}
+        self.inside: Traffic | None = None  # the operator of ours that is running
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "prim":  # asks for a tensor's properties
+            return func(*args, **(kwargs or {}))
+        name = f"{func.namespace}::{func._schema.name.split('::')[-1]}"
+        implementation = _registry.triton_operators.get(func.name())
+        if implementation is not None:
+            return self._ours(name, implementation, args)
+        if self.inside is not None and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+            with self:  # below autograd, operators such as `contiguous` arrive whole: what they consist of moves
+                return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
-        if func.namespace != "prim" and not is_view and func not in _FREE:
-            tensors = {id(t): t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)}
-            name = f"{func.namespace}::{func._schema.name.split('::')[-1]}"
-            calls, total = self.operators.get(name, (0, 0))
-            self.operators[name] = calls + 1, total + _bytes(list(tensors.values()))
+        if not is_view and func not in _FREE:
+            self._moves(name, _bytes(tree_leaves(result if func in _FRESH else (args, kwargs, result))))
         return result
 
+    def _ours(self, name, implementation, args):
+        outer = self.inside
+        self.inside = outer or self.operators.setdefault(name, Traffic())
+        with self:
+            result = implementation(*args)
+        if outer is None:
+            self.inside.calls += 1
+            self.inside.fewest += _bytes(tree_leaves((args, result)))
+        self.inside = outer
+        return result
 
-def _bytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Bytes of tensors; of an expanded one, those that exist."""
+    def _moves(self, name: str, moved: int) -> None:
+        traffic = self.inside
+        if traffic is None:
+            traffic = self.operators.setdefault(name, Traffic())
+            traffic.calls += 1
+            traffic.fewest += moved
+        traffic.moved += moved
+        traffic.parts[name] = traffic.parts.get(name, 0) + moved
+
+    def launch(self, kernel: str, arguments: Sequence[object]) -> None:
+        """Takes note of a launch of a Triton kernel."""
+        # A descriptor stands for the tensor that it describes.
+        self._moves(kernel, _bytes(getattr(t, "base", t) for t in tree_leaves(arguments)))
+
+
+def _bytes(values: Iterable[object]) -> int:
+    """Bytes of the distinct tensors among values; of an expanded one, those that exist."""
+    tensors = {id(t): t for t in values if isinstance(t, torch.Tensor)}.values()
     return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
+
+
+@contextmanager
+def tracing() -> Iterator[_Traffic]:
+    """Within it operators run as their Triton implementations on tensors without data, and their bytes are counted."""
+    from hsr_kernels.aot import record  # only now: it imports Triton
+
+    traffic = _Traffic()
+    with record.recording(record.CHIPS["sm_90"], traffic.launch), traffic:
+        yield traffic
 
 
 def _fewest(case: Case, work: Workload, output: torch.Tensor, gradients: Sequence[torch.Tensor], phase: str) -> int:
@@ -104,36 +185,37 @@ def _fewest(case: Case, work: Workload, output: torch.Tensor, gradients: Sequenc
     total = _bytes([*tensors["inputs"], *tensors["parameters"], output])
     if phase == BOTH:
         again = [t for name in case.reread for t in tensors[name]]
-        total += _bytes([work.cotangent, *again, *gradients])
+        total += _bytes([work.cotangent, *gradients]) + _bytes(again)
     return total
 
 
 def estimate(case: Case) -> Iterator[Work]:
     """What each pass of a case costs; training steps, which are many operators, are left out."""
-    if STEP in case.targets:
-        return
-    backend = "cpu"  # the same operators in the same order as on a GPU
-    with FakeTensorMode(allow_non_fake_inputs=True), hsr_kernels.use_backend(backend):
-        # PyTorch's CPU convolutions cast float16, which no GPU does; bfloat16 has its size.
-        same = torch.bfloat16 if case.dtype == torch.float16 else case.dtype
-        work = replace(case, dtype=same).workload()
-        tensors = [*work.inputs, *work.parameters]
-        leaves = [t for t in tensors if t.requires_grad]
-        for phase in (FORWARD, BOTH):
-            with _Traffic() as traffic, FlopCounterMode(display=False) as counter:
-                gradients: Sequence[torch.Tensor] = ()
-                if phase == FORWARD:
-                    with torch.no_grad():
-                        output = work.function(*tensors)
-                else:
+    for phase in (FORWARD, BOTH):
+        if phase not in case.targets:
+            continue
+        with tracing() as traffic:
+            # PyTorch's CPU convolutions cast float16, which no GPU does; bfloat16 has its size.
+            same = torch.bfloat16 if case.dtype == torch.float16 else case.dtype
+            work = replace(case, dtype=same).workload()
+            tensors = [*work.inputs, *work.parameters]
+            traffic.operators.clear()
+            gradients: Sequence[torch.Tensor] = ()
+            if phase == FORWARD:
+                with torch.no_grad():
                     output = work.function(*tensors)
-                    gradients = torch.autograd.grad(output, leaves, work.cotangent)
-            fewest = _fewest(case, work, output, gradients, phase)
-            moved = sum(total for _, total in traffic.operators.values())
-            yield Work(case, phase, fewest, moved, counter.get_total_flops(), traffic.operators)
+            else:
+                output = work.function(*tensors)
+                leaves = [t for t in tensors if t.requires_grad]
+                gradients = torch.autograd.grad(output, leaves, work.cotangent)
+            operators = dict(traffic.operators)
+        # A backward pass multiplies once for each of a product's factors.
+        flops = work.flops * (1 if phase == FORWARD else 3)
+        yield Work(case, phase, _fewest(case, work, output, gradients, phase), flops, operators)
 
 
 HEADER = ("case", "pass", "fewest, MB", "moved, MB", "x fewest", "GFLOP", *(f"{chip.name}, µs" for chip in CHIPS))
+OPERATORS = ("case", "pass", "operator", "calls", "fewest, MB", "moved, MB", "x fewest")
 
 
 def line(work: Work) -> list[str]:
@@ -148,3 +230,17 @@ def line(work: Work) -> list[str]:
         f"{work.flops / 1e9:.1f}",
         *(f"{1e6 * floor:.0f}" for floor in floors),
     ]
+
+
+def operator_lines(work: Work, most: float, only: set[str] | None = None) -> Iterator[list[str]]:
+    """The cells of each operator of one pass under OPERATORS; what a wasteful one consists of stands below it."""
+    too_much = work.wasteful(most)
+    for name, t in sorted(work.operators.items(), key=lambda item: -item[1].moved):
+        if only is not None and name not in only:
+            continue
+        ratio = f"{t.moved / t.fewest:.2f}{' !' if name in too_much else ''}" if is_ours(name) and t.fewest else ""
+        fewest = f"{t.fewest / 1e6:.1f}" if is_ours(name) else ""
+        yield [work.case.name, work.phase, name, str(t.calls), fewest, f"{t.moved / 1e6:.1f}", ratio]
+        if name in too_much:
+            for part, moved in t.parts.items():
+                yield ["", "", f"  {part}", "", "", f"{moved / 1e6:.1f}", ""]

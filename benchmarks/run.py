@@ -14,10 +14,11 @@ import torch
 
 import hsr_kernels
 
-from .cases import FORWARD, STEP, Case, Target, Workload
+from .cases import Case, Target
 from .memory import ROOT, peak_extra_bytes, saved_bytes
 from .report import Row
 from .timing import interleave, speedup, summarize
+from .workloads import FORWARD, STEP, Workload
 
 SECONDS_PER_PHASE = 20.0
 
@@ -41,9 +42,9 @@ class Variant:
 
     def phase(self, name: str) -> Callable[[], Any]:
         """What to time for a phase."""
-        if name == STEP:
-            assert self.workload.step is not None
-            run: Callable[[], Any] = self.workload.step
+        run: Callable[[], Any]
+        if name in self.workload.steps:
+            run = self.workload.steps[name]
         else:
             run = infer(self.workload) if name == FORWARD else differentiate(self.workload)
 
@@ -108,7 +109,7 @@ def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, 
 
     shared = build()
     # Training steps change their networks, so each variant trains its own; the rest shares its tensors.
-    ours = build() if shared.step is not None else shared
+    ours = build() if shared.steps else shared
     variants = {"reference": Variant("reference", shared), options.backend: Variant(options.backend, ours)}
     if not options.compiled or case.no_compile:
         return variants

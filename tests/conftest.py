@@ -75,6 +75,13 @@ def _exact_bfloat16():
 
 
 @pytest.fixture(autouse=True)
+def _one_thread():
+    """Small tensors gain nothing from threads and wait for each other on a busy machine; test_threads.py sets its own
+    number."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def _seeded():
     # Not torch.manual_seed, which also walks all accelerators: 5 ms, in every one of thousands of tests.
     torch.default_generator.manual_seed(0)

@@ -15,9 +15,19 @@ console = Console(width=None if sys.stdout.isatty() else 200)
 
 
 def main(
-    arch: str = "sm_80,sm_90,sm_100,sm_120", kernel: str = "", sample: bool = False, csv: Path | None = None
+    arch: str = "sm_80,sm_90,sm_100,sm_120",
+    kernel: str = "",
+    sample: bool = False,
+    full: str = "",
+    dtype: str = "fp32,fp16,bf16",
+    csv: Path | None = None,
 ) -> None:
     """Compiles the Triton kernels in every way that the operators launch them, without a GPU, and checks them.
+
+    In full, that is every kernel in each combination of compile-time constants, tile sizes, warps, stages and dtypes
+    that networks of 4 to 1024 pixels, images of odd sizes and images of more than 2^31 elements come to, for each of
+    what Triton knows of the arguments' values (that 16 divides a size or an address, that a number is 1, that it fits
+    32 bits): none of these is always the one that needs most registers or shared memory.
 
     Exits with 1 where a kernel doesn't compile, spills registers, needs more shared memory than the chip has, computes
     a tl.dot in tf32, fp16 or bf16 without tensor cores, or is never launched.
@@ -25,7 +35,9 @@ def main(
     Args:
         arch: Chips to compile for, separated by commas: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120.
         kernel: Only the kernels whose name contains this.
-        sample: Each kernel once per dtype, in its largest tile, instead of in all configurations.
+        sample: Each kernel once per dtype, in its largest tile, instead of in full.
+        full: Chips of --arch to compile for in full, although there is --sample.
+        dtype: Dtypes of the images, separated by commas: fp32, fp16, bf16.
         csv: Also write one line per compiled kernel, with its whole signature, to this file.
     """
     if importlib.util.find_spec("triton") is None:
@@ -35,9 +47,9 @@ def main(
     from . import record, report, workload  # only now: they import Triton
     from .build import build_all
 
-    names = list(dict.fromkeys(name.strip() for name in arch.split(",")))
-    if not set(names) <= set(record.CHIPS):
-        _fail(f"--arch must be a comma-separated list out of {', '.join(record.CHIPS)}, got {arch!r}")
+    names = _listed("arch", arch, list(record.CHIPS))
+    whole = _listed("full", full, names) if full else [] if sample else names
+    dtypes = [workload.DTYPES[name] for name in _listed("dtype", dtype, list(workload.DTYPES))]
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         _fail(f"--csv must be a file in an existing folder, got {csv}")
     known = sorted(name.rpartition(".")[2] for name in record.library_kernels())
@@ -45,12 +57,13 @@ def main(
         _fail(f"no kernel is called {kernel!r}; there are {', '.join(known)}")
 
     with console.status("Recording launches"):
-        recorded = record.record(workload.calls(), [record.CHIPS[name] for name in names])
+        recorded = record.record(workload.calls(dtypes), [record.CHIPS[name] for name in names])
     jobs = []
     for chip, found in recorded.items():
         launches = [launch for launch in found.launches.values() if kernel in launch.kernel]
-        jobs += [(launch, chip) for launch in (report.sampled(launches) if sample else launches)]
+        jobs += [(launch, chip) for launch in (launches if chip.name in whole else report.sampled(launches))]
     with console.status(f"Compiling {len(jobs)} kernels"):
+        jobs.sort(key=lambda job: job[0].size, reverse=True)  # no core waits at the end for one that takes long
         builds = list(build_all(jobs, len(os.sched_getaffinity(0))))
     console.print(report.table(builds))
     if csv is not None:
@@ -63,6 +76,14 @@ def main(
     console.print(f"{len(builds)} compiled for {', '.join(names)}: {len(faults) or 'no'} problems", highlight=False)
     if faults:
         raise SystemExit(1)
+
+
+def _listed(option: str, given: str, allowed: list[str]) -> list[str]:
+    """The distinct names in a comma-separated list."""
+    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
+    if not set(names) <= set(allowed):
+        _fail(f"--{option} must be a comma-separated list out of {', '.join(allowed)}, got {given!r}")
+    return names
 
 
 def _fail(sentence: str) -> None:

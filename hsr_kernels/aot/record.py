@@ -74,7 +74,7 @@ class Launch:
         module, kernel: Where the function is found.
         signature: Argument -> type, "constexpr" for those whose value is compiled in.
         constants: Position -> value of those.
-        attributes: Position -> what is known of the value, such as that 16 divides it.
+        attributes: Position -> what is known of the value, such as that 16 divides it; empty where nothing is.
         options: Launch options that aren't Triton's defaults, and warps and stages.
     """
 
@@ -175,8 +175,7 @@ class _Driver:
         self.chip = chip
 
     def get_current_device(self) -> int:
-        # No real device's number, so that Triton's caches of a real one stay as they are, and one for each chip: they
-        # hold the options that kernels are compiled with for it.
+        # Triton keeps what it knows of a kernel by device: no two chips may share one, nor a chip a real one's number.
         return -self.chip.number
 
     def get_current_stream(self, device: int) -> int:
@@ -212,8 +211,13 @@ def record(calls: Iterable[Callable[[], None]], chips: Sequence[Chip]) -> dict[C
 
 
 @contextmanager
-def recording(chip: Chip) -> Iterator[Recording]:
-    """Within it the Triton backend runs on tensors without data, and launches are noted instead of run."""
+def recording(chip: Chip, watch: Callable[[str, list[Any]], None] | None = None) -> Iterator[Recording]:
+    """Within it the Triton backend runs on tensors without data, and launches are noted instead of run.
+
+    Args:
+        chip: The GPU to pretend.
+        watch: Is given the kernel's name and the arguments of every launch.
+    """
     found = Recording()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -223,6 +227,14 @@ def recording(chip: Chip) -> Iterator[Recording]:
         stack.enter_context(hsr_kernels.use_backend("triton"))
         _pretend_gpu(stack, chip, found)
         _intercept_triton(stack, chip, found)
+        if watch is not None:
+            launch = JITFunction.run
+
+            def watched(kernel: JITFunction, *args: Any, **kwargs: Any) -> Any:
+                watch(kernel.__name__, [*args, *kwargs.values()])
+                return launch(kernel, *args, **kwargs)
+
+            _set(stack, JITFunction, "run", watched)
         # Filters are real tensors, so that what depends on their values can be decided.
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_TritonImplementations(found))
@@ -266,7 +278,7 @@ def _intercept_triton(stack: ExitStack, chip: Chip, found: Recording) -> None:
         given = json.loads(compile["specialization_data"])["options"]
         chosen = {k: v for k, v in given.items() if v != defaults.get(k) or k in ("num_warps", "num_stages")}
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
-        attributes = {at: value for at, value in compile["configs"][0].items() if value}
+        attributes = dict(compile["configs"][0])
         found.note(Launch(fn.module, fn.name, compile["signature"], compile["constants"], attributes, options))
         return True
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls of the public functions at the shapes of StyleGAN2 and of the HSR loss, with two orders of derivatives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ import hsr_kernels as hk
 
 from .. import _backends
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _LAYOUTS = (torch.contiguous_format, torch.channels_last)
 # (channels, side) of StyleGAN2's feature maps, up to 1024x1024.
 _MAPS = ((512, 4), (512, 16), (512, 64), (256, 128), (128, 256), (64, 512), (32, 1024))
@@ -72,7 +72,7 @@ class Call:
             torch.autograd.grad(curved, [*inputs, cotangent], [torch.empty_like(g) for g in curved], allow_unused=True)
 
 
-def calls(dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[Callable[[], None]]:
+def calls(dtypes: Iterable[torch.dtype] = tuple(DTYPES.values())) -> Iterator[Callable[[], None]]:
     """Every call whose operator has a Triton implementation, with and without leave to compute in TF32."""
     for call in _calls():
         if "triton" in _backends.implemented(call.op):

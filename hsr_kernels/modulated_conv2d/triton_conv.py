@@ -45,7 +45,7 @@ class _Tile(NamedTuple):
 
     def columns_of(self, channels: int, kernel: int) -> int:
         """No more columns than the channels need."""
-        return power_of_2(channels, 16 if kernel == 1 else 32, self.columns)
+        return power_of_2(channels, min(16 if kernel == 1 else 32, self.columns), self.columns)
 
     def options(self, x: torch.Tensor) -> dict[str, int | None]:
         limited = x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10)

@@ -12,8 +12,9 @@ import torch
 import hsr_kernels
 from benchmarks import __main__ as cli
 from benchmarks import memory, run, timing
-from benchmarks.cases import BOTH, CASES, FORWARD, STEP, Case, Target
+from benchmarks.cases import CASES, Case, Target
 from benchmarks.report import Row, markdown, read_csv, table, write_csv
+from benchmarks.workloads import BOTH, FORWARD, STEP
 
 BY_NAME = {case.name: case for case in CASES}
 TINY = run.Options("cpu", rounds=3, tiny=True, compiled=False)

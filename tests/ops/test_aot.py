@@ -102,11 +102,24 @@ def test_a_launch_is_specialised_as_a_real_one():
     one, aligned, long = found.launches.values()
     assert one.signature == {"x": "*fp32", "y": "*fp32", "n": "constexpr", "SIZE": "constexpr"}
     assert one.constants == {(2,): 1, (3,): 64}
-    assert set(one.attributes) == {(0,)}
-    assert set(aligned.attributes) == {(0,), (1,), (2,)}
+    assert {at for at, known in one.attributes.items() if known} == {(0,)}
+    assert {at for at, known in aligned.attributes.items() if known} == {(0,), (1,), (2,)}
     assert (aligned.signature["n"], long.signature["n"]) == ("i32", "i64")
     assert one.options["num_warps"] == 8
     assert one.constexprs == {"SIZE": 64}
+
+
+def test_each_chip_is_asked_for_itself():
+    def call() -> None:
+        x = torch.empty(128)
+        size = 64 if torch.cuda.get_device_capability(x.device) >= (12, 0) else 128
+        copy_kernel[1,](x, x, 128, size)
+
+    found = record.record([call], [SM90, SM120])
+    for chip, size in ((SM90, 128), (SM120, 64)):
+        (launch,) = found[chip].launches.values()
+        assert launch.constexprs == {"SIZE": size}
+        assert launch.options == {"num_warps": 4, "num_stages": 3}  # all else is the chip's default
 
 
 def test_all_configurations_of_a_tuned_kernel():
@@ -170,6 +183,28 @@ def test_sample_takes_the_largest_tile_of_each_dtype():
     ]
 
 
+def test_a_sample_of_some_chips_and_all_of_others(monkeypatch, tmp_path):
+    def recorded(calls, chips):
+        noted = [launch for size in (64, 128) for launch in launches(copy_kernel, (9,), (9,), 9, size)]
+        return {chip: record.Recording({launch.key: launch for launch in noted}) for chip in chips}
+
+    monkeypatch.setattr(record, "record", recorded)
+    monkeypatch.setattr(record, "library_kernels", lambda: {"tests.ops.test_aot.copy_kernel"})
+    monkeypatch.setattr(record, "forgotten", lambda recordings: [])
+    monkeypatch.setattr(build, "build_all", lambda jobs, _: [build.build(*job) for job in jobs])
+
+    def compiled(**options):
+        cli.main(arch="sm_80,sm_90", csv=tmp_path / "x.csv", **options)
+        lines = (tmp_path / "x.csv").read_text().splitlines()[1:]
+        return sorted((line.split(",")[2], line.split(",")[1].split()[1]) for line in lines)
+
+    assert compiled(sample=True) == [("sm_80", "SIZE=128"), ("sm_90", "SIZE=128")]
+    assert compiled(sample=True, full="sm_90") == [
+        ("sm_80", "SIZE=128"), ("sm_90", "SIZE=128"), ("sm_90", "SIZE=64"),
+    ]  # fmt: skip
+    assert len(compiled()) == 4
+
+
 def test_a_fault_ends_with_1(monkeypatch, capsys, tmp_path):
     def only_broken(calls, chips):
         (launch,) = launches(broken_kernel, (100,), (100,), 64)
@@ -187,7 +222,7 @@ def test_a_fault_ends_with_1(monkeypatch, capsys, tmp_path):
 
 def test_command_line(tmp_path):
     path = tmp_path / "aot.csv"
-    options = ["--arch", "sm_90", "--kernel", "bias_act_bwd_bwd", "--sample", "--csv", str(path)]
+    options = ["--arch", "sm_90", "--kernel", "bias_act_bwd_bwd", "--sample", "--dtype", "fp16", "--csv", str(path)]
     done = subprocess.run(
         [sys.executable, "-m", "hsr_kernels.aot", *options],
         cwd=Path(hsr_kernels.__file__).parents[1],
@@ -198,7 +233,7 @@ def test_command_line(tmp_path):
     assert "no problems" in done.stdout
     header, *lines = path.read_text().splitlines()
     assert header == "kernel,configuration,arch,registers,spills,shared,tensor_core,signature,attributes,problems"
-    assert sorted(line.split(",")[1].split()[0] for line in lines) == ["bf16", "fp16", "fp32"]
+    assert [line.split(",")[1].split()[0] for line in lines] == ["fp16"]
     assert all(line.split(",")[4] == "0" and int(line.split(",")[3]) > 16 for line in lines)
 
 
@@ -206,6 +241,8 @@ def test_bad_arguments_end_in_a_sentence(capsys, monkeypatch):
     for options, sentence in (
         ({"arch": "sm_90,sm_1"}, "--arch must be a comma-separated list out of sm_80, sm_86,"),
         ({"arch": ""}, "got ''"),
+        ({"arch": "sm_90", "full": "sm_80"}, "--full must be a comma-separated list out of sm_90, got 'sm_80'"),
+        ({"dtype": "fp64"}, "--dtype must be a comma-separated list out of fp32, fp16, bf16, got 'fp64'"),
         ({"kernel": "nonsense"}, "no kernel is called 'nonsense'; there are "),
         ({"csv": Path("/nowhere/x.csv")}, "--csv must be a file in an existing folder, got /nowhere/x.csv"),
     ):

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was measured on a GPU as CSV and as a table, with what must be reached and whether it was."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .cases import Case
+
+NONE = "—"
+OUT_OF_TIME = "not measured: out of time"
+
+
+class Time(NamedTuple):
+    """Seconds of a call: median, 20th and 80th percentile."""
+
+    median: float
+    p20: float
+    p80: float
+
+
+def percentiles(seconds: Sequence[float]) -> Time:
+    """Of a non-empty sample."""
+    return Time(*(float(value) for value in np.percentile(seconds, [50, 20, 80])))
+
+
+@dataclass
+class Measured:
+    """What became of one pass of a case; keys are contenders and "eager" or "graph".
+
+    Attributes:
+        judged: Whether what must be reached is compared with what was measured.
+        fewest: Bytes that can be moved at the fewest.
+        times, notes: A time, or the reason why there is none.
+        peaks: Contender -> peak of allocated memory above what was there before, in bytes.
+    """
+
+    case: Case
+    phase: str
+    judged: bool = True
+    fewest: int | None = None
+    times: dict[tuple[str, str], Time] = field(default_factory=dict)
+    notes: dict[tuple[str, str], str] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+
+    def median(self, name: str, mode: str = "eager") -> float | None:
+        """Seconds, None where there is no measurement."""
+        time = self.times.get((name, mode))
+        return time.median if time else None
+
+    def ours(self) -> float | None:
+        """Seconds of ours on the device alone, as far as that is known: as a CUDA graph, else called eagerly."""
+        return self.median("triton", "graph") or self.median("triton")
+
+    def summary(self) -> str:
+        """All medians in a line."""
+        return ", ".join(f"{name} {mode} {_seconds(t.median)}" for (name, mode), t in self.times.items()) or OUT_OF_TIME
+
+    def verdicts(self, copy: float) -> Iterator[str]:
+        """What was demanded and whether it was reached; speed-ups are of eager calls on both sides."""
+        target, ours = self.case.targets[self.phase], self.median("triton")
+        peaks = self.peaks.get("triton"), self.peaks.get("reference")
+        demands = (
+            ("{:g}x reference", target.reference, _ratio(self.median("reference"), ours), True),
+            ("{:g}x compile", target.compiled, _ratio(self.median("compile"), ours), True),
+            ("{:g}x released float32", target.released, _ratio(self.median("released"), ours), True),
+            ("{:g} of the peak memory", target.peak, _ratio(*peaks), False),
+            ("{:g} of copy", target.copy, _ratio(_ratio(self.fewest, self.ours()), copy), True),
+            ("{:g}x the time without", target.without, _ratio(ours, self.median("without")), False),
+        )
+        for text, least, got, more in demands:
+            if least is None:
+                continue
+            if got is None or not self.judged:
+                verdict = "not measured"
+            else:
+                verdict = "reached" if (got >= least if more else got <= least) else "**not reached**"
+                verdict += f" ({got:.3g})"
+            yield f"{text.format(least)}: {verdict}"
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above and below else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one pass of one case; None means not measured, and `note` says why.
+
+    Attributes:
+        variant: "triton", "reference", "compile" (torch.compile of the reference), "released" (the reference in
+            float32), "convolution" (the bare one) or "without" (ours, without what the case measures the cost of).
+        mode: "eager", or "graph" for the replay of a CUDA graph.
+        median_us, p20_us, p80_us: Microseconds, the L2 cache cold.
+        vs_reference, vs_compile, vs_released, vs_without: The other's median, called eagerly, over this one's.
+        of_copy: Bandwidth over the fewest bytes that can be moved, as a fraction of the device copy's.
+        peak_bytes: Peak of allocated memory above the inputs.
+        goals: What ours must reach, and whether it did.
+    """
+
+    case: str
+    title: str
+    phase: str
+    variant: str
+    mode: str
+    median_us: float | None
+    p20_us: float | None
+    p80_us: float | None
+    vs_reference: float | None
+    vs_compile: float | None
+    vs_released: float | None
+    vs_without: float | None
+    of_copy: float | None
+    peak_bytes: int | None
+    goals: str
+    note: str
+
+
+def rows(one: Measured, copy: float) -> Iterator[Row]:
+    """A row for each contender and mode; one for ours in any case."""
+    keys = dict.fromkeys([("triton", "eager"), *one.times, *one.notes])
+    for name, mode in keys:
+        time, own = one.times.get((name, mode)), one.median(name, mode)
+
+        def against(other: str, name: str = name, own: float | None = own) -> float | None:
+            return _ratio(one.median(other), own) if other != name else None
+
+        moves = name in ("triton", "reference", "compile")
+        yield Row(
+            one.case.name,
+            one.case.title,
+            one.phase,
+            name,
+            mode,
+            *([1e6 * t for t in time] if time else [None] * 3),  # type: ignore[arg-type]
+            *(against(other) for other in ("reference", "compile", "released", "without")),  # type: ignore[arg-type]
+            of_copy=_ratio(_ratio(one.fewest, own), copy) if moves else None,
+            peak_bytes=one.peaks.get(name) if mode == "eager" else None,
+            goals="; ".join(one.verdicts(copy)) if (name, mode) == ("triton", "eager") else "",
+            note=one.notes.get((name, mode), "" if time else OUT_OF_TIME),
+        )
+
+
+def write_csv(path: Path, lines: Sequence[Row], setting: dict[str, str]) -> None:
+    """One line per row, with the setting in columns of its own."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*(field.name for field in fields(Row)), *setting], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) | setting for row in lines)
+
+
+_COLUMNS = {
+    "reference": ("reference", "eager"),
+    "compile": ("compile", "eager"),
+    "released": ("released", "eager"),
+    "without": ("without", "eager"),
+    "convolution": ("convolution", "eager"),
+    "ours": ("triton", "eager"),
+    "ours as a graph": ("triton", "graph"),
+}
+
+
+def markdown(lines: Sequence[Row], setting: dict[str, str], tests: str, copy: float) -> str:
+    """Our times beside the others', what must be reached and whether it was."""
+    header = ["case", "pass", *_COLUMNS, "x reference", "x compile", "of copy", "peak, MB", "must reach"]
+    cells = [header, ["---"] * 2 + ["---:"] * (len(header) - 3) + ["---"]]
+    found = {(row.case, row.phase, row.variant, row.mode): row for row in lines}
+    for row in lines:
+        if (row.variant, row.mode) != ("triton", "eager"):
+            continue
+        others = {name: found.get((row.case, row.phase, *key)) for name, key in _COLUMNS.items()}
+        peaks = [r.peak_bytes / 1e6 for r in (others["reference"], row) if r is not None and r.peak_bytes is not None]
+        as_graph = others["ours as a graph"]
+        cells.append([
+            row.title, row.phase,
+            *(NONE if r is None or r.median_us is None else _seconds(1e-6 * r.median_us) for r in others.values()),
+            _figure(row.vs_reference), _figure(row.vs_compile), _figure((as_graph or row).of_copy),
+            " → ".join(map(_figure, peaks)) or NONE, row.goals or NONE,
+        ])  # fmt: skip
+    notes = [f"{r.title}, {r.phase}, {r.variant} {r.mode}: {r.note}." for r in lines if r.note]
+    about = ", ".join(f"{name} {value}" for name, value in setting.items())
+    goals = "; ".join(row.goals for row in lines)
+    counts = ", ".join(f"{goals.count(f': {word}')} {word.strip('*')}" for word in
+                       ("reached", "**not reached**", "not measured"))  # fmt: skip
+    return "\n".join(
+        ["| " + " | ".join(line) + " |" for line in cells]
+        + ["", f"{about}. Goals: {counts}. `pytest -m gpu`: {tests}. Medians, L2 cold; x reference and x compile: of "
+           "eager calls on both sides; of copy: bandwidth over the fewest bytes, of a graph where there is one, as a "
+           f"share of the device copy's {copy / 1e12:.2f} TB/s. released: the reference in float32. without: ours "
+           "without what the case measures the cost of. peak: reference → ours. 1000 images: steps as scheduled, R1 "
+           "in every 16th and path length in every 4th."]
+        + [f"\n{note}" for note in notes]
+    )  # fmt: skip
+
+
+def _figure(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _seconds(value: float) -> str:
+    """A time with its unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:.0f} {unit}"
+    return f"{value / 1e-6:.3g} µs"

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work that is measured: operators, a layer, the HSR loss and training steps, as callables with their tensors."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import hsr_kernels as hk
+
+if TYPE_CHECKING:
+    from hsr.semantics import SemanticRegularizer, TimmEncoder
+
+FORWARD, BOTH = "forward", "forward+backward"
+# A training step: with all its phases, without R1 (which is rare), and of the two main phases alone (which is usual).
+STEP, PATH, MAIN = "step", "step without R1", "step of main phases"
+SCHEDULE = "1000 images"  # of steps as training has them
+_TAPS = hk.setup_filter([1, 3, 3, 1])
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A callable with its tensors, ready to run.
+
+    Attributes:
+        function: Gives a tensor of the shape and layout of `cotangent`.
+        inputs: Tensors passed to `function`: activations, which count as saved where backward keeps them.
+        parameters: Tensors passed after the inputs: they live anyway, so they never count as saved.
+        cotangent: What backward starts from.
+        flops: Of one forward pass at its best: multiplications and additions of convolutions and matrix products.
+        steps: For training, which does its own backward passes: name -> a whole step; then `function` is the part
+            of it whose saved memory is counted.
+    """
+
+    function: Callable[..., torch.Tensor]
+    inputs: Sequence[torch.Tensor]
+    parameters: Sequence[torch.Tensor]
+    cotangent: torch.Tensor
+    flops: float = 0.0
+    steps: Mapping[str, Callable[[], None]] = field(default_factory=dict)
+
+
+def _normal(*shape: int, scale: float = 1.0, grad: bool = True) -> torch.Tensor:
+    return (torch.randn(shape) * scale).requires_grad_(grad)
+
+
+def fir(
+    op: Callable[..., torch.Tensor],
+    n: int,
+    channels: int,
+    side: int,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Workload:
+    """A FIR operator with the taps [1, 3, 3, 1] on [n, channels, side, side]."""
+    taps = _TAPS.to(torch.get_default_device())
+    out = op(torch.empty(1, 1, side, side, device="cpu"), _TAPS).shape[-1]
+    x = torch.randn(n, channels, side, side).contiguous(memory_format=layout).requires_grad_()
+    return Workload(op, [x], [taps], torch.randn(n, channels, out, out).contiguous(memory_format=layout))
+
+
+def bias_act(n: int, channels: int, side: int, layout: torch.memory_format = torch.contiguous_format) -> Workload:
+    """Bias, leaky ReLU, gain and a clamp that a few percent of the values reach."""
+
+    def function(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return hk.bias_act(x, b, act="lrelu", clamp=3.0)
+
+    x = torch.randn(n, channels, side, side).contiguous(memory_format=layout).requires_grad_()
+    return Workload(function, [x], [_normal(channels)], torch.randn_like(x))
+
+
+def styled_layer(
+    n: int, c_in: int, c_out: int, side: int, up: int, layout: torch.memory_format = torch.contiguous_format
+) -> Workload:
+    """One layer of the synthesis network, to `side` x `side`."""
+    taps = _TAPS.to(torch.get_default_device()) if up > 1 else None
+    noise = _normal(n, 1, side, side, grad=False)
+
+    def function(
+        x: torch.Tensor,
+        styles: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        strength: torch.Tensor,
+    ) -> torch.Tensor:
+        return hk.modulated_conv2d(
+            x,
+            weight,
+            styles,
+            noise * strength,
+            up=up,
+            padding=1,
+            resample_filter=taps,
+            bias=bias,
+            act="lrelu",
+            clamp=256.0,
+        )
+
+    x = torch.randn(n, c_in, side // up, side // up).contiguous(memory_format=layout).requires_grad_()
+    styles = (1 + 0.1 * torch.randn(n, c_in)).requires_grad_()
+    strength = torch.tensor(0.1, requires_grad=True)
+    cotangent = torch.randn(n, c_out, side, side).contiguous(memory_format=layout)
+    parameters = [_normal(c_out, c_in, 3, 3), _normal(c_out), strength]
+    # Upsampling, each of the smaller image's pixels is multiplied by the kernel; demodulation is one more product.
+    flops = 2.0 * n * c_in * c_out * (9 * (side // up) ** 2 + 1)
+    return Workload(function, [x, styles], parameters, cotangent, flops)
+
+
+def feature_loss(n: int, sides: Sequence[int], channels: Sequence[int], hidden: int, dim: int, target: int) -> Workload:
+    """The HSR loss over all its scales."""
+    features = [_normal(n, c, side, side) for c, side in zip(channels, sides, strict=True)]
+    targets = [_normal(n, dim, target, target, grad=False) for _ in sides]
+    heads = [
+        (
+            _normal(hidden, c, scale=c**-0.5),
+            _normal(hidden),
+            _normal(dim, hidden, scale=hidden**-0.5),
+            _normal(dim),
+        )
+        for c in channels
+    ]
+    scales = len(sides)
+
+    def function(*tensors: torch.Tensor) -> torch.Tensor:
+        flat = tensors[2 * scales :]
+        grouped = [(flat[i], flat[i + 1], flat[i + 2], flat[i + 3]) for i in range(0, len(flat), 4)]
+        return hk.feature_projection_loss(tensors[:scales], tensors[scales : 2 * scales], grouped).sum()
+
+    # The hidden layer, then the second one on as few pixels as pooling leaves.
+    flops = sum(
+        2.0 * n * hidden * (c * side**2 + dim * min(side, target) ** 2) for c, side in zip(channels, sides, strict=True)
+    )
+    return Workload(function, [*features, *targets], [t for head in heads for t in head], torch.ones([]), flops)
+
+
+def training_step(resolution: int, channel_base: int, channel_max: int, batch: int, latent: int) -> Workload:
+    """One step of every phase of StyleGAN2 training without HSR: G main, path length, D main, R1."""
+    from hsr.losses import GANLoss
+    from hsr.models import Discriminator, Generator
+
+    shape: dict[str, Any] = {
+        "channel_base": channel_base,
+        "channel_max": channel_max,
+        "mixed_precision_resolutions": 0,
+        "conv_clamp": None,
+    }
+    generator = Generator(latent, 0, latent, resolution, **shape)
+    discriminator = Discriminator(0, resolution, **shape)
+    loss = GANLoss(generator, discriminator, hsr=None, r1_gamma=1.0)
+    optimizers: dict[torch.nn.Module, torch.optim.Optimizer] = {
+        net: torch.optim.Adam(net.parameters(), 0.002, (0.0, 0.99)) for net in (generator, discriminator)
+    }
+    z, real = _normal(batch, latent, grad=False), _normal(batch, 3, resolution, resolution, grad=False)
+    phases: list[tuple[torch.nn.Module, Callable[[], torch.Tensor]]] = [
+        (generator, lambda: loss.generator_main(z, None)[0]),
+        (generator, lambda: loss.generator_path_length(z, None)[0]),
+        (discriminator, lambda: loss.discriminator_main(real, None, z, None)[0]),
+        (discriminator, lambda: loss.discriminator_r1(real, None)[0]),
+    ]
+
+    def train(network: torch.nn.Module) -> None:
+        for other in optimizers:
+            other.requires_grad_(other is network)
+
+    def step() -> None:
+        for network, objective in phases:
+            train(network)
+            optimizers[network].zero_grad(set_to_none=True)
+            objective().backward()
+            optimizers[network].step()
+
+    def generator_main(z: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        train(generator)
+        return loss.generator_main(z, None)[0]
+
+    parameters = [t for net in optimizers for t in (*net.parameters(), *net.buffers())]
+    return Workload(generator_main, [z], parameters, torch.ones([]), steps={STEP: step})
+
+
+def training(resolution: int, batch: int, encoder: str, **changes: Any) -> Workload:
+    """Steps of the trainer in the settings of the preset paper256, on images of noise.
+
+    Args:
+        resolution, batch: Of the images.
+        encoder: Without one there is no HSR; a timm model's name: HSR in bfloat16 with that model, untrained.
+        changes: Other settings.
+    """
+    from hsr.config import preset
+    from hsr.data import ImageDataset
+    from hsr.training.trainer import Trainer
+
+    device = torch.get_default_device()
+    settings = {"batch": batch, "hsr_weight": 1.0 if encoder else 0.0, **changes}
+    config = replace(preset("paper256", resolution, device.type), **settings)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, resolution, resolution), dtype=np.uint8)
+    dataset = ImageDataset("noise", resolution, None, 0, pixels, np.arange(batch), "noise")
+    trainer = Trainer(config, dataset, _untrained(encoder, device) if encoder else None, device)
+    if trainer.hsr is not None:
+        _in_bfloat16(trainer.hsr)
+    images = torch.from_numpy(pixels).to(device)
+    labels = torch.zeros(batch, dtype=torch.int64)
+
+    def step(number: int) -> Callable[[], None]:
+        def run() -> None:
+            trainer.steps = number  # decides on the phases
+            trainer.step(images, labels)
+
+        return run
+
+    def generator_main(z: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        trainer.G.requires_grad_(True)
+        return trainer.loss.generator_main(z, None)[0]
+
+    assert config.r1_interval % config.path_length_interval == 0 and config.path_length_interval > 1
+    steps = {STEP: step(0), PATH: step(config.path_length_interval), MAIN: step(1)}
+    parameters = [t for net in trainer.modules().values() for t in (*net.parameters(), *net.buffers())]
+    z = _normal(batch, config.z_dim, grad=False)
+    return Workload(generator_main, [z], parameters, torch.ones([]), steps=steps)
+
+
+def _untrained(name: str, device: torch.device) -> "TimmEncoder":
+    """A timm backbone in bfloat16 with random weights: its speed is that of the trained one."""
+    from hsr.semantics import TimmEncoder
+    from hsr.semantics.timm_weights import import_timm
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.pt"
+        torch.save(import_timm().create_model(name, pretrained=False, num_classes=0).state_dict(), path)
+        encoder = TimmEncoder(name, weights=path, device=device)
+    return encoder.bfloat16()
+
+
+def _in_bfloat16(hsr: "SemanticRegularizer") -> None:
+    """Lets the regularizer encode and compare in bfloat16; its heads stay float32 and are cast."""
+    (encoder,) = hsr._encoder
+
+    def forward(features: Sequence[torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        targets = encoder.targets(images.detach().bfloat16(), len(hsr.resolutions))
+        heads = [head.scaled() for head in hsr.heads]
+        return hk.feature_projection_loss([x.bfloat16() for x in features], targets, heads)
+
+    hsr.forward = forward  # type: ignore[method-assign]
