@@ -20,6 +20,7 @@ REGISTERS = 128  # may be taken: left alone, ptxas spills some of them for the s
 _THREADS = 32 * WARPS
 _UNROLLED_TAPS = 36  # of [height, width]
 _UNROLLED_OUTER_TAPS = 16  # of each axis of an outer product
+_SHORT = 6  # taps of each axis of an outer product that are unrolled without vectors too
 _UNROLLED_FACTOR = 4
 _ALIGNED = 16  # pixels: the rows that are walked in vectors are multiples of this, as their kernel takes for granted
 _NO_FILTER, _OUTER, _PLAIN = 0, 1, 2  # of one tap; the outer product of a row with itself; [height, width]
@@ -88,13 +89,16 @@ class Pass:
         return pads, across, pads * vector - pad, vector, stored
 
 
-def passes_of(f: torch.Tensor | None, geometry: Geometry) -> list[Pass]:
+def passes_of(f: torch.Tensor | None, geometry: Geometry, in_vectors: bool = False) -> list[Pass]:
     """The launches that a call takes: two for an axis of taps, unless it is short enough to unroll both at once.
 
     Whether [height, width] is an outer product isn't asked: its values are on the GPU.
+
+    Args:
+        in_vectors: Whether rows can be walked in vectors, which leaves registers for longer filters in one pass.
     """
     whole = Pass(geometry, f, filter_taps(f))
-    if f is None or f.ndim == 2 or whole.unrolled:
+    if f is None or f.ndim == 2 or (whole.unrolled and (in_vectors or f.shape[0] <= _SHORT)):
         return [whole]
     g, n = geometry, f.shape[0]
     x0, x1, y0, y1 = g.padding
@@ -106,14 +110,13 @@ def passes_of(f: torch.Tensor | None, geometry: Geometry) -> list[Pass]:
 def tile_of_channels(planes: int, lines: int, columns: int, channels: int, itemsize: int) -> tuple[int, int, int]:
     """(programs, A, B) for channels_last: 16-byte accesses along channels, few different tiles."""
     lanes, widest = _THREADS * 16 // itemsize, 128 // itemsize
-    b = 4 if channels <= 4 else 16 if channels <= 16 else widest
+    b = 4 if channels <= 4 else widest
     a = lanes // b
     return planes * lines * cdiv(columns, a) * cdiv(channels, b), a, b
 
 
-def _tile_of_lines(planes: int, lines: int, columns: int, lanes: int, widest: int) -> tuple[int, int, int, int]:
+def _tile_of_lines(planes: int, lines: int, columns: int, lanes: int, b: int) -> tuple[int, int, int, int]:
     """(programs, fold, A, B) for contiguous images: a tile's lines are those of one plane or of several."""
-    b = widest if columns >= widest else widest // 4
     a = lanes // b
     in_plane = power_of_2(lines, 1, a)
     programs = cdiv(planes, a // in_plane) * cdiv(lines, in_plane) * cdiv(columns, b)
@@ -133,7 +136,8 @@ def _launch(x: torch.Tensor, y: torch.Tensor, step: Pass, last: bool) -> None:
     with on_device_of(x):
         if vectors is not None:
             pad_x, *vectors = vectors
-            programs, fold, *tile = _tile_of_lines(n * c, lines, out_width // vectors[-1], _THREADS, 16)
+            columns = out_width // vectors[-1]
+            programs, fold, *tile = _tile_of_lines(n * c, lines, columns, _THREADS, 16 if columns >= 16 else 4)
             upfirdn2d_rows_kernel[(programs,)](
                 x, f, y, n * c, height, width, out_height, out_width, fold, pad_x, g.padding[2] // g.up[1], *steps,
                 g.gain, *step.unrolled_args(True), *vectors, *tile, num_warps=WARPS,
@@ -168,7 +172,7 @@ def _lay_out(x: torch.Tensor, y: torch.Tensor, lines: int, columns: int, last: b
     if last:
         programs, *tile = tile_of_channels(n, lines, columns, c, min(x.element_size(), y.element_size()))
         return (n, c, height, width, out_height, out_width), (programs, 0, *tile)
-    return (n * c, 1, height, width, out_height, out_width), _tile_of_lines(n * c, lines, columns, 4 * _THREADS, 128)
+    return (n * c, 1, height, width, out_height, out_width), _tile_of_lines(n * c, lines, columns, 4 * _THREADS, 32)
 
 
 def run_passes(x: torch.Tensor, passes: list[Pass], dtype: torch.dtype) -> torch.Tensor:
@@ -188,4 +192,9 @@ def run_passes(x: torch.Tensor, passes: list[Pass], dtype: torch.dtype) -> torch
 
 
 def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
-    return run_passes(x, passes_of(f, geometry_of(up, down, padding, flip_filter, gain)), x.dtype)
+    geometry = geometry_of(up, down, padding, flip_filter, gain)
+    whole = Pass(geometry, f, filter_taps(f))
+    out_width = geometry.output_size(x.shape[2], x.shape[3], whole.taps)[1]
+    in_vectors = x.is_contiguous() and x.data_ptr() % 16 == 0
+    in_vectors = in_vectors and whole.vectors(x.shape[3], out_width, x.element_size()) is not None
+    return run_passes(x, passes_of(f, geometry, in_vectors), x.dtype)
