@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .._triton import cdiv, on_device_of
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
-from ..upfirdn2d.triton_impl import REGISTERS, WARPS, Pass, passes_of, run_passes, tile_of_channels
+from ..upfirdn2d.triton_impl import WARPS, Pass, passes_of, run_passes, tile_of_channels
 from ..upfirdn2d.triton_kernels import fir_place, fir_taps, fir_tile
 
 _LAST = torch.channels_last
@@ -98,7 +98,7 @@ def modulated_conv2d_fir_epilogue(
         modulated_conv2d_fir_epilogue_kernel[(programs,)](
             x, f, d, noise, b, y, c, height, width, *size, g.padding[0] // g.up[0], g.padding[2] // g.up[1],
             *f_steps, *noise_steps, g.gain, below * gain, gain, float("inf") if clamp < 0 else clamp,
-            *step.unrolled_args(), channels_last, *tile, num_warps=WARPS, maxnreg=REGISTERS,
+            *step.unrolled_args(), channels_last, *tile, num_warps=WARPS, maxnreg=step.registers,
         )  # fmt: skip
     return y
 

@@ -16,7 +16,6 @@ from .geometry import Geometry, filter_taps, geometry_of
 from .triton_kernels import upfirdn2d_kernel, upfirdn2d_looped_kernel, upfirdn2d_rows_kernel
 
 WARPS = 4
-REGISTERS = 128  # may be taken: left alone, ptxas spills some of them for the sake of more programs at a time
 _THREADS = 32 * WARPS
 _UNROLLED_TAPS = 36  # of [height, width]
 _UNROLLED_OUTER_TAPS = 16  # of each axis of an outer product
@@ -73,8 +72,13 @@ class Pass:
         if self.taps[0] == 1:
             return 1
         if max(g.up[1], g.down[1]) == 1:
-            return 8 if vectors else 4
+            return 8 if vectors else 2
         return 4 if vectors and self.taps[0] > 4 * g.up[1] else 2
+
+    @property
+    def registers(self) -> int | None:
+        """What a thread may take of them; None leaves it to ptxas, which where it goes up spills for more programs."""
+        return 128 if max(self.geometry.up) > 1 else None
 
     def vectors(self, width: int, out_width: int, itemsize: int) -> tuple[int, int, int, int, int] | None:
         """(pad_x, ACROSS, SKIP, VECTOR, STORED) of upfirdn2d_rows_kernel; None where rows can't be walked so."""
@@ -146,7 +150,7 @@ def _launch(x: torch.Tensor, y: torch.Tensor, step: Pass, last: bool) -> None:
             sizes, (programs, fold, *tile) = _lay_out(x, y, lines, cdiv(out_width, g.up[0]), last)
             upfirdn2d_kernel[(programs,)](
                 x, f, y, *sizes, fold, g.padding[0] // g.up[0], g.padding[2] // g.up[1], *steps, g.gain,
-                *step.unrolled_args(), last, *tile, num_warps=WARPS, maxnreg=REGISTERS,
+                *step.unrolled_args(), last, *tile, num_warps=WARPS, maxnreg=step.registers,
             )  # fmt: skip
 
 
