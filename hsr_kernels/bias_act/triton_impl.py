@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .._registry import dense, laid_out_like, walk
-from .._triton import cdiv, on_device_of, power_of_2
+from .._triton import cdiv, on_device_of
 
 _TILE = 4096  # elements of a tile
 _NARROW, _WIDE, _WIDEST = 64, 256, 1024  # columns of a tile
@@ -235,7 +235,7 @@ class _Matrix:
         return (self.down * self.across,)
 
     def tiles(self) -> int:
-        """Tiles to a program that sums over rows: over 64 rows or more, if enough programs are left, its sums are few."""
+        """Tiles to a program that sums over rows: enough for 64 rows, if many programs are left, so that sums are few."""
         return max(1, min(64 // self.tile[0], self.down * self.across // _PROGRAMS), cdiv(self.down, 4 * _PROGRAMS))
 
 
@@ -281,8 +281,8 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
         with on_device_of(ref):
             bias_act_bwd_kernel[(down * m.across,)](
                 dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, sums, m.rows, m.columns,
-                1 if b is None else m.channels, tiles, *_numbers(alpha, gain, clamp), act, from_output, m.along if b is not None else 0,
-                m.along if needs_db else 0, *m.tile,
+                1 if b is None else m.channels, tiles, *_numbers(alpha, gain, clamp), act, from_output,
+                0 if b is None else m.along, m.along if needs_db else 0, *m.tile,
             )  # fmt: skip
     elif needs_db:
         sums = sums.new_zeros(1, ref.shape[dim])

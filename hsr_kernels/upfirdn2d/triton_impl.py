@@ -20,7 +20,7 @@ _THREADS = 32 * WARPS
 _UNROLLED_TAPS = 36  # of [height, width]
 _UNROLLED_OUTER_TAPS = 16  # of each axis of an outer product
 _SHORT = 6  # taps of each axis of an outer product that are unrolled without vectors too
-_UNROLLED_FACTOR = 4
+_UNROLLED_FACTOR = 2
 _ALIGNED = 16  # pixels: the rows that are walked in vectors are multiples of this, as their kernel takes for granted
 _NO_FILTER, _OUTER, _PLAIN = 0, 1, 2  # of one tap; the outer product of a row with itself; [height, width]
 
@@ -83,7 +83,7 @@ class Pass:
     def vectors(self, width: int, out_width: int, itemsize: int) -> tuple[int, int, int, int, int] | None:
         """(pad_x, ACROSS, SKIP, VECTOR, STORED) of upfirdn2d_rows_kernel; None where rows can't be walked so."""
         up, down = self.geometry.up[0], self.geometry.down[0]
-        if width % _ALIGNED or out_width % _ALIGNED or max(up, down) > 2:
+        if width % _ALIGNED or out_width % _ALIGNED or max(up, down) > _UNROLLED_FACTOR:
             return None
         stored = 16 // itemsize
         across = stored // up
@@ -161,7 +161,7 @@ def _launch_looped(x: torch.Tensor, y: torch.Tensor, step: Pass, last: bool) -> 
         f = torch.ones((1, 1), dtype=torch.float32, device=x.device)
     x0, _, y0, _ = g.padding
     pad_x, pad_y = -(-x0 // g.up[0]), -(-y0 // g.up[1])
-    sizes, (programs, fold, *tile) = _lay_out(x, y, *y.shape[2:], last)
+    sizes, (programs, fold, *tile) = _lay_out(x, y, y.shape[2], y.shape[3], last)
     with on_device_of(x):
         upfirdn2d_looped_kernel[(programs,)](
             x, f, y, *sizes, fold, *g.up, *g.down, pad_x, pad_y, pad_x * g.up[0] - x0, pad_y * g.up[1] - y0,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels of upfirdn2d: the unrolled one is polyphase, reads each pixel once per lane and keeps sums in registers.
+"""Triton kernels of upfirdn2d: the unrolled ones are polyphase and keep their sums in registers.
 
 Images are [planes, height, width, channels] in memory: planes are N * C and channels 1 where they are contiguous,
 planes are N where they are channels_last. Lanes are a tile [A, B]: of lines and columns in the first case, of columns
@@ -36,6 +36,16 @@ def fir_place(lines, columns, channels, fold, LAST: tl.constexpr, A: tl.constexp
         plane = (block // blocks).to(tl.int64) * (A >> fold) + (lane >> fold)
         line = (block % blocks << fold) + (lane & ((1 << fold) - 1))
         return plane, line, program % tiles * B, tl.zeros([1, 1], tl.int32)
+
+
+@triton.jit
+def _along(first, LAST: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
+    """Columns of lanes [A, B], counted from `first`."""
+    if LAST:  # noqa: SIM108 - shapes differ, so Triton must not see both
+        columns = first + tl.arange(0, A)[:, None]
+    else:
+        columns = first + tl.arange(0, B)[None, :]
+    return columns
 
 
 @triton.jit
@@ -194,9 +204,7 @@ def fir_tile(
     results = zeros
     for i in tl.static_range((GROUPS - 1) * DOWN_Y + NEAR_Y):
         readable = inside & _within(row + i, height)
-        pixels = _pixels(
-            x, column, readable, width, column_stride, (ACROSS - 1) * DOWN_X + NEAR_X, SKIP, VECTOR, A, B
-        )
+        pixels = _pixels(x, column, readable, width, column_stride, (ACROSS - 1) * DOWN_X + NEAR_X, SKIP, VECTOR, A, B)
         x += row_stride
         if FILTER == 1:  # along the row once, for all rows of outputs
             pixels = _rows(zeros, pixels, taps, 0, TAPS_X, NEAR_X, PHASE_X, UP_X, DOWN_X, 0, N)
@@ -237,10 +245,7 @@ def upfirdn2d_kernel(
     groups = tl.cdiv(out_width, UP_X)
     blocks = tl.cdiv(out_height, UP_Y * GROUPS)
     plane, block, first, channel = fir_place(blocks, groups, channels, fold, LAST, A, B)
-    if LAST:
-        group = first + tl.arange(0, A)[:, None]
-    else:
-        group = first + tl.arange(0, B)[None, :]
+    group = _along(first, LAST, A, B)
     inside = (plane < planes) & (block < blocks) & (channel < channels)
     row, column = block * (GROUPS * DOWN_Y) - pad_y, group * DOWN_X - pad_x
     at = x + (plane * height + row) * width * channels + (column * channels + channel)
@@ -319,10 +324,7 @@ def upfirdn2d_looped_kernel(
 ):  # fmt: skip
     """Any factors and number of taps; pad is in pixels of x."""
     plane, out_row, first, channel = fir_place(out_height, out_width, channels, fold, LAST, A, B)
-    if LAST:
-        out_column = first + tl.arange(0, A)[:, None]
-    else:
-        out_column = first + tl.arange(0, B)[None, :]
+    out_column = _along(first, LAST, A, B)
     inside = (plane < planes) & (out_row < out_height) & (channel < channels) & (out_column < out_width)
     tap_x, column = _first_tap(out_column, up_x, down_x, shift_x)
     tap_y, row = _first_tap(out_row, up_y, down_y, shift_y)
