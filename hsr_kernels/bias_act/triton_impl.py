@@ -235,7 +235,7 @@ class _Matrix:
         return (self.down * self.across,)
 
     def tiles(self) -> int:
-        """Tiles to a program that sums over rows: enough for 64 rows, if many programs are left, so that sums are few."""
+        """Tiles to a program that sums over rows: for 64 rows, if many programs are left, so that sums are few."""
         return max(1, min(64 // self.tile[0], self.down * self.across // _PROGRAMS), cdiv(self.down, 4 * _PROGRAMS))
 
 

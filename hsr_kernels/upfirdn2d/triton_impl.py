@@ -139,12 +139,12 @@ def _launch(x: torch.Tensor, y: torch.Tensor, step: Pass, last: bool) -> None:
     lines = cdiv(out_height, g.up[1] * step.groups(vectors is not None))
     with on_device_of(x):
         if vectors is not None:
-            pad_x, *vectors = vectors
-            columns = out_width // vectors[-1]
+            pad_x, *shape = vectors
+            columns = out_width // shape[-1]
             programs, fold, *tile = _tile_of_lines(n * c, lines, columns, _THREADS, 16 if columns >= 16 else 4)
             upfirdn2d_rows_kernel[(programs,)](
                 x, f, y, n * c, height, width, out_height, out_width, fold, pad_x, g.padding[2] // g.up[1], *steps,
-                g.gain, *step.unrolled_args(True), *vectors, *tile, num_warps=WARPS,
+                g.gain, *step.unrolled_args(True), *shape, *tile, num_warps=WARPS,
             )  # fmt: skip
         else:
             sizes, (programs, fold, *tile) = _lay_out(x, y, lines, cdiv(out_width, g.up[0]), last)
