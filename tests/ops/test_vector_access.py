@@ -108,7 +108,7 @@ def test_layer(dtype, last):
     layers = {k: v for k, v in compiled(call).items() if k.startswith(("scale_channels", "modulated_conv2d_epilogue"))}
     assert layers
     for kernel, found in layers.items():
-        vectors = found["ld", 16] + found["st", 16]
-        assert found["st", 16] and found["ld", 16], (kernel, found)
-        assert not any(size in (2, 8) for kind, size in found if kind == "st"), (kernel, found)
-        assert vectors >= 2, (kernel, found)
+        assert found["ld", 16] >= 2 and found["st", 16] >= 2, (kernel, found)
+        # The rest: a few values of vectors per channel, and at most three partial sums, all float32.
+        assert {size for _, size in found} <= {16, 4}, (kernel, found)
+        assert found["st", 4] <= 3 and found["ld", 4] <= 8, (kernel, found)
