@@ -67,12 +67,12 @@ class Pass:
         return _NO_FILTER if self.f is None else _OUTER if self.f.ndim == 1 else _PLAIN
 
     def groups(self, vectors: bool) -> int:
-        """Groups of rows to a lane, which share rows that they read; in vectors a lane's sums are fewer registers."""
+        """Groups of rows to a lane, which share rows that they read; more than 3 spill registers without vectors."""
         g = self.geometry
         if self.taps[0] == 1:
             return 1
         if max(g.up[1], g.down[1]) == 1:
-            return 8 if vectors else 2
+            return 8 if vectors else 3
         return 4 if vectors and self.taps[0] > 4 * g.up[1] else 2
 
     @property
