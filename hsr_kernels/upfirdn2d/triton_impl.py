@@ -78,7 +78,7 @@ class Pass:
     @property
     def registers(self) -> int | None:
         """What a thread may take of them; None leaves it to ptxas, which where it goes up spills for more programs."""
-        return 128 if max(self.geometry.up) > 1 else None
+        return 168 if max(self.geometry.up) > 1 else None
 
     def vectors(self, width: int, out_width: int, itemsize: int) -> tuple[int, int, int, int, int] | None:
         """(pad_x, ACROSS, SKIP, VECTOR, STORED) of upfirdn2d_rows_kernel; None where rows can't be walked so."""
