@@ -6,6 +6,7 @@ that was asked for and can't run raises; the first fall to `reference` on a devi
 warns once per operator and reason.
 """
 
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from . import _checks, _native
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 _ENVIRONMENT = "HSR_KERNELS_BACKEND"
+_CAPABILITY = (8, 0)  # that Triton's kernels need
 
 # Process-global on purpose: a CUDA backward runs on autograd's own threads, which don't see a context variable.
 _requested: str | None = None
@@ -45,15 +47,19 @@ class Implementation:
     devices: tuple[str, ...] = ("cpu",)
     details: Callable[..., Iterable[str]] | None = None
 
-    def why_not(self, device: str | None, dtype: torch.dtype | None) -> str:
-        """Why this can't run on a device type and dtype (None: any); empty when it can."""
+    def why_not(self, device: torch.device | None, dtype: torch.dtype | None) -> str:
+        """Why this can't run on a device and dtype (None: any); empty when it can."""
         recorded = self.native == "triton" and _native.triton_recorded
         if self.native is not None and not recorded:
             reason = _native.missing(self.native)
             if reason:
                 return reason
-        if device is not None and device not in self.devices and not recorded:
-            return f"it runs on {' and '.join(self.devices)} tensors, not on {device}"
+        if device is not None and device.type not in self.devices and not recorded:
+            return f"it runs on {' and '.join(self.devices)} tensors, not on {device.type}"
+        if self.native == "triton" and not recorded and not _native.triton_interprets():
+            reason = _too_old(None if device is None else device.index)
+            if reason:
+                return reason
         if dtype is not None and dtype not in self.dtypes:
             return f"it doesn't compute in {dtype}"
         return ""
@@ -66,8 +72,10 @@ class Operator:
     name: str
     implementations: dict[str, Implementation] = field(default_factory=dict)
 
-    def why_not(self, backend: str, device: str | None, dtype: torch.dtype | None = None, limit: str = "") -> str:
-        """Why `backend` can't run on a device type and dtype, or ""; `limit` rules out all but reference."""
+    def why_not(
+        self, backend: str, device: torch.device | None, dtype: torch.dtype | None = None, limit: str = ""
+    ) -> str:
+        """Why `backend` can't run on a device and dtype, or ""; `limit` rules out all but reference."""
         if backend == "reference":
             return ""
         implementation = self.implementations.get(backend)
@@ -86,14 +94,14 @@ class Operator:
 
     def choose(self, tensor: torch.Tensor, limit: str = "", *, quiet: bool = False) -> str:
         """The name of the backend to run for `tensor`; `quiet` leaves out the warning."""
-        wanted, device = requested(), tensor.device.type
+        wanted, device = requested(), tensor.device
         if wanted is not None:
             reason = self.why_not(wanted, device, tensor.dtype, limit)
             if reason:
                 raise RuntimeError(f"the {wanted} backend was requested, but can't run {self.name}: {reason}")
             return wanted
         reasons: list[str] = []
-        for backend in _FASTEST_FIRST.get(device, ("reference",)):
+        for backend in _FASTEST_FIRST.get(device.type, ("reference",)):
             reason = self.why_not(backend, device, tensor.dtype, limit)
             if not reason:
                 if reasons and backend == "reference" and not quiet:
@@ -120,6 +128,24 @@ def _without_autocast(function: Callable[..., Any], tensor: torch.Tensor) -> Cal
             return function(*args, **options)
 
     return call
+
+
+@functools.cache
+def _capability(index: int | None) -> tuple[int, int]:
+    """Of a CUDA device (None: the current one); asked only once one is known to be there."""
+    return torch.cuda.get_device_capability(index)
+
+
+def _too_old(index: int | None) -> str:
+    """Why Triton's kernels don't run on a CUDA device, "" where they do; torch.compile takes it for granted."""
+    found = _capability(index)
+    if found >= _CAPABILITY:
+        return ""
+    needed, has = (".".join(map(str, version)) for version in (_CAPABILITY, found))
+    return f"it needs a GPU of compute capability {needed} or newer, this one is {has}"
+
+
+_too_old._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def on_gpu(function: Callable[..., Any], details: Callable[..., Iterable[str]] | None = None) -> Implementation:
@@ -198,8 +224,8 @@ def backends(op: str | None = None, device: str | torch.device | None = None) ->
         {backend: reason it can't run, or ""}.
     """
     operator = _operator(op or "bias_act")
-    kind = None if device is None else torch.device(device).type
-    return {name: operator.why_not(name, kind) for name in BACKENDS}
+    place = None if device is None else torch.device(device)
+    return {name: operator.why_not(name, place) for name in BACKENDS}
 
 
 @dataclass(frozen=True)
@@ -242,7 +268,7 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
         if name == chosen:
             reasons[name] = "chosen: " + ("it was requested" if wanted else "the fastest that can run")
         else:
-            reasons[name] = operator.why_not(name, tensor.device.type, tensor.dtype) or (
+            reasons[name] = operator.why_not(name, tensor.device, tensor.dtype) or (
                 f"it could run, but {wanted} was requested" if wanted else f"it could run, but {chosen} is faster"
             )
     details = operator.implementations[chosen].details

@@ -5,6 +5,7 @@ A dense tensor is walked as a matrix in memory order. Where the bias runs along 
 channel of one sample and the bias belongs to rows; where channels are innermost (channels_last) it belongs to columns.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +13,12 @@ import triton
 import triton.language as tl
 
 from .._registry import dense, laid_out_like, walk
-from .._triton import cdiv, on_device_of, power_of_2
+from .._triton import cdiv, on_device_of
 
 _TILE = 4096  # elements of a tile
-_ROW_PROGRAMS = 4096  # at most so many programs share out the rows, each keeping one partial sum per column
+_WARPS = 8  # with fewer, masks in 64 bits and three tensors spill registers
+_NARROW, _WIDE, _WIDEST = 64, 256, 1024  # columns of a tile
+_PROGRAMS = 1024  # enough to fill a GPU; four times as many at most keep a partial sum per column each
 
 # The codes of csrc/include/hsr/activation.h.
 _RELU, _LRELU, _TANH, _SIGMOID = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
@@ -127,70 +130,80 @@ def _curvature(ref, alpha, gain, clamp, ACT: tl.constexpr, FROM_OUTPUT: tl.const
 
 
 @triton.jit
-def _bias(b, row, column, channels, n_columns, BIAS: tl.constexpr):
+def _place(program, n_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(first row, columns) of a tile; all programs are on the grid's first axis, whose limit is 2^31 - 1."""
+    across = tl.cdiv(n_columns, COLUMNS).to(tl.int64)
+    return program // across * ROWS, program % across * COLUMNS + tl.arange(0, COLUMNS)
+
+
+@triton.jit
+def _bias(b, first, column, channels, n_columns, BIAS: tl.constexpr, ROWS: tl.constexpr):
     """The bias as it is added to a tile: along rows (1), along columns (2), or none (0)."""
     if BIAS == 1:
+        row = (first % channels).to(tl.int32) + tl.arange(0, ROWS)
         return tl.load(b + row % channels)[:, None].to(tl.float32)
     elif BIAS == 2:
-        return tl.load(b + column, mask=column < n_columns, other=0.0)[None, :].to(tl.float32)
+        return tl.load(b + column.to(tl.int32) % channels, mask=column < n_columns, other=0.0)[None, :].to(tl.float32)
     else:
         return 0.0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def bias_act_kernel(
     x, b, y, n_rows, n_columns, channels, alpha, gain, clamp,
     ACT: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    first, column = _place(tl.program_id(0).to(tl.int64), n_columns, ROWS, COLUMNS)
+    row = first + tl.arange(0, ROWS)
     at = row[:, None] * n_columns + column[None, :]
     inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    value += _bias(b, row, column, channels, n_columns, BIAS)
+    value += _bias(b, first, column, channels, n_columns, BIAS, ROWS)
     value = _raw(value, alpha, ACT) * gain
     value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
     tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "tiles"])
 def bias_act_bwd_kernel(
     dy, ref, b, dx, sums, n_rows, n_columns, channels, tiles, alpha, gain, clamp,
     ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """dx = dy * slope; SUMS: its sums over each tile's columns (1), or over the rows of `tiles` tiles (2)."""
-    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    start, column = _place(tl.program_id(0).to(tl.int64), n_columns, ROWS, COLUMNS)
     total = tl.zeros([COLUMNS], tl.float32)
     for tile in range(tiles):
-        row = (tl.program_id(0).to(tl.int64) * tiles + tile) * ROWS + tl.arange(0, ROWS)
+        first = start * tiles + tile * ROWS
+        row = first + tl.arange(0, ROWS)
         at = row[:, None] * n_columns + column[None, :]
         inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
         r = tl.load(ref + at, mask=inside, other=0.0).to(tl.float32)
         if not FROM_OUTPUT:
-            r += _bias(b, row, column, channels, n_columns, BIAS)
+            r += _bias(b, first, column, channels, n_columns, BIAS, ROWS)
         g = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32) * _slope(r, alpha, gain, clamp, ACT, FROM_OUTPUT)
         tl.store(dx + at, g.to(dx.dtype.element_ty), mask=inside)
         if SUMS == 1:
-            tl.store(sums + tl.program_id(1).to(tl.int64) * n_rows + row, tl.sum(g, 1), mask=row < n_rows)
+            across = tl.program_id(0) % tl.cdiv(n_columns, COLUMNS)
+            tl.store(sums + across.to(tl.int64) * n_rows + row, tl.sum(g, 1), mask=row < n_rows)
         if SUMS == 2:
             total += tl.sum(g, 0)
     if SUMS == 2:
-        tl.store(sums + tl.program_id(0).to(tl.int64) * n_columns + column, total, mask=column < n_columns)
+        tl.store(sums + start // ROWS * n_columns + column, total, mask=column < n_columns)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def bias_act_bwd_bwd_kernel(
     ddx, dy, ref, b, ddy, dref, n_rows, n_columns, channels, alpha, gain, clamp,
     ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    first, column = _place(tl.program_id(0).to(tl.int64), n_columns, ROWS, COLUMNS)
+    row = first + tl.arange(0, ROWS)
     at = row[:, None] * n_columns + column[None, :]
     inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
     r = tl.load(ref + at, mask=inside, other=0.0).to(tl.float32)
     if not FROM_OUTPUT:
-        r += _bias(b, row, column, channels, n_columns, BIAS)
+        r += _bias(b, first, column, channels, n_columns, BIAS, ROWS)
     g = tl.load(ddx + at, mask=inside, other=0.0).to(tl.float32)
     d = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
     slope = _slope(r, alpha, gain, clamp, ACT, FROM_OUTPUT)
@@ -203,7 +216,6 @@ def bias_act_bwd_bwd_kernel(
 class _Matrix:
     """A dense tensor as the kernels walk it."""
 
-    outer: int
     channels: int
     rows: int
     columns: int
@@ -211,19 +223,38 @@ class _Matrix:
     tile: tuple[int, int]
 
     @property
-    def grid(self) -> tuple[int, int]:
-        return cdiv(self.rows, self.tile[0]), cdiv(self.columns, self.tile[1])
+    def down(self) -> int:
+        """Tiles, from top to bottom."""
+        return cdiv(self.rows, self.tile[0])
+
+    @property
+    def across(self) -> int:
+        return cdiv(self.columns, self.tile[1])
+
+    @property
+    def grid(self) -> tuple[int]:
+        return (self.down * self.across,)
+
+    def tiles(self) -> int:
+        """Tiles to a program that sums over rows: for 64 rows, if many programs are left, so that sums are few."""
+        return max(1, min(64 // self.tile[0], self.down * self.across // _PROGRAMS), cdiv(self.down, 4 * _PROGRAMS))
 
 
 def _matrix(x: torch.Tensor, dim: int, per_channel: bool) -> _Matrix:
-    """How to walk the dense tensor `x`; only a walk per channel keeps channels apart."""
+    """How to walk the dense tensor `x`; only a walk per channel keeps channels apart.
+
+    Tiles have few shapes, as each is a compilation. Where channels are innermost, a row is those of several pixels.
+    """
     outer, channels, inner = walk(x, dim)
     if not per_channel:
-        return _Matrix(1, 1, 1, x.numel(), 0, (1, _TILE))
-    along = 2 if inner == 1 else 1
-    rows, columns = (outer, channels) if along == 2 else (outer * channels, inner)
-    width = power_of_2(columns, 16, _TILE)
-    return _Matrix(outer, channels, rows, columns, along, (_TILE // width, width))
+        return _Matrix(1, 1, x.numel(), 0, (1, _TILE))
+    if inner == 1:
+        most = max(_WIDE // max(channels, 1), 1)
+        pixels = math.gcd(outer, 1 << most.bit_length() - 1)
+        rows, columns, width = outer // pixels, channels * pixels, _WIDE if channels * pixels > _NARROW else _NARROW
+    else:
+        rows, columns, width = outer * channels, inner, _WIDEST if inner >= _WIDEST else _NARROW
+    return _Matrix(channels, rows, columns, 2 if inner == 1 else 1, (_TILE // width, width))
 
 
 def bias_act(x, b, dim, act, alpha, gain, clamp):
@@ -234,7 +265,7 @@ def bias_act(x, b, dim, act, alpha, gain, clamp):
         with on_device_of(x):
             bias_act_kernel[m.grid](
                 x, None if b is None else b.to(x.dtype).contiguous(), y, m.rows, m.columns, m.channels,
-                *_numbers(alpha, gain, clamp), act, m.along, *m.tile,
+                *_numbers(alpha, gain, clamp), act, m.along, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     return y
 
@@ -243,22 +274,20 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
     dx = torch.empty_like(ref)
     ref, dy = dense(ref), laid_out_like(dy, dx)
     m = _matrix(ref, dim, b is not None or needs_db)
-    programs, across = m.grid
-    tiles = max(cdiv(programs, _ROW_PROGRAMS), 1) if needs_db and m.along == 2 else 1
-    programs = cdiv(programs, tiles)
-    sums = dx.new_empty(
-        (programs if m.along == 2 else across * m.outer, m.channels) if needs_db else (0, 0), dtype=torch.float32
-    )
+    tiles = m.tiles() if needs_db and m.along == 2 else 1
+    down = cdiv(m.down, tiles)
+    partial = (0, 0) if not needs_db else (down, m.columns) if m.along == 2 else (m.across, m.rows)
+    sums = dx.new_empty(partial, dtype=torch.float32)
     if ref.numel():
         with on_device_of(ref):
-            bias_act_bwd_kernel[programs, across](
-                dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, sums, m.rows, m.columns, m.channels,
-                tiles, *_numbers(alpha, gain, clamp), act, from_output, m.along if b is not None else 0,
-                m.along if needs_db else 0, *m.tile,
+            bias_act_bwd_kernel[(down * m.across,)](
+                dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, sums, m.rows, m.columns,
+                1 if b is None else m.channels, tiles, *_numbers(alpha, gain, clamp), act, from_output,
+                0 if b is None else m.along, m.along if needs_db else 0, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     elif needs_db:
-        sums.zero_()
-    return dx, sums.sum(0, dtype=torch.float64)
+        sums = sums.new_zeros(1, ref.shape[dim])
+    return dx, (sums.view(-1, m.channels) if needs_db else sums).sum(0, dtype=torch.float64)
 
 
 def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp):
@@ -269,7 +298,7 @@ def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp)
         with on_device_of(ref):
             bias_act_bwd_bwd_kernel[m.grid](
                 ddx, dy, ref, None if b is None else b.to(ref.dtype).contiguous(), ddy, dref, m.rows, m.columns,
-                m.channels, *_numbers(alpha, gain, clamp), act, from_output, m.along, *m.tile,
+                m.channels, *_numbers(alpha, gain, clamp), act, from_output, m.along, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     return ddy, dref
 

@@ -7,31 +7,37 @@ import triton.language as tl
 
 from .._triton import cdiv, on_device_of
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
-from ..upfirdn2d.triton_impl import WARPS, Pass, fir_place, fir_taps, fir_tile, passes_of, run_passes, tile_of
+from ..upfirdn2d.triton_impl import WARPS, Pass, passes_of, run_passes, tile_of_channels
+from ..upfirdn2d.triton_kernels import fir_place, fir_taps, fir_tile
 
 _LAST = torch.channels_last
 _SLOPES = {0: 1.0, 1: 0.0}  # below zero, by the codes of csrc/include/hsr/activation.h; lrelu's is alpha
 
 
-@triton.jit(do_not_specialize=["pad_x", "pad_y", "f_start", "f_step_y", "f_step_x", "noise_plane", "noise_row"])
+@triton.jit(
+    do_not_specialize=[
+        "height", "width", "out_height", "pad_x", "pad_y", "f_start", "f_step_y", "f_step_x", "noise_plane",
+        "noise_row", "noise_column",
+    ]
+)  # fmt: skip
 def modulated_conv2d_fir_epilogue_kernel(
     x, f, d, noise, b, y, channels, height, width, out_height, out_width, pad_x, pad_y, f_start, f_step_y, f_step_x,
     noise_plane, noise_row, noise_column, gain, below, above, clamp,
     UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr,
     PHASE_X: tl.constexpr, PHASE_Y: tl.constexpr, TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, FILTER: tl.constexpr,
-    LAST: tl.constexpr, GROUPS: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+    GROUPS: tl.constexpr, LAST: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Reads channels_last; LAST: so it writes. gain is the FIR's, above and below the activation's slopes with gain."""
     groups = tl.cdiv(out_width, UP_X)
-    plane, block, first, channel = fir_place(tl.cdiv(out_height, UP_Y * GROUPS), groups, channels, True, 1, A, B)
+    plane, block, first, channel = fir_place(tl.cdiv(out_height, UP_Y * GROUPS), groups, channels, 0, True, A, B)
     group = first + tl.arange(0, A)[:, None]
     inside = channel < channels
     row, column = block * (GROUPS * DOWN_Y) - pad_y, group * DOWN_X - pad_x
     at = x + (plane * height + row) * width * channels + (column * channels + channel)
     taps = fir_taps(f, f_start, f_step_y, f_step_x, gain, FILTER, TAPS_X, TAPS_Y)
     results = fir_tile(
-        at, row, column, inside, height, width, width * channels, channels, taps,
-        UP_X, UP_Y, DOWN_X, DOWN_Y, PHASE_X, PHASE_Y, TAPS_X, TAPS_Y, GROUPS,
+        at, row, column, inside, height, width, width * channels, channels, taps, gain,
+        UP_X, UP_Y, DOWN_X, DOWN_Y, PHASE_X, PHASE_Y, TAPS_X, TAPS_Y, FILTER, GROUPS, 1, 0, 1, A, B,
     )  # fmt: skip
     scale = 1.0
     added = 0.0
@@ -84,15 +90,15 @@ def modulated_conv2d_fir_epilogue(
     below = _SLOPES.get(act, alpha)
     n, c, height, width = x.shape
     columns = cdiv(size[1], step.geometry.up[0])
-    lines = cdiv(size[0], step.geometry.up[1] * step.groups)
-    programs, _, *tile = tile_of(n, lines, columns, c, True, x.element_size())
+    lines = cdiv(size[0], step.geometry.up[1] * step.groups(False))
+    programs, *tile = tile_of_channels(n, lines, columns, c, y.element_size())
     g = step.geometry
     f, *f_steps = step.filter_args
     with on_device_of(x):
         modulated_conv2d_fir_epilogue_kernel[(programs,)](
             x, f, d, noise, b, y, c, height, width, *size, g.padding[0] // g.up[0], g.padding[2] // g.up[1],
             *f_steps, *noise_steps, g.gain, below * gain, gain, float("inf") if clamp < 0 else clamp,
-            *step.unrolled_args, step.kind, channels_last, step.groups, *tile, num_warps=WARPS,
+            *step.unrolled_args(), channels_last, *tile, num_warps=WARPS, maxnreg=step.registers,
         )  # fmt: skip
     return y
 

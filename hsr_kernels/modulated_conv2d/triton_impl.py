@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from .._registry import NHWC, dense_image, laid_out_like
-from .._triton import cdiv, on_device_of, power_of_2
+from .._triton import cdiv, on_device_of
 from .triton_conv import modulated_conv2d_layer, modulated_conv2d_layer_bwd, modulated_conv2d_layer_weight
 from .triton_fir_epilogue import modulated_conv2d_fir_epilogue
 
@@ -32,9 +32,10 @@ __all__ = [
 ]
 
 _LAST = torch.channels_last
-_THREADS = 256  # of a program that has a whole tile
+_WARPS = 8
+_THREADS = 32 * _WARPS
 _BYTES = 32  # of a tensor that a thread holds; more would take the registers of other programs
-_CHANNELS = 64  # at most so many channels in a tile
+_CHANNELS, _FEW = 32, 8  # channels in a tile; of images that have few. Two shapes only, as each is a compilation
 _PROGRAMS = 4096  # where sums are kept, programs take several tiles each rather than be more than this
 _INT32_LIMIT = 1 << 30  # elements of a sample: its offsets, those beyond its end too, fit in int32 below this
 _PLAIN = ["n", "programs", "tiles", "noise_stride"]  # not worth a compilation for their values
@@ -234,7 +235,6 @@ class _Share(NamedTuple):
     tiles: int
     pixels: int  # of a tile
     channels: int  # of a tile
-    warps: int
 
     @property
     def blocks(self) -> int:
@@ -256,12 +256,11 @@ def _share_out(images: torch.Tensor, *, sums: bool = False, held: int | None = N
     """Shares out [N, C, H, W]; a thread holds `held` elements of each tensor, by default those in _BYTES."""
     n, c, h, w = images.shape
     held = held or _BYTES // images.element_size()
-    channels = power_of_2(c, 4, _CHANNELS)
-    pixels = power_of_2(h * w, 16, _THREADS * held // channels)
-    warps = power_of_2(pixels * channels // (32 * held), 1, _THREADS // 32)
+    channels = _FEW if c <= _FEW else _CHANNELS
+    pixels = _THREADS * held // channels
     per_sample = cdiv(h * w, pixels)
     tiles = max(min(per_sample, n * per_sample * cdiv(c, channels) // _PROGRAMS), 1) if sums else 1
-    return _Share(n, c, h * w, cdiv(per_sample, tiles), tiles, pixels, channels, warps)
+    return _Share(n, c, h * w, cdiv(per_sample, tiles), tiles, pixels, channels)
 
 
 def _per_sample(partial: torch.Tensor) -> torch.Tensor:
@@ -298,7 +297,7 @@ def scale_channels(x, s):
     if x.numel():
         with on_device_of(x):
             scale_channels_kernel[by.grid](
-                x, _float(s), u, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC), num_warps=by.warps
+                x, _float(s), u, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC), num_warps=_WARPS
             )
     return u
 
@@ -306,13 +305,13 @@ def scale_channels(x, s):
 def scale_channels_bwd(du, x, s):
     x, layout = dense_image(x)
     dx, du = torch.empty_like(x), du.contiguous(memory_format=_LAST)
-    by = _share_out(x, sums=True)
+    by = _share_out(x, sums=True, held=8)
     sums = by.partial_sums(1, x)
     if x.numel():
         with on_device_of(x):
             scale_channels_bwd_kernel[by.grid](
                 du, x, _float(s), dx, sums, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC),
-                num_warps=by.warps,
+                num_warps=_WARPS,
             )  # fmt: skip
     return dx, _per_sample(sums[0])
 
@@ -326,7 +325,7 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
         with on_device_of(z):
             modulated_conv2d_epilogue_kernel[by.grid](
                 z, _float(d), _float(noise), _float(b), y, _stride(noise, by.hw), *_numbers(act, alpha, gain, clamp),
-                by.c, by.hw, by.programs, by.tiles, _scalar(noise), *by.args(channels_last), num_warps=by.warps,
+                by.c, by.hw, by.programs, by.tiles, _scalar(noise), *by.args(channels_last), num_warps=_WARPS,
             )  # fmt: skip
     return y
 
@@ -335,7 +334,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
     dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
-    by = _share_out(y, sums=True)
+    by = _share_out(y, sums=True, held=8)
     sums = by.partial_sums(2, y)
     dnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_dnoise else None
     if y.numel():
@@ -343,7 +342,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
             modulated_conv2d_epilogue_bwd_kernel[by.grid](
                 dy, y, _float(d), _float(noise), _float(b), dz, sums, dnoise, _stride(noise, by.hw),
                 *_with_inverses(*_numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
-                _scalar(noise), *by.args(layout == NHWC), num_warps=by.warps,
+                _scalar(noise), *by.args(layout == NHWC), num_warps=_WARPS,
             )  # fmt: skip
     return dz, _per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), _per_pixel(dnoise, sums)
 
@@ -363,7 +362,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
             modulated_conv2d_epilogue_bwd_bwd_kernel[by.grid](
                 ddz, _float(ratio), _float(ddnoise), _float(ddb), dy, y, _float(d), _float(noise), _float(b),
                 gdy, gy, gnoise, sums, _stride(noise, by.hw), *_with_inverses(*_numbers(act, alpha, gain, clamp)),
-                by.n, by.c, by.hw, by.programs, by.tiles, _scalar(noise), *by.args(layout == NHWC), num_warps=by.warps,
+                by.n, by.c, by.hw, by.programs, by.tiles, _scalar(noise), *by.args(layout == NHWC), num_warps=_WARPS,
             )  # fmt: skip
     return gdy, gy, _per_pixel(gnoise, sums), _per_sample(sums)
 

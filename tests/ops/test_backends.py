@@ -141,6 +141,48 @@ def test_backends_lists_what_can_run():
     assert on_cuda["cpu"]  # the native CPU kernels don't run on other devices, and say so
 
 
+@pytest.fixture
+def old_gpu(monkeypatch):
+    """A machine with a Turing card as device 0 and a Hopper card as device 1."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda i=None: asked.append(i) or ((9, 0) if i == 1 else (7, 5))
+    )
+    for cached in (_native._without_triton, _backends._capability):
+        cached.cache_clear()
+    yield asked
+    for cached in (_native._without_triton, _backends._capability):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("op", NATIVE)
+def test_older_gpu_is_told_and_asked_once(op, old_gpu):
+    pytest.importorskip("triton")
+    reason = "it needs a GPU of compute capability 8.0 or newer, this one is 7.5"
+    for _ in range(2):
+        assert hk.backends(op, "cuda:0")["triton"] == reason
+        assert hk.backends(op, "cuda:1")["triton"] == ""
+        assert hk.backends(op)["triton"] == reason
+    assert old_gpu == [0, 1, None]
+
+
+def test_older_gpu_falls_to_reference_with_a_warning(old_gpu, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(_backends, "_warned", set())
+    operator = _backends._operators["bias_act"]
+
+    class OnGpu:
+        device, dtype = torch.device("cuda", 0), torch.float32
+
+    with pytest.warns(RuntimeWarning, match="reference backend .*compute capability 8.0 or newer, this one is 7.5"):
+        assert operator.choose(OnGpu) == "reference"
+    with hk.use_backend("triton"), pytest.raises(RuntimeError, match=r"this one is 7\.5"):
+        operator.choose(OnGpu)
+    OnGpu.device = torch.device("cuda", 1)
+    assert operator.choose(OnGpu) == "triton"
+
+
 @requires_native
 def test_explain_reads_as_text():
     text = str(hk.explain("upfirdn2d", X.half()))

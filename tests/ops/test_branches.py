@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Branches of the Triton launchers that only large or long tensors take, on small ones and in the interpreter."""
+
+import importlib
+
+import pytest
+import torch
+
+from tests.cases import BY_NAME, FIR4, FIR12, Case
+from tests.native import TRITON_DEVICES
+from tests.ops.test_parity import check
+
+_INTERPRETED = [pytest.param("cpu", marks=TRITON_DEVICES["cpu"]), pytest.param("cuda", marks=TRITON_DEVICES["cuda"])]
+DEVICES = pytest.mark.parametrize("device", _INTERPRETED)
+LAYOUTS = pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+# Rows of multiples of 16, walked in vectors; paddings at every place within one.
+ROWS = [
+    Case("upfirdn2d", f"{name}-{f.numel()}-{pad}", {"x": (1, 3, 19, 32)},
+         {"f": f, "padding": (pad, f.shape[0] - 1 - pad, 3, 1), "flip_filter": pad % 2 == 0, **options})
+    for name, options in (("same", {}), ("up", {"up": 2, "gain": 4}), ("down", {"down": 2}))
+    for f in (FIR4, FIR12)
+    for pad in (-5, -1, 0, 1, 2, 3, 9)
+]  # fmt: skip
+
+
+def _implementation(op: str):
+    return importlib.import_module(f"hsr_kernels.{op}.triton_impl")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+@pytest.mark.parametrize("case", ROWS, ids=str)
+@DEVICES
+def test_rows_in_vectors(case, device, dtype, monkeypatch):
+    module, seen = _implementation("upfirdn2d"), []
+    plan = module.Pass.vectors
+    monkeypatch.setattr(module.Pass, "vectors", lambda *args: seen.append(plan(*args)) or seen[-1])
+    check(case, "triton", device, "contiguous", dtype, 0)
+    assert seen and all(seen), "these cases are there for the kernel of rows"
+    check(case, "triton", device, "contiguous", dtype, 1)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("order", (0, 1, 2))
+@pytest.mark.parametrize("name", ("modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb"))
+@LAYOUTS
+@DEVICES
+def test_64_bit_offsets_of_a_layer(name, layout, device, order, monkeypatch):
+    """Samples beyond 2^30 elements: the limit is put down."""
+    module = _implementation("modulated_conv2d")
+    monkeypatch.setattr(module, "_INT32_LIMIT", 0)
+    check(BY_NAME[name], "triton", device, layout, torch.float32, order)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@LAYOUTS
+@DEVICES
+def test_programs_of_many_tiles(layout, device, monkeypatch):
+    """Where sums are kept, programs take several tiles each if there are many."""
+    for op, case in (
+        ("bias_act", Case("bias_act", "long", {"x": (2, 96, 33, 17), "b": (96,)}, {"act": "lrelu"})),
+        ("modulated_conv2d", BY_NAME["modulated_conv2d-styled"]),
+    ):
+        monkeypatch.setattr(_implementation(op), "_PROGRAMS", 1)
+        for order in (1, 2):
+            check(case, "triton", device, layout, torch.float32, order)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("act", ("lrelu", "swish"))
+@pytest.mark.parametrize("shape", ((8, 3, 8, 8), (2, 5, 3, 7), (4, 300, 2, 2), (1, 1, 40, 40), (0, 3, 4, 4)), ids=str)
+@LAYOUTS
+@DEVICES
+def test_channels_of_several_pixels_to_a_row(shape, act, layout, device):
+    case = Case("bias_act", "folded", {"x": shape, "b": shape[1:2]}, {"act": act, "clamp": 1.0})
+    for order in (0, 1, 2):
+        check(case, "triton", device, layout, torch.float32, order)
+
+
+def test_grids_of_flat_tensors_stay_on_the_first_axis():
+    """The other axes end at 65535 programs, which a tensor of 2^28 elements and no bias would pass."""
+    pytest.importorskip("triton")
+    matrix = _implementation("bias_act")._matrix
+    for shape, per_channel in (((2**32,), False), ((1, 1, 2**16, 2**16), True), ((2**20, 2**12), True)):
+        grid = matrix(torch.empty(shape, device="meta"), len(shape) > 1, per_channel).grid
+        assert len(grid) == 1 and 0 < grid[0] < 2**31
