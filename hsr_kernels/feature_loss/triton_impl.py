@@ -25,8 +25,14 @@ from .triton_projection import (
     feature_sum_kernel,
 )
 
-# Tiles by how tl.dot multiplies. BC: of the sum over channels or hidden units; as many bytes in each dtype.
-_HIDDEN = {"half": (128, 64, 128), "tf32": (64, 32, 128), "ieee": (64, 32, 64)}  # BK, BC, BP
+# Tiles by how tl.dot multiplies, as large as registers allow, which were counted ahead of time for each kind of chip.
+# "small": chips whose tensor cores take operands from registers (all but sm_90 and sm_100), and unaligned shapes.
+_HIDDEN = {  # BK, BC, BP, ROWS, COLUMNS
+    "half": (128, 64, 64, 2, 32),
+    "tf32": (64, 32, 64, 2, 32),
+    "ieee": (64, 16, 32, 1, 16),
+    "small": (64, 32, 64, 1, 32),
+}
 _PRODUCT = {"half": (128, 128, 64), "tf32": (128, 128, 32), "ieee": (64, 64, 32)}  # BM, BN, BC
 _BWD_DATA = {"half": (32, 256, 128), "tf32": (32, 128, 64), "ieee": (32, 64, 64)}  # BK, BC, BP
 _BWD_WEIGHT = {"half": (128, 128, 32), "tf32": (128, 128, 32), "ieee": (32, 64, 32)}  # BK, BC, BP
@@ -35,14 +41,14 @@ _SUM = (16, 256)
 
 
 @lru_cache(maxsize=256)
-def _across(w: int, tw: int, pixels: int) -> tuple[int, int, int]:
-    """How rows fall into tiles of so many pixels: (sides, pixels of a row in a tile, images at a time)."""
-    for across in range(min(tw, pixels), 0, -1):
+def _across(w: int, tw: int, pixels: int) -> tuple[int, int, int, bool]:
+    """How rows fall into tiles: (sides, pixels of a row in a tile, images at a time, whether a window exceeds a tile)."""
+    for across in range(tw, 0, -1):
         firsts = range(0, tw, across)
         spans = [cdiv(min(j + across, tw) * w, tw) - j * w // tw // 8 * 8 for j in firsts]
         if max(spans) <= pixels or across == 1:
             width = min(cdiv(max(spans), 8) * 8, pixels)
-            return len(firsts), width, min(pixels // width, pixels // across)
+            return len(firsts), width, pixels // width, max(spans) > width
     raise AssertionError("a side has at least one window")
 
 
@@ -132,6 +138,12 @@ class _Scales:
         return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
 
     @property
+    def roomy(self) -> bool:
+        """Whether tensor cores take their operands from memory on chip, and leave more registers to everything else."""
+        x = self.x[0]
+        return x.is_cuda and torch.cuda.get_device_properties(x.device).major in (9, 10)
+
+    @property
     def hidden_align(self) -> int:
         """What divides rows of pixels and channels, for wide loads."""
         return math.gcd(8, *self.c, *(w for _, w in self.hw))
@@ -188,13 +200,14 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
 
 def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
     """The pooled hidden layers [K, N * Q] and the masks of their ReLUs."""
-    bk, bc, bp = _HIDDEN[s.kind]
+    small = s.kind != "ieee" and not (s.roomy and s.hidden_align == 8)
+    bk, bc, bp, rows, columns = _HIDDEN["small" if small else s.kind]
     pooled = [s.empty(k, s.n * q) for k, q in zip(s.k, s.q, strict=True)]
     mask = None
     if keeps_mask:
         mask = [s.empty(s.n, cdiv(k, 32), h * w, dtype=torch.int32) for k, (h, w) in zip(s.k, s.hw, strict=True)]
     tiles = [_across(w, side, bp) for (_, w), side in zip(s.hw, s.sides, strict=True)]
-    sides, widths, samples = zip(*tiles, strict=True)
+    sides, widths, samples, wide = zip(*tiles, strict=True)
     programs = [cdiv(k, bk) * a * cdiv(s.n, m) for k, a, m in zip(s.k, sides, samples, strict=True)]
     # Few programs: split the walk down the images; neighbouring parts compute the row that they share twice.
     split = cdiv(2 * s.processors, max(sum(programs), 1))
@@ -203,8 +216,8 @@ def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[t
     starts = _starts([p * count for p, count in zip(parts, programs, strict=True)])
     feature_hidden_kernel[(starts[-1],)](
         s.x, s.w1, s.b1, tuple(pooled), mask and tuple(mask), starts[:-1], *s.hidden_sizes, sides, widths, samples,
-        parts, s.n, s.gain, bk, bc, bp, s.last, s.hidden_align, s.precision, s.index(max(samples)),
-        num_warps=8, num_stages=3,
+        parts, s.n, s.gain, bk, bc, bp, rows, columns, any(wide), s.last, s.hidden_align, s.precision,
+        s.index(max(samples)), num_warps=8, num_stages=3,
     )  # fmt: skip
     return pooled, mask
 
