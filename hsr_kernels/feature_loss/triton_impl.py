@@ -28,14 +28,14 @@ from .triton_projection import (
 # Tiles by how tl.dot multiplies, as large as registers allow, which were counted ahead of time for each kind of chip.
 # "small": chips whose tensor cores take operands from registers (all but sm_90 and sm_100), and unaligned shapes.
 _HIDDEN = {  # BK, BC, BP, ROWS, COLUMNS
-    "half": (128, 64, 64, 2, 32),
+    "half": (128, 64, 64, 2, 16),
     "tf32": (64, 32, 64, 2, 32),
     "ieee": (64, 16, 32, 1, 16),
     "small": (64, 32, 64, 1, 32),
 }
 _PRODUCT = {"half": (128, 128, 64), "tf32": (128, 128, 32), "ieee": (64, 64, 32)}  # BM, BN, BC
-_BWD_DATA = {"half": (32, 256, 128), "tf32": (32, 128, 64), "ieee": (32, 64, 64)}  # BK, BC, BP
-_BWD_WEIGHT = {"half": (128, 128, 32), "tf32": (128, 128, 32), "ieee": (32, 64, 32)}  # BK, BC, BP
+_BWD_DATA = {"half": (32, 256, 64), "tf32": (32, 64, 64), "ieee": (32, 64, 64)}  # BK, BC, BP
+_BWD_WEIGHT = {"half": (64, 128, 32), "tf32": (64, 128, 32), "ieee": (32, 64, 32)}  # BK, BC, BP
 _CHUNK = {"half": 64, "tf32": 64, "ieee": 32}  # windows that the backward spreads over a tile at a time, at most
 _SUM = (16, 256)
 
@@ -217,7 +217,7 @@ def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[t
     feature_hidden_kernel[(starts[-1],)](
         s.x, s.w1, s.b1, tuple(pooled), mask and tuple(mask), starts[:-1], *s.hidden_sizes, sides, widths, samples,
         parts, s.n, s.gain, bk, bc, bp, rows, columns, any(wide), s.last, s.hidden_align, s.precision,
-        s.index(max(samples)), num_warps=8, num_stages=3,
+        s.index(max(samples)), num_warps=8, num_stages=3, **({"maxnreg": 255} if s.kind == "ieee" else {}),
     )  # fmt: skip
     return pooled, mask
 
