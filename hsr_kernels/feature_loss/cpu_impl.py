@@ -18,11 +18,11 @@ _BLOCK = 1 << 20  # elements of the hidden layer at a time
 
 def feature_loss(x, target, w1, b1, w2, b2, gain):
     scales = zip(x, target, w1, b1, w2, b2, strict=True)
-    losses, kept = zip(*(_loss(*scale, gain) for scale in scales), strict=True)
+    losses, kept = zip(*(_loss(*scale, gain=gain) for scale in scales), strict=True)
     return torch.stack(losses), [t for scale in kept for t in scale]
 
 
-def _loss(x, target, w1, b1, w2, b2, gain):
+def _loss(x, target, w1, b1, w2, b2, *, gain):
     dtype = wide(x.dtype)
     size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
     pooled, mask = _hidden(x, w1.to(x.dtype), b1.to(x.dtype), *pooled_size(x, out[0]), gain)

@@ -10,7 +10,7 @@ layers are matrices [K, N * th * tw], so that the second layer is one matrix pro
 import triton
 import triton.language as tl
 
-from .triton_common import aligned, begin, end, pick, place, unit
+from .triton_common import aligned, begin, end, pick, place
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -87,8 +87,8 @@ def feature_hidden_kernel(
 
 @triton.jit
 def _pool_row(
-    total, z, y, pooled, gain, n, first_sample, samples, first_row, place, pitch, adds, top, bottom, first, last, across,
-    k, h, w, th, tw, DTYPE: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    total, z, y, pooled, gain, n, first_sample, samples, first_row, place, pitch, adds, top, bottom, first, last,
+    across, k, h, w, th, tw, DTYPE: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     INDEX: tl.constexpr,
 ):  # fmt: skip
     """total + relu(z), once the windows that end with row `y` are stored: what is left for those that don't."""

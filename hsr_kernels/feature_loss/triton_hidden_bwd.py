@@ -113,7 +113,8 @@ def feature_hidden_bwd_weight_kernel(
         if program >= 0 and program < starts[i + 1] - starts[i]:
             _bwd_weight(
                 program, dpooled[i], mask[i], x[i], dw[i], db[i], 1 / unit(loss + i), aligned(c[i], ALIGN), k[i], h[i],
-                aligned(w[i], ALIGN), th[i], tw[i], steps, n, gain, BK, BC, BP, BQ[i], CHUNKS[i], LAST, PRECISION, INDEX,
+                aligned(w[i], ALIGN), th[i], tw[i], steps, n, gain, BK, BC, BP, BQ[i], CHUNKS[i], LAST, PRECISION,
+                INDEX,
             )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ _SUM = (16, 256)
 
 @lru_cache(maxsize=256)
 def _across(w: int, tw: int, pixels: int) -> tuple[int, int, int, bool]:
-    """How rows fall into tiles: (sides, pixels of a row in a tile, images at a time, whether a window exceeds a tile)."""
+    """How rows fall into tiles: (sides, pixels of a row in a tile, images at a time, whether windows exceed tiles)."""
     for across in range(tw, 0, -1):
         firsts = range(0, tw, across)
         spans = [cdiv(min(j + across, tw) * w, tw) - j * w // tw // 8 * 8 for j in firsts]
@@ -83,8 +83,9 @@ class _Scales:
         last = all(t.is_contiguous(memory_format=torch.channels_last) for t in x)
         last = last and not all(t.is_contiguous() for t in x)
         layout = torch.channels_last if last else torch.contiguous_format
-        heads = ([t.to(x[0].dtype).contiguous() for t in tensors] for tensors in (w1, b1, w2, b2))
-        return cls(tuple(t.contiguous(memory_format=layout) for t in x), *map(tuple, heads), tuple(sides), gain, last)
+        images = tuple(t.contiguous(memory_format=layout) for t in x)
+        w1, b1, w2, b2 = (tuple(t.to(x[0].dtype).contiguous() for t in tensors) for tensors in (w1, b1, w2, b2))
+        return cls(images, w1, b1, w2, b2, tuple(sides), gain, last)
 
     @property
     def n(self) -> int:
@@ -217,7 +218,9 @@ def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[t
     feature_hidden_kernel[(starts[-1],)](
         s.x, s.w1, s.b1, tuple(pooled), mask and tuple(mask), starts[:-1], *s.hidden_sizes, sides, widths, samples,
         parts, s.n, s.gain, bk, bc, bp, rows, columns, any(wide), s.last, s.hidden_align, s.precision,
-        s.index(max(samples)), num_warps=8, num_stages=3, **({"maxnreg": 255} if s.kind == "ieee" else {}),
+        s.index(max(samples)), num_warps=8, num_stages=3,
+        # Without tensor cores ptxas would rather spill than pass 128 registers.
+        **({"maxnreg": 255} if s.kind == "ieee" else {}),
     )  # fmt: skip
     return pooled, mask
 

@@ -71,7 +71,9 @@ def feature_projection_bwd_weight_kernel(
     scale, program = place(starts)
     k, d, columns = aligned(pick(k, scale), ALIGN), pick(d, scale), aligned(n * pick(q, scale), ALIGN)
     row, column = _tile(program, d, k, BM, BN, INDEX)
-    total = product(pick(difference, scale), pick(pooled, scale), d, k, columns, row, column, True, False, BC, PRECISION)
+    total = product(
+        pick(difference, scale), pick(pooled, scale), d, k, columns, row, column, True, False, BC, PRECISION
+    )
     dw = pick(dw, scale)
     here = (row < d)[:, None] & (column < k)[None, :]
     value = (total * (tl.load(dloss + scale) * pick(share, scale))).to(dw.dtype.element_ty)
