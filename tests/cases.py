@@ -310,6 +310,9 @@ def _feature_loss() -> list[Case]:
         case("to-one-pixel", 2, 7, (3, 6, 6, 5, 1)),
         case("size-1", 1, 5, (1, 1, 1, 1, 1)),
         case("from-one-pixel", 2, 6, (5, 1, 1, 4, 3)),
+        case("no-multiples", 3, 70, (33, 9, 7, 5, 4), (9, 5, 6, 4, 7)),
+        case("windows-wider-than-tiles", 2, 5, (3, 5, 150, 4, 2)),
+        case("rows-in-sides", 1, 5, (3, 4, 100, 4, 3)),
     ]
 
 

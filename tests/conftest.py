@@ -42,36 +42,34 @@ hypothesis.settings.load_profile("hsr")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _exact_bfloat16():
-    """What Triton's interpreter gets wrong of bfloat16, done as on a GPU.
+def _bfloat16_interpreter():
+    """Triton's interpreter keeps bfloat16 as integers: it cuts float32 off to it, and multiplies the integers.
 
-    It cuts float32 off where a GPU rounds to nearest, ties to even, and tl.dot multiplies the bits as integers.
+    A GPU rounds to nearest, ties to even, and multiplies the numbers, and so does this.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         return
     from triton.runtime import interpreter
 
-    convert = interpreter._convert_float
+    tl, builder = interpreter.tl, interpreter.InterpreterBuilder
+    convert, dot = interpreter._convert_float, builder.create_dot
 
     def rounding(values, source, target, mode):
-        if source == interpreter.tl.float32 and target == interpreter.tl.bfloat16:
+        if source == tl.float32 and target == tl.bfloat16:
             floats = torch.from_numpy(np.ascontiguousarray(values).view(np.float32))
             return floats.bfloat16().view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
         return convert(values, source, target, mode)
 
-    interpreter._convert_float = rounding
-    dot, bfloat16, float32 = interpreter.InterpreterBuilder.create_dot, interpreter.tl.bfloat16, interpreter.tl.float32
+    def widened(operand):
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        bits = np.ascontiguousarray(operand.data).view(np.uint16).astype(np.uint32) << 16
+        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
 
-    def widening(builder, a, b, *rest):
-        a, b = (
-            interpreter.TensorHandle(convert(v.data, bfloat16, float32, None).view(np.float32), float32)
-            if v.dtype.scalar == bfloat16
-            else v
-            for v in (a, b)
-        )
-        return dot(builder, a, b, *rest)
+    def multiplying(self, a, b, *rest):
+        return dot(self, widened(a), widened(b), *rest)
 
-    interpreter.InterpreterBuilder.create_dot = widening
+    interpreter._convert_float, builder.create_dot = rounding, multiplying
 
 
 @pytest.fixture(autouse=True)

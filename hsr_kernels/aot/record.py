@@ -72,7 +72,7 @@ class Launch:
 
     Attributes:
         module, kernel: Where the function is found.
-        signature: Argument -> type, "constexpr" for those whose value is compiled in.
+        signature: Argument -> type, "constexpr" for those whose value is compiled in; of a tuple, a tuple of these.
         constants: Position -> value of those.
         attributes: Position -> what is known of the value, such as that 16 divides it; empty where nothing is.
         options: Launch options that aren't Triton's defaults, and warps and stages.
@@ -98,7 +98,7 @@ class Launch:
     @property
     def dtypes(self) -> str:
         """The distinct types behind the kernel's pointers, in order of arguments."""
-        types = (t.lstrip("*k") if t.startswith("*") else _described(t) for t in self.signature.values())
+        types = (t.lstrip("*k") if t.startswith("*") else _described(t) for t in _flat(self.signature.values()))
         return " ".join(dict.fromkeys(t for t in types if t))
 
     @property
@@ -114,6 +114,15 @@ class Launch:
         for number in numbers:
             tile *= number
         return tile, int(self.options["num_stages"]), self.key
+
+
+def _flat(types: Iterable[Any]) -> Iterator[str]:
+    """The types of arguments, and of what is in those that are tuples."""
+    for kind in types:
+        if isinstance(kind, str):
+            yield kind
+        else:
+            yield from _flat(kind)
 
 
 def _described(kind: str) -> str:

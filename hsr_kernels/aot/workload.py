@@ -204,21 +204,25 @@ def _modulated() -> Iterator[Call]:
     yield from found
 
 
-def _scale(x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Tensor, b2: torch.Tensor, *,
-           target: int) -> torch.Tensor:  # fmt: skip
-    goal = torch.empty(x.shape[0], w2.shape[0], target, target, dtype=x.dtype, device=x.device)
-    return hk.feature_projection_loss([x], [goal], [(w1, b1, w2, b2)])
+def _scales(*tensors: torch.Tensor, targets: Sequence[int]) -> torch.Tensor:
+    """x, w1, b1, w2, b2 of one scale after another."""
+    features, *heads = (tensors[i::5] for i in range(5))
+    goals = [
+        torch.empty(x.shape[0], w2.shape[0], t, t, dtype=x.dtype, device=x.device)
+        for x, w2, t in zip(features, heads[2], targets, strict=True)
+    ]
+    return hk.feature_projection_loss(features, goals, list(zip(*heads, strict=True)))
 
 
 def _feature_loss() -> Iterator[Call]:
+    def call(layout: torch.memory_format, n: int, k: int, *scales: tuple[int, int, int, int]) -> Call:
+        """`scales`: (channels, side, target channels, target side)."""
+        shapes = [shape for c, side, d, _ in scales for shape in ((n, c, side, side), (k, c), (k,), (d, k), (d,))]
+        function = partial(_scales, targets=[scale[3] for scale in scales])
+        return Call("feature_projection_loss", function, shapes, layout, orders=1, apart=False)
+
     for layout in _LAYOUTS:
-        for c, side, target in (
-            (512, 8, 14), (512, 16, 14), (512, 32, 14), (256, 64, 14), (512, 64, 14), (512, 8, 7), (512, 16, 16),
-            (256, 64, 56),
-        ):  # fmt: skip
-            shapes = ((2, c, side, side), (4096, c), (4096,), (768, 4096), (768,))
-            yield Call("feature_projection_loss", partial(_scale, target=target), shapes, layout, orders=1)
-        yield Call(
-            "feature_projection_loss", partial(_scale, target=5), ((3, 33, 9, 9), (70, 33), (70,), (7, 70), (7,)),
-            layout, orders=1,
-        )  # fmt: skip
+        yield call(layout, 16, 4096, (512, 8, 768, 14), (512, 16, 768, 14), (512, 32, 768, 14), (256, 64, 768, 14))
+    # A ResNet's targets, and what no power of 2 divides.
+    yield call(_LAYOUTS[1], 16, 4096, (512, 8, 2048, 7), (512, 16, 1024, 14), (512, 32, 512, 28), (256, 64, 256, 56))
+    yield call(_LAYOUTS[0], 3, 70, (33, 9, 7, 5), (33, 5, 7, 5))

@@ -1,16 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hidden layer of the HSR loss on the CPU: GEMM, ReLU, gain and pooling a block of rows at a time.
+"""The HSR loss on the CPU: GEMM, ReLU, gain and pooling of the hidden layer a block of rows at a time.
 
 The block stays in cache, so the hidden layer (K x H x W) never exists; one bit per element, saying where the ReLU
-passed, is all that the backward needs of it.
+passed, is all that the backward needs of it. The second layer is linear and so is pooling: where the map shrinks, the
+hidden layer is pooled first and the second layer sees T x T pixels instead of H x W. Where it grows, the second layer
+comes first and its output is resized.
 """
 
 import torch
 
 from .. import _native
 from .._registry import DTYPE_CODES, address, wide
+from .ops import pooled_size
 
 _BLOCK = 1 << 20  # elements of the hidden layer at a time
+
+
+def feature_loss(x, target, w1, b1, w2, b2, gain):
+    scales = zip(x, target, w1, b1, w2, b2, strict=True)
+    losses, kept = zip(*(_loss(*scale, gain=gain) for scale in scales), strict=True)
+    return torch.stack(losses), [t for scale in kept for t in scale]
+
+
+def _loss(x, target, w1, b1, w2, b2, *, gain):
+    dtype = wide(x.dtype)
+    size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
+    pooled, mask = _hidden(x, w1.to(x.dtype), b1.to(x.dtype), *pooled_size(x, out[0]), gain)
+    projected = torch.matmul(w2.to(x.dtype).to(dtype), pooled) + b2.to(x.dtype).to(dtype)[:, None]
+    if pooled_size(x, out[0]) != out:
+        projected = _resize(projected, size, out)
+    difference = projected - target.to(dtype).flatten(2)
+    return difference.square().mean(), (pooled, mask, difference)
+
+
+def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
+    grads: list[torch.Tensor] = []
+    for i, scale in enumerate(zip(x, w1, b1, w2, b2, strict=True)):
+        found = _loss_bwd(dloss[i], kept[3 * i : 3 * i + 3], *scale, sides[i], gain, needs[5 * i : 5 * i + 5])
+        grads += [t.new_empty(0) if g is None else g.to(t.dtype) for g, t in zip(found, scale, strict=True)]
+    return grads
+
+
+def _loss_bwd(dloss, kept, x, w1, b1, w2, b2, side, gain, needs):
+    """Gradients of one scale, None where there is no need."""
+    pooled, mask, difference = kept
+    needs_dx, needs_dw1, needs_db1, needs_dw2, needs_db2 = needs
+    size, out, pooled_to = (x.shape[2], x.shape[3]), (side, side), pooled_size(x, side)
+    dprojected = difference * (dloss * (2 / max(difference.numel(), 1)))
+    if pooled_to != out:
+        dprojected = _resize(dprojected, size, out, transposed=True)
+    dx = dw1 = db1 = dw2 = db2 = None
+    if needs_dw2:
+        dw2 = torch.bmm(dprojected, pooled.transpose(1, 2)).sum(0)
+    if needs_db2:
+        db2 = dprojected.sum([0, 2])
+    if needs_dx or needs_dw1 or needs_db1:
+        dpooled = torch.matmul(w2.to(x.dtype).to(dprojected.dtype).t(), dprojected)
+        dx, dw1, db1 = _hidden_bwd(dpooled, mask, x, w1.to(x.dtype), *pooled_to, gain, needs_dx, needs_dw1)
+    return dx if needs_dx else None, dw1 if needs_dw1 else None, db1 if needs_db1 else None, dw2, db2
 
 
 def _matrices(x: torch.Tensor) -> list[torch.Tensor]:
@@ -27,7 +74,8 @@ def _blocks(k: int, hw: int) -> list[tuple[int, int]]:
     return [(first, min(first + step, k)) for first in range(0, k, step)]
 
 
-def feature_hidden(x, w1, b1, th, tw, gain):
+def _hidden(x, w1, b1, th, tw, gain):
+    """The pooled hidden layer [N, K, th * tw] and the mask of its ReLU, [N, K, bytes]."""
     n, _, h, w = x.shape
     k = w1.shape[0]
     w1, b1 = w1.to(wide(x.dtype)), b1.to(wide(x.dtype)).contiguous()
@@ -45,7 +93,8 @@ def feature_hidden(x, w1, b1, th, tw, gain):
     return pooled, mask
 
 
-def feature_hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
+def _hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
+    """dx (its own dtype), dw1 and db1 (that of accumulation)."""
     n, c, h, w = x.shape
     k = w1.shape[0]
     w1, dpooled = w1.to(wide(x.dtype)), dpooled.contiguous()
@@ -66,3 +115,22 @@ def feature_hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
             if needs_dx:
                 dx[i].view(c, h * w).addmm_(w1[first:last].t(), dz)
     return dx.to(x.dtype), dw, db.to(w1.dtype)
+
+
+def _windows(size: int, out: int, like: torch.Tensor) -> torch.Tensor:
+    """Adaptive average pooling of one axis as a matrix [out, size]."""
+    position = torch.arange(size, device=like.device)
+    index = torch.arange(out, device=like.device)[:, None]
+    begin = index * size // out
+    end = ((index + 1) * size + out - 1) // out
+    inside = ((position >= begin) & (position < end)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
+
+
+def _resize(z: torch.Tensor, size: tuple[int, int], out: tuple[int, int], *, transposed: bool = False) -> torch.Tensor:
+    """Area-resizes maps [N, D, H * W] from `size` to `out`; transposed: the transpose, from `out` to `size`."""
+    rows, columns = _windows(size[0], out[0], z), _windows(size[1], out[1], z)
+    if transposed:
+        rows, columns = rows.t(), columns.t()
+    maps = z.unflatten(2, out if transposed else size)
+    return (rows @ maps @ columns.t()).flatten(2)

@@ -1,33 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators of the HSR loss that its backends implement: the hidden layer, pooled."""
+"""The operators of the HSR loss that its backends implement: all scales of one dtype at once, and their gradients.
+
+`feature_loss` returns the losses, one per scale, and what the backend keeps for `feature_loss_bwd`, which is its own
+affair: the CPU keeps the pooled hidden layer and one bit per element of the hidden layer, Triton recomputes both.
+"""
 
 import torch
 
 from .._registry import define, wide
 
 
-def _fake_hidden(x, w1, b1, th, tw, gain):
-    n, _, h, w = x.shape
-    pooled = x.new_empty((n, w1.shape[0], th * tw), dtype=wide(x.dtype))
-    return pooled, x.new_empty((n, w1.shape[0], (h * w + 7) // 8), dtype=torch.uint8)
+def pooled_size(x, side: int) -> tuple[int, int]:
+    """Height and width of the layer that the CPU's second layer sees: its result is resized where the map grows."""
+    h, w = x.shape[2], x.shape[3]
+    return (side, side) if side * side <= h * w else (h, w)
 
 
-def _fake_hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
-    return (
-        x.new_empty(x.shape if needs_dx else (0,)),
-        x.new_empty(w1.shape if needs_dw else (0,), dtype=wide(x.dtype)),
-        x.new_empty(w1.shape[0], dtype=wide(x.dtype)),
-    )
+def _fake_loss(x, target, w1, b1, w2, b2, gain):
+    def kept(x, target, w1, w2):
+        n, _, h, w = x.shape
+        k, d, side = w1.shape[0], w2.shape[0], target.shape[2]
+        if x.device.type != "cpu":
+            return x.new_empty((d, n * side * side)), x.new_empty(d, dtype=torch.float32)
+        pooled = pooled_size(x, side)
+        return (
+            x.new_empty((n, k, pooled[0] * pooled[1]), dtype=wide(x.dtype)),
+            x.new_empty((n, k, (h * w + 7) // 8), dtype=torch.uint8),
+            x.new_empty((n, d, side * side), dtype=wide(x.dtype)),
+        )
+
+    tensors = [t for scale in zip(x, target, w1, w2, strict=True) for t in kept(*scale)]
+    return x[0].new_empty(len(x), dtype=wide(x[0].dtype)), tensors
 
 
-hidden_op = define(
-    "feature_hidden(Tensor x, Tensor w1, Tensor b1, SymInt th, SymInt tw, float gain) -> (Tensor, Tensor)",
+def _fake_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
+    inputs = [t for scale in zip(x, w1, b1, w2, b2, strict=True) for t in scale]
+    return [t.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
+
+
+loss_op = define(
+    "feature_loss(Tensor[] x, Tensor[] target, Tensor[] w1, Tensor[] b1, Tensor[] w2, Tensor[] b2, float gain)"
+    " -> (Tensor, Tensor[])",
     __package__,
-    fake=_fake_hidden,
+    fake=_fake_loss,
 )
-hidden_bwd_op = define(
-    "feature_hidden_bwd(Tensor dpooled, Tensor mask, Tensor x, Tensor w1, SymInt th, SymInt tw, float gain,"
-    " bool needs_dx, bool needs_dw) -> (Tensor, Tensor, Tensor)",
+loss_bwd_op = define(
+    "feature_loss_bwd(Tensor dloss, Tensor loss, Tensor[] kept, Tensor[] x, Tensor[] w1, Tensor[] b1, Tensor[] w2,"
+    " Tensor[] b2, SymInt[] sides, float gain, bool[] needs) -> Tensor[]",
     __package__,
-    fake=_fake_hidden_bwd,
+    fake=_fake_loss_bwd,
 )

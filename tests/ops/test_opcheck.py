@@ -16,7 +16,7 @@ from tests.native import requires_native
 pytestmark = requires_native
 
 OPS = (
-    "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_hidden", "feature_hidden_bwd",
+    "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_loss", "feature_loss_bwd",
     "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_epilogue_bwd_bwd",
     "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
@@ -47,9 +47,11 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
     last = memory_format is torch.channels_last
     epilogue = (vector(2, 3), vector(2, 1, 5, 4), vector(3))
     doubled = (vector(2, 3), vector(1, 1, 10, 8), vector(3))
-    pooled, mask = torch.ops.hsr_kernels.feature_hidden(
-        x, torch.randn(7, 3).to(dtype), torch.randn(7).to(dtype), 3, 3, 1.4
-    )
+    # Two scales: one that shrinks, one that grows.
+    heads = [[torch.randn(shape).to(dtype)] * 2 for shape in ((7, 3), (7,), (4, 7), (4,))]
+    scales = ([x, x], [image(2, 4, 3, 3), image(2, 4, 6, 6)], *heads)
+    losses, kept = torch.ops.hsr_kernels.feature_loss(*scales, 1.4)
+    needs = [True] * 8 + [False] * 2
     return {
         "bias_act": [(x, b, 1, *LRELU), (x, None, 1, *TANH), (x[:, :, 0, 0].contiguous(), b, 1, *SWISH)],
         "bias_act_bwd": [(dy, y, None, 1, True, True, *LRELU), (dy, x, b, 1, False, False, *SWISH)],
@@ -64,8 +66,11 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
             (ddx, vector(2, 3), vector(2, 1, 5, 4), vector(3), dy, y, *epilogue, True, *LRELU),
             (ddx, vector(2, 3), None, vector(3), dy, y, None, None, None, False, *LRELU),
         ],
-        "feature_hidden": [(x, torch.randn(7, 3).to(dtype), torch.randn(7).to(dtype), 3, 3, 1.4)],
-        "feature_hidden_bwd": [(torch.randn_like(pooled), mask, x, torch.randn(7, 3).to(dtype), 3, 3, 1.4, True, True)],
+        "feature_loss": [(*scales, 1.4)],
+        "feature_loss_bwd": [
+            (torch.randn_like(losses), losses, kept, scales[0], *heads, [3, 6], 1.4, [True] * 10),
+            (torch.randn_like(losses), losses, kept, scales[0], *heads, [3, 6], 1.4, needs),
+        ],
     }
 
 

@@ -185,6 +185,16 @@ def test_parameters_in_float32(name, backend, device, dtype, order):
     _check(case, dtype, actual, _truth(case, dtype, order), errors)
 
 
+@pytest.mark.interpret
+@pytest.mark.parametrize("order", (0, 1))
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("name", ("feature_projection_loss-grow-equal-shrink", "feature_projection_loss-no-multiples"))
+def test_where_tf32_is_allowed(monkeypatch, name, layout, order):
+    """Launches and tiles of tf32. The interpreter computes it in float32, so float32's tolerance holds."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    check(BY_NAME[name], "triton", "cpu", layout, torch.float32, order)
+
+
 @pytest.mark.parametrize("order", (0, 1, 2))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
 @pytest.mark.parametrize("backend, device", [_NATIVE, *_TRITON[1:]])  # interpreting these takes minutes each

@@ -9,7 +9,7 @@ import torch
 import hsr_kernels as hk
 from tests.cases import BY_NAME, Case
 from tests.inputs import draw, evaluate
-from tests.native import requires_native
+from tests.native import TRITON_DEVICES, requires_native
 
 _NAMES = (
     "bias_act-lrelu-clamped", "bias_act-swish-clamped", "conv2d-dilated-grouped", "conv_transpose2d-3x3",
@@ -72,7 +72,10 @@ def test_overwriting_the_output_of_a_layer_is_noticed():
         y.sum().backward()
 
 
-@pytest.mark.parametrize("backend", ("reference", pytest.param("cpu", marks=requires_native)))
+_INTERPRETED = pytest.param("triton", marks=TRITON_DEVICES["cpu"])
+
+
+@pytest.mark.parametrize("backend", ("reference", pytest.param("cpu", marks=requires_native), _INTERPRETED))
 def test_feature_loss_of_an_empty_batch(backend):
     """The mean over nothing is not a number, and neither it nor its derivatives are an error."""
     x = torch.zeros(0, 3, 4, 4, requires_grad=True)
