@@ -101,7 +101,7 @@ def roofline_table(case: str = "", operators: bool = False, most: float = roofli
     view, parts = Table(*roofline.HEADER, box=SIMPLE), Table(*roofline.OPERATORS, box=SIMPLE)
     faults = 0
     for current in chosen:
-        for work in roofline.estimate(current):
+        for work in (work for route in current.routes for work in roofline.estimate(current, route)):
             view.add_row(*roofline.line(work))
             wasteful = work.wasteful(most)
             faults += len(wasteful)

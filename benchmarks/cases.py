@@ -49,6 +49,7 @@ class Case:
         no_compile: Why torch.compile can't run it; empty where it can.
         dtype: Of the inputs and of what backward starts from; parameters are float32, as training has them.
         reread: What a backward pass has to read again: "inputs", "parameters", "output".
+        routes: Of its modulated layer, to be judged one by one without a measurement; None: there is no choice.
         without: Changes of `size` and `tiny` that leave out what the case measures the cost of.
         per_1000: How often each phase runs while 1000 images are trained on; empty for what isn't training.
     """
@@ -63,6 +64,7 @@ class Case:
     no_compile: str = ""
     dtype: torch.dtype = torch.float32
     reread: tuple[str, ...] = ()
+    routes: tuple[str | None, ...] = (None,)
     without: Size = field(default_factory=dict)
     per_1000: Mapping[str, float] = field(default_factory=dict)
 

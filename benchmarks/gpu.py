@@ -18,7 +18,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from . import gpu_table, roofline
+from hsr_kernels.modulated_conv2d import routes
+
+from . import gpu_routes, gpu_table, roofline
 from .cases import Case
 from .gpu_cases import GPU_CASES
 from .gpu_table import OUT_OF_TIME, Measured, Time
@@ -28,6 +30,7 @@ from .workloads import BOTH, FORWARD, SCHEDULE, Workload
 
 DEVICE, OURS = "cuda", "triton"
 TESTS_SHARE = 0.4  # of the time, at most
+ROUTES_SECONDS = 75.0  # at most, to find out which route each layer takes
 CASE_SECONDS = 120.0  # for one case at most; what takes longer is stuck
 TEST_PROCESSES = 8  # at most; each compiles the kernels of its tests
 _CLEARED = 256 << 20  # bytes; no L2 cache is larger
@@ -65,9 +68,10 @@ def environment() -> dict[str, str]:
 
 
 def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[str], None]) -> None:
-    """Runs tests and measurements; writes gpu.csv, gpu.md and tests.log under `out` as it goes.
+    """Runs tests and measurements; writes gpu.csv, gpu.md, routes.csv and tests.log under `out` as it goes.
 
-    torch.compile, which takes long, comes last, so that what time there is goes to everything else first.
+    Routes of modulated layers are measured first, and what follows takes them. torch.compile, which takes long, comes
+    last, so that what time there is goes to everything else first.
 
     Raises:
         NoGpu: There is no device, or no case of that name.
@@ -88,16 +92,18 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
     torch.backends.cudnn.benchmark = True  # as `hsr train` has it, and the strongest baseline
     copy = copy_bandwidth(1 << 20 if quick else 1 << 30)
     say(f"device copy: {copy / 1e12:.2f} TB/s, read and written")
+    taken, ended = measure_routes(out / "routes.csv", min(ROUTES_SECONDS, deadline - time.monotonic()), quick)
+    say(f"routes of modulated layers: {len(taken)} passes measured{ended}")
     found = {case.name: [Measured(case, phase, judged=not quick) for phase in case.targets] for case in chosen}
     jobs = [(case, False) for case in chosen] + [(case, True) for case in chosen if _wants_compile(case)]
     for case, compiled in jobs:
         measure(case, found[case.name], quick=quick, deadline=deadline, compiled=compiled)
         rows = [row for phases in found.values() for one in phases for row in gpu_table.rows(one, copy)]
         gpu_table.write_csv(out / "gpu.csv", rows, setting)
-        (out / "gpu.md").write_text(gpu_table.markdown(rows, setting, tests, copy) + "\n")
+        (out / "gpu.md").write_text(gpu_table.markdown(rows, setting, tests, copy, taken) + "\n")
         for one in found[case.name]:
             say(f"{case.title}, {one.phase}{', compiled' * compiled}: {one.summary()}")
-    say(f"written: {out / 'gpu.csv'} and gpu.md")
+    say(f"written: {out / 'gpu.csv'}, gpu.md and routes.csv")
 
 
 def compile_kernels(cases: Sequence[Case]) -> str:
@@ -113,7 +119,9 @@ def compile_kernels(cases: Sequence[Case]) -> str:
         differentiate(work)()
 
     traced = [case for case in cases if BOTH in case.targets]
-    launches = record.record([partial(both, case) for case in traced], [chip])[chip].launches.values()
+    fused = [partial(gpu_routes.run_fused, layer, "cpu") for layer in gpu_routes.LAYERS]
+    calls = [*(partial(both, case) for case in traced), *fused]
+    launches = record.record(calls, [chip])[chip].launches.values()
     builds = list(build.build_all([(launch, chip) for launch in launches], len(os.sched_getaffinity(0))))
     failed = [f"{one.launch.kernel}: {problem}" for one in builds for problem in one.problems]
     return f"{len(builds)} compiled beforehand" + "".join(f"; {problem}" for problem in failed)
@@ -138,6 +146,28 @@ def copy_bandwidth(size: int) -> float:
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * size / _time(lambda: target.copy_(source)).median
+
+
+def measure_routes(table: Path, seconds: float, quick: bool) -> tuple[list[routes.Measurement], str]:
+    """Writes to `table` which route is faster for which layer, as far as the time goes; from then on layers take it.
+
+    Returns:
+        What was measured, and what ended it before its end.
+    """
+    found: list[routes.Measurement] = []
+    ended = ""
+    try:
+        with limit(seconds):
+            layers = gpu_routes.TINY if quick else gpu_routes.LAYERS
+            for one in gpu_routes.measure(layers, DEVICE, lambda run: _time(_captured(run)).median):
+                found.append(one)
+    except OutOfTime:
+        ended = ", then out of time"
+    except Exception as error:
+        ended = f", then {_reason(error)}"
+    routes.write(table, found)
+    os.environ[routes.ENVIRONMENT] = str(table)
+    return found, ended
 
 
 @contextmanager

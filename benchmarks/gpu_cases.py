@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import hsr_kernels as hk
+from hsr_kernels.modulated_conv2d.routes import CONVOLUTION, FUSED
 
 from .cases import Case, Target
 from .workloads import (
@@ -89,6 +90,7 @@ def _layers() -> Iterator[Case]:
                     {FORWARD: Target(), BOTH: Target(1.5, compiled=1.2)},
                     dtype=dtype,
                     reread=("inputs", "parameters", "output"),
+                    routes=(FUSED, CONVOLUTION) if up == 1 else (None,),
                 )
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hsr_kernels.modulated_conv2d.routes import Measurement
+
 from .cases import Case
 
 NONE = "—"
@@ -164,8 +166,10 @@ _COLUMNS = {
 }
 
 
-def markdown(lines: Sequence[Row], setting: dict[str, str], tests: str, copy: float) -> str:
-    """Our times beside the others', what must be reached and whether it was."""
+def markdown(
+    lines: Sequence[Row], setting: dict[str, str], tests: str, copy: float, routes: Sequence[Measurement] = ()
+) -> str:
+    """Our times beside the others', what must be reached and whether it was, and the routes of modulated layers."""
     header = ["case", "pass", *_COLUMNS, "x reference", "x compile", "of copy", "peak, MB", "must reach"]
     cells = [header, ["---"] * 2 + ["---:"] * (len(header) - 3) + ["---"]]
     found = {(row.case, row.phase, row.variant, row.mode): row for row in lines}
@@ -194,7 +198,23 @@ def markdown(lines: Sequence[Row], setting: dict[str, str], tests: str, copy: fl
            "without what the case measures the cost of. peak: reference → ours. 1000 images: steps as scheduled, R1 "
            "in every 16th and path length in every 4th."]
         + [f"\n{note}" for note in notes]
+        + list(_routes(routes))
     )  # fmt: skip
+
+
+def _routes(measurements: Sequence[Measurement]) -> Iterator[str]:
+    """A table of what decides on the route of each pass of a layer that doesn't resample."""
+    if not measurements:
+        yield "\nRoutes of modulated layers: not measured."
+        return
+    yield "\nRoutes of modulated layers that don't resample, as CUDA graphs:\n"
+    yield "| layer | products | pass | fused | convolution | faster |"
+    yield "| --- | --- | --- | ---: | ---: | --- |"
+    for m in measurements:
+        k = m.layer
+        times = " | ".join(_seconds(1e-6 * us) for us in (m.fused, m.convolution))
+        shape = f"{k.kernel}x{k.kernel}, {k.c} -> {k.o} channels, {k.pixels} pixels"
+        yield f"| {shape} | {k.products} | {m.direction} | {times} | {m.faster} |"
 
 
 def _figure(value: float | None) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import hsr_kernels
 from hsr_kernels import _registry
 
 from .cases import Case
@@ -81,6 +82,14 @@ class Traffic:
     moved: int = 0
     parts: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: "Traffic") -> None:
+        """Counts what other calls move too."""
+        self.calls += other.calls
+        self.fewest += other.fewest
+        self.moved += other.moved
+        for part, moved in other.parts.items():
+            self.parts[part] = self.parts.get(part, 0) + moved
+
 
 @dataclass(frozen=True)
 class Work:
@@ -90,6 +99,7 @@ class Work:
         fewest: Bytes, with every input read and every result written once.
         flops: Of convolutions and matrix products, at the fewest.
         operators: By name; those of hsr_kernels:: are ours and fused, the others are PyTorch's.
+        route: Of modulated layers, where one was demanded.
     """
 
     case: Case
@@ -97,6 +107,11 @@ class Work:
     fewest: int
     flops: float
     operators: dict[str, Traffic]
+    route: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.case.name + (f", {self.route}" if self.route else "")
 
     @property
     def moved(self) -> int:
@@ -120,7 +135,8 @@ class _Traffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operators: dict[str, Traffic] = {}
-        self.inside: Traffic | None = None  # the operator of ours that is running
+        self.inside: Traffic | None = None  # of the operator of ours that is running
+        self.called = 0  # operators of ours so far
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "prim":  # asks for a tensor's properties
@@ -139,24 +155,30 @@ class _Traffic(TorchDispatchMode):
         return result
 
     def _ours(self, name, implementation, args):
-        outer = self.inside
-        self.inside = outer or self.operators.setdefault(name, Traffic())
+        """Runs an operator of ours; one that calls others of ours isn't fused: what it consists of counts instead."""
+        outer, self.inside = self.inside, Traffic()
+        before = self.called
         with self:
             result = implementation(*args)
-        if outer is None:
-            self.inside.calls += 1
-            self.inside.fewest += _bytes(tree_leaves((args, result)))
-        self.inside = outer
+        own, self.inside = self.inside, outer
+        if self.called == before:
+            own.calls, own.fewest = 1, _bytes(tree_leaves((args, result)))
+            self._add(name, own)
+        else:
+            for part, moved in own.parts.items():
+                self._add(part, Traffic(1, moved, moved, {part: moved}))
+        self.called += 1
         return result
 
     def _moves(self, name: str, moved: int) -> None:
-        traffic = self.inside
-        if traffic is None:
-            traffic = self.operators.setdefault(name, Traffic())
-            traffic.calls += 1
-            traffic.fewest += moved
-        traffic.moved += moved
-        traffic.parts[name] = traffic.parts.get(name, 0) + moved
+        traffic = Traffic(1, moved, moved, {name: moved})
+        if self.inside is None:
+            self._add(name, traffic)
+        else:
+            self.inside.add(traffic)
+
+    def _add(self, name: str, traffic: Traffic) -> None:
+        self.operators.setdefault(name, Traffic()).add(traffic)
 
     def launch(self, kernel: str, arguments: Sequence[object]) -> None:
         """Takes note of a launch of a Triton kernel."""
@@ -189,12 +211,16 @@ def _fewest(case: Case, work: Workload, output: torch.Tensor, gradients: Sequenc
     return total
 
 
-def estimate(case: Case) -> Iterator[Work]:
-    """What each pass of a case costs; training steps, which are many operators, are left out."""
+def estimate(case: Case, route: str | None = None) -> Iterator[Work]:
+    """What each pass of a case costs; training steps, which are many operators, are left out.
+
+    Args:
+        route: That its modulated layers take; None: as measured, if anything was.
+    """
     for phase in (FORWARD, BOTH):
         if phase not in case.targets:
             continue
-        with tracing() as traffic:
+        with hsr_kernels.use_route(route), tracing() as traffic:
             # PyTorch's CPU convolutions cast float16, which no GPU does; bfloat16 has its size.
             same = torch.bfloat16 if case.dtype == torch.float16 else case.dtype
             work = replace(case, dtype=same).workload()
@@ -211,7 +237,7 @@ def estimate(case: Case) -> Iterator[Work]:
             operators = dict(traffic.operators)
         # A backward pass multiplies once for each of a product's factors.
         flops = work.flops * (1 if phase == FORWARD else 3)
-        yield Work(case, phase, _fewest(case, work, output, gradients, phase), flops, operators)
+        yield Work(case, phase, _fewest(case, work, output, gradients, phase), flops, operators, route)
 
 
 HEADER = ("case", "pass", "fewest, MB", "moved, MB", "x fewest", "GFLOP", *(f"{chip.name}, µs" for chip in CHIPS))
@@ -222,7 +248,7 @@ def line(work: Work) -> list[str]:
     """The cells of one pass under HEADER."""
     floors = [chip.floor(work.fewest, work.flops, work.case.dtype) for chip in CHIPS]
     return [
-        work.case.name,
+        work.name,
         work.phase,
         f"{work.fewest / 1e6:.1f}",
         f"{work.moved / 1e6:.1f}",
@@ -240,7 +266,7 @@ def operator_lines(work: Work, most: float, only: set[str] | None = None) -> Ite
             continue
         ratio = f"{t.moved / t.fewest:.2f}{' !' if name in too_much else ''}" if is_ours(name) and t.fewest else ""
         fewest = f"{t.fewest / 1e6:.1f}" if is_ours(name) else ""
-        yield [work.case.name, work.phase, name, str(t.calls), fewest, f"{t.moved / 1e6:.1f}", ratio]
+        yield [work.name, work.phase, name, str(t.calls), fewest, f"{t.moved / 1e6:.1f}", ratio]
         if name in too_much:
             for part, moved in t.parts.items():
                 yield ["", "", f"  {part}", "", "", f"{moved / 1e6:.1f}", ""]

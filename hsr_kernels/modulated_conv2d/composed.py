@@ -23,7 +23,8 @@ def layer_bwd(dz, w, x, s, padding) -> tuple[torch.Tensor, torch.Tensor]:
 
 def layer_weight(x, s, dz, kernel, padding) -> torch.Tensor:
     shape = torch.Size((dz.shape[1], x.shape[1], *kernel))
-    return WeightGradient.apply(_ops.scale_op(x, s), dz, shape, _spec(padding))
+    dw = WeightGradient.apply(_ops.scale_op(x, s), dz, shape, _spec(padding))
+    return dw.contiguous(memory_format=torch.channels_last)
 
 
 def _spec(padding) -> Spec:

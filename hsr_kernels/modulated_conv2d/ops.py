@@ -54,7 +54,7 @@ def _fake_layer_bwd(dz, w, x, s, padding):
 
 
 def _fake_layer_weight(x, s, dz, kernel, padding):
-    return x.new_empty((*kernel, dz.shape[1], x.shape[1])).permute(2, 3, 0, 1)
+    return _empty((dz.shape[1], x.shape[1], *kernel), x)
 
 
 _ACT = "int act, float alpha, float gain, float clamp"

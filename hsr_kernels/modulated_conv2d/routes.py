@@ -26,7 +26,8 @@ FUSED, CONVOLUTION = "fused", "convolution"
 PASSES = ("forward", "input gradient", "weight gradient")
 FEW = 16  # output channels that one column of tensor-core tiles holds: ToRGB
 _TABLE = Path(__file__).with_name("routes.csv")
-_ROUTE, _ROUTES = "HSR_KERNELS_ROUTE", "HSR_KERNELS_ROUTES"
+_ROUTE = "HSR_KERNELS_ROUTE"
+ENVIRONMENT = "HSR_KERNELS_ROUTES"  # names a table to be read instead of routes.csv
 _REACH = 2.0  # a measured layer speaks for layers with up to so many times (as a power of 2) its size
 _requested: str | None = None
 
@@ -118,7 +119,7 @@ def choose(direction: str, x: torch.Tensor, weight: torch.Size | tuple[int, ...]
     if kh == 1 and o <= FEW:
         return FUSED, "so few outputs are bound by memory, and it reads the images once"
     layer = Layer(kh, c, o, max(x.shape[2] * x.shape[3], 1), products(x.dtype))
-    return _measured(direction, layer, _chip(x.device), os.environ.get(_ROUTES) or str(_TABLE))
+    return _measured(direction, layer, chip(x.device), os.environ.get(ENVIRONMENT) or str(_TABLE))
 
 
 def describe(x: torch.Tensor | None = None, weight: torch.Tensor | None = None, *_: torch.Tensor) -> Iterator[str]:
@@ -131,13 +132,14 @@ def describe(x: torch.Tensor | None = None, weight: torch.Tensor | None = None, 
         yield f"{direction} of a layer that doesn't resample: {route} ({reason})"
 
 
-def _chip(device: torch.device) -> str:
+def chip(device: torch.device) -> str:
+    """A GPU's compute capability, "9.0"."""
     return "{}.{}".format(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else "none"
 
 
 @lru_cache(maxsize=1024)
-def _measured(direction: str, layer: Layer, chip: str, table: str) -> tuple[str, str]:
-    near = [m for m in read(table) if (m.chip, m.direction) == (chip, direction)]
+def _measured(direction: str, layer: Layer, on: str, table: str) -> tuple[str, str]:
+    near = [m for m in read(table) if (m.chip, m.direction) == (on, direction)]
     nearest = min(near, key=lambda m: layer.far_from(m.layer), default=None)
     if nearest is None:
         return CONVOLUTION, "nothing has been measured on this chip; python -m benchmarks gpu-report does"

@@ -14,6 +14,7 @@ has been seen to miscompile (pytorch issue 173068).
 Sums are deterministic: each program keeps its own float32 partial sums, and PyTorch adds those up.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from .triton_vectors import as_float, channel_vector, is_scalar, noise_tile, num
 _LAST = torch.channels_last
 _PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]
 _PIXELS = 32  # that a weight gradient adds up at a time
+_SUMS, _PARTS = 0.11, 64  # its partial sums: bytes moved by them, as a share of the images', and how many, at most
 
 
 class _Tile(NamedTuple):
@@ -147,7 +149,7 @@ def modulated_conv2d_layer_weight_kernel(
     KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
-    """dw [parts, KH * KW, o, c]: a part is `samples` samples, or `share` of the tiles of one; dz is channels_last."""
+    """dw [parts, o, KH * KW, c]: a part is `samples` samples, or `share` of the tiles of one; dz is channels_last."""
     program = tl.program_id(0)
     tap = program % (KH * KW)
     out = program // (KH * KW) % blocks * OUT + tl.arange(0, OUT)
@@ -176,8 +178,8 @@ def modulated_conv2d_layer_weight_kernel(
             dot = tl.dot(tl.trans(v), g, dot, input_precision=PRECISION)
         # The scale belongs to a sample's sum: nothing needs to be scaled on the way into it.
         total += dot * tl.load(s + place * c + channel, mask=channel < c, other=0.0)[:, None]
-    to = dw + (part * (KH * KW) + tap).to(tl.int64) * o * c + (out[None, :] * c + channel[:, None])
-    tl.store(to, total, mask=(channel < c)[:, None] & (out < o)[None, :])
+    at = out[None, :] * (KH * KW * c) + tap * c + channel[:, None]
+    tl.store(dw + part.to(tl.int64) * o * KH * KW * c + at, total, mask=(channel < c)[:, None] & (out < o)[None, :])
 
 
 def _precision(kind: str) -> str:
@@ -241,15 +243,17 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
     x, dz = x.contiguous(memory_format=_LAST), dz.contiguous(memory_format=_LAST)
     out_pixels, kind = dz.shape[2] * dz.shape[3], products(x.dtype)
     if not (x.numel() and dz.numel()):
-        return x.new_zeros((kh, kw, o, c)).permute(2, 3, 0, 1)
+        return x.new_zeros((o, kh, kw, c)).permute(0, 3, 1, 2)
     tile = _TILES[kind]
     columns = tile.columns_of(o, kh)
     tiles, blocks, across = cdiv(out_pixels, _PIXELS), cdiv(o, columns), cdiv(c, tile.rows)
-    splits, samples = _split(n, tiles, kh * kw * blocks * across, x)
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    most = int(_SUMS * (x.nbytes + dz.nbytes) / (2 * 4 * kh * kw * o * c))
+    splits, samples = _split(n, tiles, kh * kw * blocks * across, processors, min(most, _PARTS))
     share = cdiv(tiles, splits)
     splits = cdiv(tiles, share)
     parts = cdiv(n, samples) * splits
-    dw = x.new_empty((parts, kh * kw, o, c), dtype=torch.float32)
+    dw = x.new_empty((parts, o, kh, kw, c), dtype=torch.float32)
     with on_device_of(x):
         modulated_conv2d_layer_weight_kernel[(kh * kw * blocks * across * parts,)](
             x, as_float(s), dz, dw, n, c, o, height * width, height, width, out_pixels, dz.shape[3], *padding,
@@ -257,11 +261,19 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
             tile.rows, columns, **tile.options(x),
         )  # fmt: skip
     dw = dw[0] if parts == 1 else dw.sum(0)
-    return dw.to(x.dtype).unflatten(0, (kh, kw)).permute(2, 3, 0, 1)
+    return dw.to(x.dtype).permute(0, 3, 1, 2)
 
 
-def _split(n: int, tiles: int, programs: int, x: torch.Tensor) -> tuple[int, int]:
-    """(parts of a sample, samples of a part): one of them is 1; enough parts to occupy the chip twice over."""
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
-    wanted = max(2 * processors // programs, 1)
-    return (1, cdiv(n, wanted)) if wanted < n else (min(cdiv(wanted, n), tiles), 1)
+@lru_cache(maxsize=256)
+def _split(n: int, tiles: int, programs: int, processors: int, most: int) -> tuple[int, int]:
+    """(parts of a sample, samples of a part), one of them 1: as few parts, of `most`, as keep the processors busy."""
+
+    def shared(parts: int) -> tuple[int, int]:
+        return (1, cdiv(n, parts)) if parts < n else (min(parts // n, tiles), 1)
+
+    def time(splits: int, samples: int) -> float:
+        return cdiv(programs * cdiv(n, samples) * splits, processors) * samples / splits
+
+    ways = [shared(parts) for parts in range(1, max(most, 1) + 1)]
+    least = min(time(*way) for way in ways)
+    return next(way for way in ways if time(*way) <= 1.1 * least)

@@ -10,12 +10,14 @@ import time
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_table
+from benchmarks import gpu, gpu_routes, gpu_table
 from benchmarks.cases import Case, Target
 from benchmarks.gpu_cases import GPU_CASES
 from benchmarks.gpu_table import OUT_OF_TIME, Measured, Time
 from benchmarks.memory import ROOT
 from benchmarks.workloads import BOTH, FORWARD, MAIN, PATH, SCHEDULE, STEP
+from hsr_kernels.modulated_conv2d import routes
+from hsr_kernels.modulated_conv2d.routes import CONVOLUTION, FUSED, PASSES
 from tests.native import requires_native
 
 SETTING = {"chip": "none", "driver": "0", "torch": torch.__version__, "triton": "0", "commit": "0"}
@@ -52,6 +54,7 @@ def cpu_for_gpu(monkeypatch):
     monkeypatch.setattr(gpu, "copy_bandwidth", lambda size: 1e9)
     monkeypatch.setattr(gpu, "_captured", lambda call: call)
     monkeypatch.setattr(gpu, "_peak", lambda call: 1_000_000)
+    monkeypatch.setenv(routes.ENVIRONMENT, "")  # the report names its own
     # The generated code is for inductor's own tests: here it only has to be one more contender.
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
@@ -112,6 +115,47 @@ def test_a_case_that_cannot_be_built_is_noted(tmp_path, monkeypatch):
 
 @requires_native
 @pytest.mark.usefixtures("cpu_for_gpu")
+def test_routes_are_measured_and_then_taken(tmp_path, monkeypatch):
+    taken = []
+
+    def timed(call):
+        call()
+        taken.append(routes._requested)
+        return Time(*[1e-6 if taken[-1] == FUSED else 3e-6] * 3)
+
+    monkeypatch.setattr(gpu, "_time", timed)
+    table = tmp_path / "routes.csv"
+    found, ended = gpu.measure_routes(table, 60, quick=True)
+    assert ended == "" and routes.read(str(table)) == tuple(found)
+    assert taken == [FUSED, CONVOLUTION] * 6
+    assert [(m.layer, m.direction) for m in found] == [(k, d) for k in gpu_routes.TINY for d in PASSES]
+    assert all((m.chip, m.fused, m.convolution, m.faster) == ("none", 1.0, 3.0, FUSED) for m in found)
+    layer = torch.empty(1, 8, 8, 8, dtype=torch.float16).to(memory_format=torch.channels_last)
+    assert routes.choose("forward", layer, (4, 8, 3, 3))[0] == FUSED
+    text = gpu_table.markdown([], SETTING, "", 1.0, found)
+    assert "| 3x3, 8 -> 4 channels, 64 pixels | half | forward | 1 µs | 3 µs | fused |" in text
+
+
+@requires_native
+@pytest.mark.usefixtures("cpu_for_gpu")
+def test_a_route_that_fails_loses_nothing(tmp_path, monkeypatch):
+    calls = []
+
+    def timed(call):
+        calls.append(call)
+        if len(calls) == 4:
+            raise RuntimeError("no such kernel\nand more")
+        return Time(*[1e-6] * 3)
+
+    monkeypatch.setattr(gpu, "_time", timed)
+    found, ended = gpu.measure_routes(tmp_path / "routes.csv", 60, quick=True)
+    assert len(found) == len(routes.read(str(tmp_path / "routes.csv"))) == 1
+    assert ended == ", then RuntimeError: no such kernel"
+    assert gpu.measure_routes(tmp_path / "routes.csv", 0, quick=True) == ([], ", then out of time")
+
+
+@requires_native
+@pytest.mark.usefixtures("cpu_for_gpu")
 def test_out_of_time_is_not_measured(tmp_path):
     rows, text, _ = report(tmp_path, "bias_act_fp32_last", minutes=0)
     assert [row["note"] for row in rows] == [OUT_OF_TIME] * 2
@@ -133,6 +177,7 @@ def test_what_is_stuck_is_stopped(tmp_path, monkeypatch):
         except Exception:
             pytest.fail("went on")
 
+    monkeypatch.setattr(gpu, "measure_routes", lambda *_: ([], ""))
     monkeypatch.setattr(gpu, "_time", slow)
     monkeypatch.setattr(gpu, "CASE_SECONDS", 0.5)
     began = time.monotonic()

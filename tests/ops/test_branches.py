@@ -6,6 +6,7 @@ import importlib
 import pytest
 import torch
 
+from hsr_kernels import use_route
 from tests.cases import BY_NAME, FIR4, FIR12, Case
 from tests.native import TRITON_DEVICES
 from tests.ops.test_parity import check
@@ -25,6 +26,10 @@ ROWS = [
 
 def _implementation(op: str):
     return importlib.import_module(f"hsr_kernels.{op}.triton_impl")
+
+
+def _convolution():
+    return pytest.importorskip("hsr_kernels.modulated_conv2d.triton_conv")
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -50,6 +55,40 @@ def test_64_bit_offsets_of_a_layer(name, layout, device, order, monkeypatch):
     module = _implementation("modulated_conv2d")
     monkeypatch.setattr(module, "_INT32_LIMIT", 0)
     check(BY_NAME[name], "triton", device, layout, torch.float32, order)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("order", (0, 1))
+@DEVICES
+def test_64_bit_offsets_of_one_kernel(device, order, monkeypatch):
+    monkeypatch.setattr(_convolution(), "_wide", lambda *_: True)
+    with use_route("fused"):
+        check(BY_NAME["modulated_conv2d-several-tiles"], "triton", device, "channels_last", torch.float32, order)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("split", ((1, 1), (1, 2), (2, 1), (3, 1)), ids=str)
+@pytest.mark.parametrize("name", ("modulated_conv2d-several-tiles", "modulated_conv2d-styled"))
+@DEVICES
+def test_parts_of_a_weight_gradient(name, split, device, monkeypatch):
+    """Where a layer has few weights, programs share the images and their sums are added up."""
+    asked = []
+    monkeypatch.setattr(_convolution(), "_split", lambda *_: asked.append(split) or split)
+    with use_route("fused"):
+        check(BY_NAME[name], "triton", device, "channels_last", torch.float32, 1)
+    assert asked
+
+
+def test_a_weight_gradient_is_shared_out():
+    split = _convolution()._split
+    assert split(8, 512, 36, 132, 3) == (1, 3)  # 108 programs of 3 samples
+    assert split(8, 512, 144, 132, 1) == (1, 8)  # nothing to be gained without more sums
+    assert split(1, 512, 9, 132, 64) == (14, 1)  # 126 programs of a part of a sample
+    assert split(1, 4, 9, 132, 64) == (4, 1)  # of no less than a tile
+    assert split(4, 512, 9, 132, 0) == (1, 4)
+    for n, tiles, programs in ((5, 7, 3), (32, 2, 9), (1, 1, 1)):
+        splits, samples = split(n, tiles, programs, 132, 64)
+        assert 1 in (splits, samples) and 1 <= splits <= tiles and 1 <= samples <= n
 
 
 @pytest.mark.usefixtures("poisoned_memory")

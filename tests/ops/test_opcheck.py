@@ -18,7 +18,8 @@ pytestmark = requires_native
 OPS = (
     "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_loss", "feature_loss_bwd",
     "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_epilogue_bwd_bwd",
-    "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
+    "modulated_conv2d_fir_epilogue", "modulated_conv2d_layer", "modulated_conv2d_layer_bwd",
+    "modulated_conv2d_layer_weight", "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 LRELU = (2, 0.2, 2**0.5, 1.0)  # code, alpha, gain, clamp
@@ -47,6 +48,7 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
     last = memory_format is torch.channels_last
     epilogue = (vector(2, 3), vector(2, 1, 5, 4), vector(3))
     doubled = (vector(2, 3), vector(1, 1, 10, 8), vector(3))
+    kernel, dz, narrower = image(4, 3, 3, 3), image(2, 4, 3, 4), (vector(2, 4), vector(1, 1, 3, 4), vector(4))
     # Two scales: one that shrinks, one that grows.
     heads = [[torch.randn(shape).to(dtype)] * 2 for shape in ((7, 3), (7,), (4, 7), (4,))]
     scales = ([x, x], [image(2, 4, 3, 3), image(2, 4, 6, 6)], *heads)
@@ -66,6 +68,9 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
             (ddx, vector(2, 3), vector(2, 1, 5, 4), vector(3), dy, y, *epilogue, True, *LRELU),
             (ddx, vector(2, 3), None, vector(3), dy, y, None, None, None, False, *LRELU),
         ],
+        "modulated_conv2d_layer": [(x, kernel, vector(2, 3), *narrower, [0, 1], *LRELU)],
+        "modulated_conv2d_layer_bwd": [(dz, kernel, x, vector(2, 3), [0, 1])],
+        "modulated_conv2d_layer_weight": [(x, vector(2, 3), dz, [3, 3], [0, 1])],
         "feature_loss": [(*scales, 1.4)],
         "feature_loss_bwd": [
             (torch.randn_like(losses), losses, kept, scales[0], *heads, [3, 6], 1.4, [True] * 10),
