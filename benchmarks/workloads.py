@@ -13,7 +13,7 @@ import torch
 import hsr_kernels as hk
 
 if TYPE_CHECKING:
-    from hsr.semantics import SemanticRegularizer, TimmEncoder
+    from hsr.semantics import TimmEncoder
 
 FORWARD, BOTH = "forward", "forward+backward"
 # A training step: with all its phases, without R1 (which is rare), and of the two main phases alone (which is usual).
@@ -193,13 +193,11 @@ def training(resolution: int, batch: int, encoder: str, **changes: Any) -> Workl
     from hsr.training.trainer import Trainer
 
     device = torch.get_default_device()
-    settings = {"batch": batch, "hsr_weight": 1.0 if encoder else 0.0, **changes}
+    settings = {"batch": batch, "hsr_weight": 1.0 if encoder else 0.0, "hsr_precision": "bfloat16", **changes}
     config = replace(preset("paper256", resolution, device.type), **settings)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, resolution, resolution), dtype=np.uint8)
     dataset = ImageDataset("noise", resolution, None, 0, pixels, np.arange(batch), "noise")
     trainer = Trainer(config, dataset, _untrained(encoder, device) if encoder else None, device)
-    if trainer.hsr is not None:
-        _in_bfloat16(trainer.hsr)
     images = torch.from_numpy(pixels).to(device)
     labels = torch.zeros(batch, dtype=torch.int64)
 
@@ -222,24 +220,11 @@ def training(resolution: int, batch: int, encoder: str, **changes: Any) -> Workl
 
 
 def _untrained(name: str, device: torch.device) -> "TimmEncoder":
-    """A timm backbone in bfloat16 with random weights: its speed is that of the trained one."""
+    """A timm backbone with random weights: its speed is that of the trained one."""
     from hsr.semantics import TimmEncoder
     from hsr.semantics.timm_weights import import_timm
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.pt"
         torch.save(import_timm().create_model(name, pretrained=False, num_classes=0).state_dict(), path)
-        encoder = TimmEncoder(name, weights=path, device=device)
-    return encoder.bfloat16()
-
-
-def _in_bfloat16(hsr: "SemanticRegularizer") -> None:
-    """Lets the regularizer encode and compare in bfloat16; its heads stay float32 and are cast."""
-    (encoder,) = hsr._encoder
-
-    def forward(features: Sequence[torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-        targets = encoder.targets(images.detach().bfloat16(), len(hsr.resolutions))
-        heads = [head.scaled() for head in hsr.heads]
-        return hk.feature_projection_loss([x.bfloat16() for x in features], targets, heads)
-
-    hsr.forward = forward  # type: ignore[method-assign]
+        return TimmEncoder(name, weights=path, device=device)

@@ -16,6 +16,7 @@ from typing import Any
 from .errors import UserError
 
 PRESETS = ("digits", "auto", "paper256", "stylegan2")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Config:
     style_mixing: float = 0.9
     hsr_weight: float = 1.0  # 0: the baseline.
     hsr_hidden: int = 4096
+    hsr_precision: str = "float32"  # Or bfloat16: for the encoder's targets and the loss; weights stay float32.
     encoder: str = "auto"
     encoder_weights: str | None = None
 
@@ -81,6 +83,8 @@ class Config:
             raise UserError(f"threads is {self.threads}, and must be above 0.")
         if not 0 <= self.held_out <= 0.9:
             raise UserError(f"held_out is {self.held_out}, and must be between 0 and 0.9.")
+        if self.hsr_precision not in PRECISIONS:
+            raise UserError(f"hsr_precision is {self.hsr_precision}, and must be {' or '.join(PRECISIONS)}.")
         if self.batch % self.minibatch_std_group:
             raise UserError(
                 f"batch is {self.batch}, and must be a multiple of {self.minibatch_std_group}, "

@@ -45,11 +45,15 @@ class SemanticRegularizer(nn.Module):
         encoder: Frozen encoder of the generated images.
         generator: Generator; those of the resolutions 8, 16, 32, 64 that it has are regularized.
         hidden: Width of the heads.
+        precision: What encoder and heads compute in; None: what they are stored in. Weights stay as they are stored.
     """
 
-    def __init__(self, encoder: Encoder, generator: Generator, hidden: int = 4096) -> None:
+    def __init__(
+        self, encoder: Encoder, generator: Generator, hidden: int = 4096, precision: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self._encoder = (encoder,)
+        self.precision = precision
         self.resolutions = tuple(r for r in RESOLUTIONS if r <= generator.resolution)
         shapes = encoder.target_shapes(len(self.resolutions))
         self.heads = nn.ModuleList(
@@ -63,7 +67,8 @@ class SemanticRegularizer(nn.Module):
         ``features``: block outputs [N, C_r, r, r] in the order of ``resolutions``; ``images`` [N, 3, R, R] in
         [-1, 1] are those same images, encoded without gradient.
         """
-        targets = self._encoder[0].targets(images.detach(), len(self.resolutions))
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
+            targets = self._encoder[0].targets(images.detach(), len(self.resolutions))
         heads = [head.scaled() for head in self.heads if isinstance(head, ProjectionHead)]
-        dtype = heads[0][0].dtype
+        dtype = self.precision or heads[0][0].dtype
         return feature_projection_loss([x.to(dtype) for x in features], [t.to(dtype) for t in targets], heads)

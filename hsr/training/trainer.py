@@ -72,7 +72,8 @@ class Trainer:
         self.D = build_discriminator(config, dataset.resolution, self.c_dim).to(device)
         self.hsr = None
         if encoder is not None and config.hsr_weight > 0:
-            self.hsr = SemanticRegularizer(encoder, self.G, hidden=config.hsr_hidden).to(device)
+            precision = torch.bfloat16 if config.hsr_precision == "bfloat16" else None
+            self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, precision).to(device)
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
         self.loss = GANLoss(
             self.G,

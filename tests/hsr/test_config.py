@@ -55,6 +55,7 @@ def test_an_unknown_preset_is_told() -> None:
         ({"seed": -1}, "seed is -1"),
         ({"held_out": 1.0}, "held_out is 1.0"),
         ({"threads": 0}, "threads is 0"),
+        ({"hsr_precision": "fp16"}, "hsr_precision is fp16, and must be float32 or bfloat16"),
     ],
 )
 def test_impossible_settings_are_told(changes: dict, words: str) -> None:

@@ -387,6 +387,26 @@ class TestRegularizer:
             expected.append((y - target).square().mean())
         torch.testing.assert_close(hsr([features[8], features[16]], images), torch.stack(expected))
 
+    def test_lower_precision_rounds_and_no_more(self, monkeypatch):
+        encoder = LabelEncoder(3)
+        encoder.freeze()
+        G = Generator(4, 0, 4, 8, channel_base=64, channel_max=8, mapping_layers=1)
+        hsr = SemanticRegularizer(encoder, G, hidden=32)
+        images, features = G.synthesis.with_features(G.mapping(torch.randn(8, 4)), (8,), noise_mode="const")
+        x, results, computed = features[8].detach().requires_grad_(), {}, []
+        encode = encoder.feature_maps
+        monkeypatch.setattr(encoder, "feature_maps", lambda images: computed.append(encode(images)) or computed[-1])
+        for precision in (None, torch.bfloat16):
+            hsr.precision = precision
+            loss = hsr([x], images)
+            assert loss.dtype == torch.float32
+            results[precision] = [loss, *torch.autograd.grad(loss.sum(), [x, *hsr.parameters()])]
+        assert [maps[0].dtype for maps in computed] == [torch.float32, torch.bfloat16]
+        for exact, rounded in zip(*results.values(), strict=True):
+            assert rounded.dtype == torch.float32
+            error = (rounded - exact).norm() / exact.norm()
+            assert 0 < error < 0.02
+
     def test_state_is_that_of_the_heads(self):
         G = Generator(4, 0, 4, 8, channel_base=64, channel_max=8, mapping_layers=1)
         hsr = SemanticRegularizer(LabelEncoder(3), G, hidden=6)
