@@ -12,12 +12,24 @@ pytestmark = pytest.mark.gpu
 
 _LAYERS = ("bias_act-styled-clamped", "bias_act-swish-clamped", "upsample2d-skip-to-rgb", "upfirdn2d-up-3-down-2",
            "conv2d_resample-down-2", "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb",
-           "feature_projection_loss-grow-equal-shrink")  # fmt: skip
+           "modulated_conv2d-several-tiles", "feature_projection_loss-grow-equal-shrink")  # fmt: skip
+_ONE_KERNEL = "modulated_conv2d-several-tiles"  # in channels_last and on the fused route
+
+
+@pytest.fixture(autouse=True)
+def _route(request):
+    fused = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name") == _ONE_KERNEL
+    with hk.use_route("fused" if fused else None):
+        yield
 
 
 def _on_gpu(name: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     inputs = draw(BY_NAME[name], torch.float32)
-    tensors = {key: t.cuda().requires_grad_(not key.startswith("targets")) for key, t in inputs.tensors.items()}
+    tensors = {key: t.cuda() for key, t in inputs.tensors.items()}
+    if name == _ONE_KERNEL:
+        tensors["x"] = tensors["x"].contiguous(memory_format=torch.channels_last)
+    for key, t in tensors.items():
+        t.requires_grad_(not key.startswith("targets"))
     return tensors, inputs.cotangent.cuda()
 
 
@@ -142,13 +154,14 @@ def test_more_than_two_billion_elements(layout):
     assert torch.equal(hk.downsample2d(x, f)[-1:], hk.downsample2d(last, f))
 
 
-def test_repeated_runs_are_identical():
+@pytest.mark.parametrize("name", ("modulated_conv2d-styled", _ONE_KERNEL))
+def test_repeated_runs_are_identical(name):
     """Reductions add up in a fixed order."""
-    case = BY_NAME["modulated_conv2d-styled"]
+    case = BY_NAME[name]
     inputs = draw(case, torch.float32)
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
-    first, second = (evaluate(case, inputs, 1, device="cuda") for _ in range(2))
+    first, second = (evaluate(case, inputs, 1, "channels_last", "cuda") for _ in range(2))
     torch.backends.cudnn.deterministic = before
     for name, gradient in first.items():
         assert torch.equal(gradient, second[name]), name
