@@ -155,7 +155,7 @@ class _Scales:
 
     def index(self, samples: int = 1) -> tl.dtype:
         """Of offsets within matrices and within so many samples; a sample's own offset is always 64 bits wide."""
-        images = (samples * t[0].numel() for t in self.x)
+        images = (samples * c * h * w for c, (h, w) in zip(self.c, self.hw, strict=True))
         pooled = (k * self.n * q for k, q in zip(self.k, self.q, strict=True))
         errors = (d * self.n * q for d, q in zip(self.d, self.q, strict=True))
         weights = (t.numel() for t in (*self.w1, *self.w2))
