@@ -20,7 +20,7 @@ constexpr int kBytes = 32, kRows = 4;
 constexpr int kBytes = 16, kRows = 4;
 #endif
 constexpr int64_t kDepth = 256;  // terms of a chain: a packed panel of b this deep stays in the first cache
-constexpr int64_t kHeight = 64, kWidth = 512;  // of a tile, at most
+constexpr int64_t kHeight = 128, kWidth = 512;  // of a tile, at most
 
 template <class A>
 constexpr int kLanes = kBytes / int(sizeof(A));
@@ -37,7 +37,9 @@ struct Vector {
 template <int64_t Width, class A>
 void pack(const A* b, int64_t row, int64_t column, int64_t k, int64_t n, A* panel) {
   if (n < Width) std::memset(static_cast<void*>(panel), 0, size_t(k * Width) * sizeof(A));
-  if (column == 1)
+  if (column == 1 && n == Width)  // of a size that the compiler knows
+    for (int64_t p = 0; p < k; p++) std::memcpy(panel + p * Width, b + p * row, size_t(Width) * sizeof(A));
+  else if (column == 1)
     for (int64_t p = 0; p < k; p++) std::memcpy(panel + p * Width, b + p * row, size_t(n) * sizeof(A));
   else if (row == 1)
     transpose(b, column, panel, Width, n, k);
