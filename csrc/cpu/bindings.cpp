@@ -242,8 +242,8 @@ void feature_pool_bwd(Address dz, Address dpooled, Address mask, Address db, con
   kernels().feature_pool_bwd(p, threads);
 }
 
-using Sizes4 = std::tuple<int64_t, int64_t, int64_t, int64_t>;                    // batch, m, n, k
-using MatrixStrides = std::tuple<int64_t, int64_t, int64_t>;                      // batch, row, column
+using Sizes4 = std::tuple<int64_t, int64_t, int64_t, int64_t>;  // batch, m, n, k
+using MatrixStrides = std::tuple<int64_t, int64_t, int64_t>;    // batch, row, column
 
 void matmul(Address a, Address b, Address c, const Sizes4& sizes, const MatrixStrides& a_strides,
             const MatrixStrides& b_strides, const MatrixStrides& c_strides, bool add, int dtype, int threads) {
