@@ -209,8 +209,10 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
 def _product(s: _Scales) -> tuple[tuple[int, int, int], dict[str, int]]:
     """Tiles of the second layer's products, and options of their launches."""
     bm, bn, bc = _PRODUCT[s.kind]
-    # Narrow loads have an address for every element, which occupies registers.
-    return (bm if s.product_align == 8 else 64, bn, bc), {"num_warps": 8, "num_stages": 2 if s.kind == "ieee" else 3}
+    options = {"num_warps": 8, "num_stages": 2 if s.kind == "ieee" else 3}
+    if s.product_align < 8:  # narrow loads have an address for every element, which occupies registers
+        return (64, bn, bc), options | ({} if s.kind == "ieee" else _MOST)
+    return (bm, bn, bc), options
 
 
 def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
