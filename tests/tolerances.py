@@ -11,7 +11,8 @@ terms cancel, the ULP is that of the largest result of the same evaluation.
 
 Of a tensor with few elements, one error is a matter of luck, so the reference's is the largest of `DRAWS` draws of the
 inputs. In float64 the reference's own error can't be seen; rounding errors are proportional to the machine epsilon, so
-it is the error of the float32 reference times the ratio of the epsilons. Kinks: see `tests.inputs`.
+it is the error of the float32 reference times the ratio of the epsilons (of results that the reference itself computes,
+in the layout that it computes them in: see test_parity.py). Kinks: see `tests.inputs`.
 """
 
 import torch

@@ -242,6 +242,27 @@ void feature_pool_bwd(Address dz, Address dpooled, Address mask, Address db, con
   kernels().feature_pool_bwd(p, threads);
 }
 
+using Sizes4 = std::tuple<int64_t, int64_t, int64_t, int64_t>;  // batch, m, n, k
+using MatrixStrides = std::tuple<int64_t, int64_t, int64_t>;    // batch, row, column
+
+void matmul(Address a, Address b, Address c, const Sizes4& sizes, const MatrixStrides& a_strides,
+            const MatrixStrides& b_strides, const MatrixStrides& c_strides, bool add, int dtype, int threads) {
+  MatmulParams p{};
+  int64_t c_column;
+  std::tie(p.batch, p.m, p.n, p.k) = sizes;
+  std::tie(p.a_batch, p.a_row, p.a_column) = a_strides;
+  std::tie(p.b_batch, p.b_row, p.b_column) = b_strides;
+  std::tie(p.c_batch, p.c_row, c_column) = c_strides;
+  p.a = filled(a, p.batch * p.m * p.k, kNull), p.b = filled(b, p.batch * p.k * p.n, kNull);
+  p.c = filled(c, p.batch * p.m * p.n, kNull);
+  p.add = add;
+  p.dtype = dtype_of(dtype);
+  require(p.dtype == DType::float32 || p.dtype == DType::float64, "matmul takes float32 or float64");
+  require(c_column == 1 || p.n <= 1, "matmul writes rows without gaps");
+  py::gil_scoped_release release;
+  kernels().matmul(p, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -259,4 +280,5 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("scale_channels_bwd", &scale_channels_bwd);
   m.def("feature_pool", &feature_pool);
   m.def("feature_pool_bwd", &feature_pool_bwd);
+  m.def("matmul", &matmul);
 }

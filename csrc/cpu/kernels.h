@@ -19,6 +19,7 @@ struct Kernels {
   void (*scale_channels_bwd)(const ScaleParams&, int threads);
   void (*feature_pool)(const FeaturePoolParams&, int threads);
   void (*feature_pool_bwd)(const FeaturePoolParams&, int threads);
+  void (*matmul)(const MatmulParams&, int threads);
 };
 
 // The fastest set that this processor runs; HSR_CPU_ISA=base|avx2|avx512 asks for a lesser one.

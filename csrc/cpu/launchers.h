@@ -18,6 +18,7 @@ void launch_scale_channels(const ScaleParams&, int threads);
 void launch_scale_channels_bwd(const ScaleParams&, int threads);
 void launch_feature_pool(const FeaturePoolParams&, int threads);
 void launch_feature_pool_bwd(const FeaturePoolParams&, int threads);
+void launch_matmul(const MatmulParams&, int threads);
 
 }  // namespace HSR_ISA
 }  // namespace hsr

@@ -5,7 +5,12 @@ The block stays in cache, so the hidden layer (K x H x W) never exists; one bit 
 passed, is all that the backward needs of it. The second layer is linear and so is pooling: where the map shrinks, the
 hidden layer is pooled first and the second layer sees T x T pixels instead of H x W. Where it grows, the second layer
 comes first and its output is resized.
+
+Results don't depend on the number of threads. That rules BLAS out, which chooses its kernels, and with them the order
+of sums, by how it splits a product among threads, and PyTorch's sum to one number, which adds up per thread.
 """
+
+import math
 
 import torch
 
@@ -26,11 +31,19 @@ def _loss(x, target, w1, b1, w2, b2, *, gain):
     dtype = wide(x.dtype)
     size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
     pooled, mask = _hidden(x, w1.to(x.dtype), b1.to(x.dtype), *pooled_size(x, out[0]), gain)
-    projected = torch.matmul(w2.to(x.dtype).to(dtype), pooled) + b2.to(x.dtype).to(dtype)[:, None]
+    projected = _product(w2.to(x.dtype).to(dtype), pooled).add_(b2.to(x.dtype).to(dtype)[:, None])
     if pooled_size(x, out[0]) != out:
         projected = _resize(projected, size, out)
-    difference = projected - target.to(dtype).flatten(2)
-    return difference.square().mean(), (pooled, mask, difference)
+    difference = projected.sub_(target.to(dtype).flatten(2))
+    return _mean_square(difference, out), (pooled, mask, difference)
+
+
+def _mean_square(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Of maps [N, D, H * W]. Axis by axis: then no sum is split among threads."""
+    total = x.square().unflatten(2, size)
+    for _ in range(4):
+        total = total.sum(-1, dtype=torch.float64)
+    return (total / x.numel()).to(x.dtype)
 
 
 def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
@@ -51,13 +64,34 @@ def _loss_bwd(dloss, kept, x, w1, b1, w2, b2, side, gain, needs):
         dprojected = _resize(dprojected, size, out, transposed=True)
     dx = dw1 = db1 = dw2 = db2 = None
     if needs_dw2:
-        dw2 = torch.bmm(dprojected, pooled.transpose(1, 2)).sum(0)
+        dw2 = pooled.new_zeros(w2.shape)
+        for error, hidden in zip(dprojected, pooled, strict=True):
+            _product(error, hidden.t(), dw2, add=True)
     if needs_db2:
-        db2 = dprojected.sum([0, 2])
+        db2 = dprojected.new_zeros(w2.shape[0])
+        for error in dprojected:
+            db2 += error.sum(1)
     if needs_dx or needs_dw1 or needs_db1:
-        dpooled = torch.matmul(w2.to(x.dtype).to(dprojected.dtype).t(), dprojected)
+        dpooled = _product(w2.to(x.dtype).to(dprojected.dtype).t(), dprojected)
         dx, dw1, db1 = _hidden_bwd(dpooled, mask, x, w1.to(x.dtype), *pooled_to, gain, needs_dx, needs_dw1)
     return dx if needs_dx else None, dw1 if needs_dw1 else None, db1 if needs_db1 else None, dw2, db2
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None, *, add: bool = False) -> torch.Tensor:
+    """a [M, K] @ b [K, N] or, sample by sample, b [samples, K, N], for any strides; `add`: added to `out`."""
+    samples, n = b.shape[:-2], b.shape[-1]
+    m, k = a.shape
+    out = b.new_empty((*samples, m, n)) if out is None else out
+    _native.cpu().matmul(
+        address(a), address(b), address(out), (math.prod(samples), m, n, k), *map(_strides, (a, b, out)), add,
+        DTYPE_CODES[out.dtype], torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def _strides(matrices: torch.Tensor) -> tuple[int, int, int]:
+    """Of samples (0 where there is one for all), rows and columns."""
+    return (matrices.stride(0) if matrices.ndim == 3 else 0), matrices.stride(-2), matrices.stride(-1)
 
 
 def _matrices(x: torch.Tensor) -> list[torch.Tensor]:
@@ -85,7 +119,7 @@ def _hidden(x, w1, b1, th, tw, gain):
     z = w1.new_empty((blocks[0][1] if blocks else 0, h * w))
     for i, matrix in enumerate(_matrices(x)):
         for first, last in blocks:
-            part = torch.mm(w1[first:last], matrix, out=z[: last - first])
+            part = _product(w1[first:last], matrix, z[: last - first])
             _native.cpu().feature_pool(
                 address(part), address(b1[first:]), address(pooled[i, first:]), address(mask[i, first:]),
                 (last - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
@@ -111,9 +145,9 @@ def _hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
                 (last - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
             )  # fmt: skip
             if needs_dw:
-                dw[first:last].addmm_(dz, matrix.t())
+                _product(dz, matrix.t(), dw[first:last], add=True)
             if needs_dx:
-                dx[i].view(c, h * w).addmm_(w1[first:last].t(), dz)
+                _product(w1[first:last].t(), dz, dx[i].view(c, h * w), add=True)
     return dx.to(x.dtype), dw, db.to(w1.dtype)
 
 
@@ -133,4 +167,10 @@ def _resize(z: torch.Tensor, size: tuple[int, int], out: tuple[int, int], *, tra
     if transposed:
         rows, columns = rows.t(), columns.t()
     maps = z.unflatten(2, out if transposed else size)
-    return (rows @ maps @ columns.t()).flatten(2)
+    return _along_columns(_along_columns(maps, columns), rows).flatten(2)
+
+
+def _along_columns(maps: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """Each row of maps [N, D, H, W] times windows [T, W], then transposed: [N, D, T, H]."""
+    rows = maps.reshape(-1, maps.shape[3])
+    return _product(rows, windows.t()).unflatten(0, maps.shape[:3]).transpose(2, 3)

@@ -28,7 +28,7 @@ def feature_hidden_kernel(
     """
     scale, program = place(starts)
     x, w1, b1, pooled = pick(x, scale), pick(w1, scale), pick(b1, scale), pick(pooled, scale)
-    c, w = aligned(pick(c, scale), ALIGN), aligned(pick(w, scale), ALIGN)
+    c, w = aligned(pick(c, scale), ALIGN).to(INDEX), aligned(pick(w, scale), ALIGN)
     k, h, th, tw = pick(k, scale), pick(h, scale), pick(th, scale), pick(tw, scale)
     sides, parts, samples = pick(sides, scale), pick(parts, scale), pick(samples, scale)
     width = aligned(pick(widths, scale), 8)
@@ -38,9 +38,9 @@ def feature_hidden_kernel(
     side = program // blocks % sides
     part = program // blocks // sides % parts
     first_sample = program // blocks // sides // parts * samples
-    x += first_sample.to(tl.int64) * (c * h * w)
+    x += first_sample.to(tl.int64) * (c * (h * w))
     pooled += first_sample.to(tl.int64) * (th * tw)
-    x_c, x_p = h * w, 1
+    x_c, x_p = (h * w).to(INDEX), 1
     if LAST:
         x_c, x_p = 1, c
 
@@ -54,7 +54,7 @@ def feature_hidden_kernel(
     for left in range(leftmost, end(last - 1, w, tw), width):  # more than once only where a window exceeds a tile
         column = left + pixel % width
         inside = (sample < samples) & (first_sample + sample < n) & (column < w)
-        at = sample.to(INDEX) * (c * h * w) + column * x_p
+        at = sample * (c * (h * w)) + column * x_p
         total = tl.zeros([BK, BP], tl.float32)
         for y in range(begin(top, h, th), end(bottom - 1, h, th), ROWS):
             z0 = tl.zeros([BK, BP], tl.float32) + bias
@@ -75,7 +75,7 @@ def feature_hidden_kernel(
                     to = pick(mask, scale)
                     there = inside & (y + below < h)
                     pixels = (y + below) * w + column
-                    _store_bits(to, z > 0, first_row, first_sample + sample, pixels, there, k, h * w, BK, BP)
+                    _store_bits(to, z > 0, first_row, first_sample + sample, pixels, there, k, h * w, BK, BP, INDEX)
                 total = _pool_row(
                     total, z, y + below, pooled, gain, n, first_sample, samples, first_row, sample * pitch + column,
                     pitch, left > leftmost, top, bottom, first, last, across, k, h, w, th, tw, x.dtype.element_ty,
@@ -106,12 +106,15 @@ def _pool_row(
 
 
 @triton.jit
-def _store_bits(mask, passed, first_row, sample, pixel, inside, k, pixels, BK: tl.constexpr, BP: tl.constexpr):
+def _store_bits(
+    mask, passed, first_row, sample, pixel, inside, k, pixels,
+    BK: tl.constexpr, BP: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
     """Packs 32 neighbours along K to a word: no alignment of rows of pixels matters."""
     bits = tl.reshape(passed.to(tl.int32), [BK // 32, 32, BP]) << tl.arange(0, 32)[None, :, None]
     words = tl.cdiv(k, 32)
     word = first_row // 32 + tl.arange(0, BK // 32)
-    to = mask + (sample.to(tl.int64) * words * pixels + pixel)[None, :] + word[:, None] * pixels
+    to = mask + (sample.to(tl.int64) * words * pixels + pixel)[None, :] + word.to(INDEX)[:, None] * pixels
     tl.store(to, tl.sum(bits, 1), mask=(word < words)[:, None] & inside[None, :])
 
 

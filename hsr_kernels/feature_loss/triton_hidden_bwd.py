@@ -51,7 +51,7 @@ def _hidden_gradient(
                 at = first + chunk * BQ
                 spread = _spread(spread, share, gain, at, y, x, row, k, h, w, th, tw, stride, DTYPE, BQ, PRECISION)
     words = tl.cdiv(k, 32)
-    word = first_row // 32 + tl.arange(0, BK // 32)
+    word = (first_row // 32 + tl.arange(0, BK // 32)).to(row.dtype)
     here = (word < words)[:, None] & (pixel < h * w)[None, :]
     packed = tl.load(mask + sample * words * (h * w) + (word[:, None] * (h * w) + pixel[None, :]), mask=here, other=0)
     bits = (packed[:, None, :] >> tl.arange(0, 32)[None, :, None]) & 1

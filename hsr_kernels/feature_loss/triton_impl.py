@@ -36,8 +36,10 @@ _HIDDEN = {  # BK, BC, BP, ROWS, COLUMNS
 _PRODUCT = {"half": (128, 128, 64), "tf32": (128, 128, 32), "ieee": (64, 64, 32)}  # BM, BN, BC
 _BWD_DATA = {"half": (32, 256, 64), "tf32": (32, 64, 64), "ieee": (32, 64, 64)}  # BK, BC, BP
 _BWD_WEIGHT = {"half": (64, 128, 32), "tf32": (64, 128, 32), "ieee": (32, 64, 32)}  # BK, BC, BP
+_MOST = {"maxnreg": 255}  # registers: ptxas would rather spill than pass 128 where a kernel isn't all tensor cores
 _CHUNK = {"half": 64, "tf32": 64, "ieee": 32}  # windows that the backward spreads over a tile at a time, at most
 _SUM = (16, 256)
+_INT32_LIMIT = 1 << 30  # elements of a matrix: its offsets, those beyond its end too, fit in int32 below this
 
 
 @lru_cache(maxsize=256)
@@ -141,8 +143,13 @@ class _Scales:
     @property
     def roomy(self) -> bool:
         """Whether tensor cores take their operands from memory on chip, and leave more registers to everything else."""
+        return self.generation in (9, 10)
+
+    @property
+    def generation(self) -> int:
+        """The chip's compute capability before the point, 0 where there is none."""
         x = self.x[0]
-        return x.is_cuda and torch.cuda.get_device_properties(x.device).major in (9, 10)
+        return torch.cuda.get_device_properties(x.device).major if x.is_cuda else 0
 
     @property
     def hidden_align(self) -> int:
@@ -155,11 +162,12 @@ class _Scales:
 
     def index(self, samples: int = 1) -> tl.dtype:
         """Of offsets within matrices and within so many samples; a sample's own offset is always 64 bits wide."""
-        images = (samples * t[0].numel() for t in self.x)
+        images = (samples * c * h * w for c, (h, w) in zip(self.c, self.hw, strict=True))
         pooled = (k * self.n * q for k, q in zip(self.k, self.q, strict=True))
         errors = (d * self.n * q for d, q in zip(self.d, self.q, strict=True))
+        masks = (cdiv(k, 32) * h * w for k, (h, w) in zip(self.k, self.hw, strict=True))
         weights = (t.numel() for t in (*self.w1, *self.w2))
-        return tl.int32 if max(*images, *pooled, *errors, *weights) < 2**31 else tl.int64
+        return tl.int32 if max(*images, *pooled, *errors, *masks, *weights) < _INT32_LIMIT else tl.int64
 
     def spreading(self, tile: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """For a tile of so many pixels: windows that the backward spreads at a time, and how many times."""
@@ -181,7 +189,7 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
     loss = s.empty(len(x), dtype=torch.float32)
     errors = [s.empty(d, s.n * q) for d, q in zip(s.d, s.q, strict=True)]
     sums = [s.empty(d, dtype=torch.float32) for d in s.d]
-    bm, bn, bc = _PRODUCT[s.kind]
+    (bm, bn, bc), options = _product(s)
     columns = [cdiv(s.n * q, bn) for q in s.q]
     programs = [cdiv(d, bm) * count for d, count in zip(s.d, columns, strict=True)]
     squares = [s.empty(count, 1, dtype=torch.float32) for count in programs]
@@ -191,18 +199,28 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
         pooled, _ = _hidden(s, keeps_mask=False)
         feature_projection_kernel[(starts[-1],)](
             s.w2, tuple(pooled), s.b2, tuple(t.contiguous() for t in target), tuple(errors), tuple(squares),
-            tuple(parts), starts[:-1], *s.product_sizes, bm, bn, bc, s.product_align, s.precision, s.index(),
-            num_warps=8, num_stages=3,
+            tuple(parts), starts[:-1], *s.product_sizes, bm, bn, bc, s.product_align, s.precision, s.index(), **options,
         )  # fmt: skip
         share = [1 / e.numel() if e.numel() else math.nan for e in errors]  # the mean over nothing is not a number
         _add_up([*squares, *parts], [*loss.unbind(), *sums], None, [*share, *([1.0] * len(sums))])
     return loss, [t for pair in zip(errors, sums, strict=True) for t in pair]
 
 
+def _product(s: _Scales) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """Tiles of the second layer's products, and options of their launches."""
+    bm, bn, bc = _PRODUCT[s.kind]
+    options = {"num_warps": 8, "num_stages": 2 if s.kind == "ieee" else 3}
+    if s.product_align < 8:  # narrow loads have an address for every element, which occupies registers
+        return (64, bn, bc), options | ({} if s.kind == "ieee" else _MOST)
+    return (bm, bn, bc), options
+
+
 def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
     """The pooled hidden layers [K, N * Q] and the masks of their ReLUs."""
     small = s.kind != "ieee" and not (s.roomy and s.hidden_align == 8)
     bk, bc, bp, rows, columns = _HIDDEN["small" if small else s.kind]
+    if s.hidden_align < 8 and s.kind != "half":  # narrow loads have an address for every element
+        bk = 32
     pooled = [s.empty(k, s.n * q) for k, q in zip(s.k, s.q, strict=True)]
     mask = None
     if keeps_mask:
@@ -218,9 +236,7 @@ def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[t
     feature_hidden_kernel[(starts[-1],)](
         s.x, s.w1, s.b1, tuple(pooled), mask and tuple(mask), starts[:-1], *s.hidden_sizes, sides, widths, samples,
         parts, s.n, s.gain, bk, bc, bp, rows, columns, any(wide), s.last, s.hidden_align, s.precision,
-        s.index(max(samples)), num_warps=8, num_stages=3,
-        # Without tensor cores ptxas would rather spill than pass 128 registers.
-        **({"maxnreg": 255} if s.kind == "ieee" else {}),
+        s.index(max(samples)), num_warps=8, num_stages=3, **(_MOST if s.kind == "ieee" else {}),
     )  # fmt: skip
     return pooled, mask
 
@@ -267,21 +283,21 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
 
 
 def _bwd_projection_weight(s: _Scales, errors, pooled, dloss, share, dw2) -> None:
-    bm, bn, bc = _PRODUCT[s.kind]
+    (bm, bn, bc), options = _product(s)
     starts = _starts([cdiv(d, bm) * cdiv(k, bn) for d, k in zip(s.d, s.k, strict=True)])
     feature_projection_bwd_weight_kernel[(starts[-1],)](
         errors, pooled, dw2, dloss, share, starts[:-1], *s.product_sizes, bm, bn, bc, s.product_align, s.precision,
-        s.index(), num_warps=8, num_stages=3,
+        s.index(), **options,
     )  # fmt: skip
 
 
 def _bwd_projection_data(s: _Scales, errors, loss) -> tuple[torch.Tensor, ...]:
-    bm, bn, bc = _PRODUCT[s.kind]
+    (bm, bn, bc), options = _product(s)
     dpooled = tuple(s.empty(k, s.n * q) for k, q in zip(s.k, s.q, strict=True))
     starts = _starts([cdiv(k, bm) * cdiv(s.n * q, bn) for k, q in zip(s.k, s.q, strict=True)])
     feature_projection_bwd_data_kernel[(starts[-1],)](
         s.w2, errors, dpooled, loss, starts[:-1], *s.product_sizes, bm, bn, bc, s.product_align, s.precision,
-        s.index(), num_warps=8, num_stages=3,
+        s.index(), **options,
     )  # fmt: skip
     return dpooled
 
@@ -292,13 +308,15 @@ def _bwd_data(s: _Scales, dpooled, mask, loss, dloss, share, dx) -> None:
     starts = _starts([cdiv(c, bc) * cdiv(h * w, bp) * s.n for c, (h, w) in zip(s.c, s.hw, strict=True)])
     feature_hidden_bwd_data_kernel[(starts[-1],)](
         dpooled, mask, s.w1, dx, loss, dloss, share, starts, *s.hidden_sizes, s.n, s.gain, bk, bc, bp,
-        *s.spreading(bp), s.hidden_align, s.precision, s.index(), num_warps=8, num_stages=3,
+        *s.spreading(bp), s.hidden_align, s.precision, s.index(), num_warps=8, num_stages=3, **_MOST,
     )  # fmt: skip
 
 
 def _bwd_weight(s: _Scales, dpooled, mask, loss) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Sums over parts of the pixels, still to be added up and multiplied by the loss's factors: of dw1 and of db1."""
     bk, bc, bp = _BWD_WEIGHT[s.kind]
+    if s.kind == "tf32" and s.generation == 10:  # where twice as many spill
+        bc = 64
     bc = power_of_2(max(s.c), 16, bc)
     blocks = [cdiv(k, bk) * cdiv(c, bc) for k, c in zip(s.k, s.c, strict=True)]
     tiles = [cdiv(h * w, bp) * s.n for h, w in s.hw]
@@ -312,5 +330,6 @@ def _bwd_weight(s: _Scales, dpooled, mask, loss) -> tuple[list[torch.Tensor], li
     feature_hidden_bwd_weight_kernel[(starts[-1],)](
         dpooled, mask, s.x, tuple(dw), tuple(db), loss, starts, *s.hidden_sizes, steps, s.n, s.gain, bk, bc, bp,
         *s.spreading(bp), s.last, s.hidden_align, s.precision, s.index(), num_warps=8, num_stages=2,
+        **({} if s.generation == 10 else _MOST),  # there it makes ptxas spill what otherwise it doesn't
     )  # fmt: skip
     return dw, db

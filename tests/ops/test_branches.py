@@ -92,6 +92,17 @@ def test_a_weight_gradient_is_shared_out():
 
 
 @pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("order", (0, 1))
+@pytest.mark.parametrize("name", ("grow-equal-shrink", "no-multiples"))
+@LAYOUTS
+@DEVICES
+def test_64_bit_offsets_of_the_loss(name, layout, device, order, monkeypatch):
+    """Matrices of more than 2^30 elements: the limit is put down."""
+    monkeypatch.setattr(_implementation("feature_loss"), "_INT32_LIMIT", 0)
+    check(BY_NAME[f"feature_projection_loss-{name}"], "triton", device, layout, torch.float32, order)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
 @LAYOUTS
 @DEVICES
 def test_programs_of_many_tiles(layout, device, monkeypatch):

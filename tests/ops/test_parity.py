@@ -21,10 +21,7 @@ _BY_PYTORCH_ALONE = ("conv2d", "conv_transpose2d", "grid_sample")  # no kernels 
 
 @pytest.fixture(autouse=True)
 def _ieee_float32():
-    """cuDNN and cuBLAS may else compute in tf32, which no float32 tolerance allows."""
-    if not torch.cuda.is_available():
-        yield
-        return
+    """cuDNN and cuBLAS may else compute in tf32, which no float32 tolerance allows. Restores what a test allows."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
@@ -44,18 +41,18 @@ def _truth(case: Case, dtype: torch.dtype, order: int, number: int = 0) -> dict[
 
 
 @functools.cache
-def _reference_errors(case: Case, dtype: torch.dtype, order: int) -> dict[tuple[str, str], float]:
+def _reference_errors(case: Case, dtype: torch.dtype, order: int, layout: str) -> dict[tuple[str, str], float]:
     """Errors of the reference in `dtype`, {(result, norm): largest of several draws}. It runs in every dtype."""
-    return _errors_of_reference(case, dtype, order, lambda inputs: inputs)
+    return _errors_of_reference(case, dtype, order, lambda inputs: inputs, layout)
 
 
 def _errors_of_reference(
-    case: Case, dtype: torch.dtype, order: int, convert: Callable[[Inputs], Inputs]
+    case: Case, dtype: torch.dtype, order: int, convert: Callable[[Inputs], Inputs], layout: str = "contiguous"
 ) -> dict[tuple[str, str], float]:
     errors: dict[tuple[str, str], float] = {}
     for number in range(tolerances.DRAWS):
         with use_backend("reference"):
-            reference = evaluate(case, convert(_inputs(case, dtype, number)), order)
+            reference = evaluate(case, convert(_inputs(case, dtype, number)), order, layout)
         for name, truth in _truth(case, dtype, order, number).items():
             for kind in tolerances.NORMS:
                 error = tolerances.error(reference[name], truth, kind)
@@ -102,7 +99,12 @@ def test_matches_float64_reference(case, backend, device, layout, dtype, order):
 def check(case: Case, backend: str, device: str, layout: str, dtype: torch.dtype, order: int) -> None:
     """Holds one entry of the table against the float64 reference."""
     truth = _truth(case, dtype, order)
-    reference_errors = _reference_errors(case, tolerances.reference_dtype(dtype), order)
+    # What the reference itself computes (so do the backends, of the loss's second order) rounds as PyTorch does in the
+    # entry's layout: its pooling of channels_last adds a window up in one sequence and is some five times less precise.
+    # Not where dtypes are equal: that would hold the reference against itself. Kernels of ours gain nothing by it.
+    by_reference = backend == "reference" or (case.op == "feature_projection_loss" and order == 2)
+    same_layout = layout if by_reference and dtype == torch.float64 else "contiguous"
+    reference_errors = _reference_errors(case, tolerances.reference_dtype(dtype), order, same_layout)
     with use_backend(backend):
         actual = evaluate(case, _inputs(case, dtype), order, layout, device)
     _check(case, dtype, actual, truth, reference_errors)
@@ -189,9 +191,9 @@ def test_parameters_in_float32(name, backend, device, dtype, order):
 @pytest.mark.parametrize("order", (0, 1))
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("name", ("feature_projection_loss-grow-equal-shrink", "feature_projection_loss-no-multiples"))
-def test_where_tf32_is_allowed(monkeypatch, name, layout, order):
+def test_where_tf32_is_allowed(name, layout, order):
     """Launches and tiles of tf32. The interpreter computes it in float32, so float32's tolerance holds."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    torch.backends.cuda.matmul.allow_tf32 = True  # no attribute of the object's, so monkeypatch can't restore it
     check(BY_NAME[name], "triton", "cpu", layout, torch.float32, order)
 
 

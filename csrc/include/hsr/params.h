@@ -99,4 +99,14 @@ struct FeaturePoolParams {
   DType dtype;  // float32 or float64
 };
 
+// c [m, n] = a [m, k] @ b [k, n], or added to, for each of a batch; strides are in elements.
+struct MatmulParams {
+  const void *a, *b;
+  void* c;  // columns lie next to each other
+  int64_t batch, m, n, k;
+  int64_t a_batch, a_row, a_column, b_batch, b_row, b_column, c_batch, c_row;
+  bool add;
+  DType dtype;  // float32 or float64
+};
+
 }  // namespace hsr
