@@ -25,6 +25,7 @@ class Target:
         peak: Peak extra memory, as a fraction of the reference's.
         copy: Bandwidth over the fewest bytes that can be moved, as a fraction of a device copy's.
         released: Times faster than the reference backend in float32, the only precision of the released code.
+        released_peak: Peak extra memory, as a fraction of that of the reference backend in float32.
         without: Time, as a multiple of the time without what the case measures.
     """
 
@@ -33,6 +34,7 @@ class Target:
     peak: float | None = None
     copy: float | None = None
     released: float | None = None
+    released_peak: float | None = None
     without: float | None = None
 
 

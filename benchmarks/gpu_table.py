@@ -65,12 +65,13 @@ class Measured:
     def verdicts(self, copy: float) -> Iterator[str]:
         """What was demanded and whether it was reached; speed-ups are of eager calls on both sides."""
         target, ours = self.case.targets[self.phase], self.median("triton")
-        peaks = self.peaks.get("triton"), self.peaks.get("reference")
+        peaks = {name: _ratio(self.peaks.get("triton"), peak) for name, peak in self.peaks.items()}
         demands = (
             ("{:g}x reference", target.reference, _ratio(self.median("reference"), ours), True),
             ("{:g}x compile", target.compiled, _ratio(self.median("compile"), ours), True),
             ("{:g}x released float32", target.released, _ratio(self.median("released"), ours), True),
-            ("{:g} of the peak memory", target.peak, _ratio(*peaks), False),
+            ("{:g} of the peak memory", target.peak, peaks.get("reference"), False),
+            ("{:g} of released float32's peak", target.released_peak, peaks.get("released"), False),
             ("{:g} of copy", target.copy, _ratio(_ratio(self.fewest, self.ours()), copy), True),
             ("{:g}x the time without", target.without, _ratio(ours, self.median("without")), False),
         )

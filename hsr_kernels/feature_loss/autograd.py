@@ -39,8 +39,8 @@ class ProjectionLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, gain, *tensors):
-        arguments = _by_argument(tensors)
-        loss, kept = _ops.loss_op(*arguments, gain)
+        x, target, *heads = _by_argument(tensors)
+        loss, kept = _ops.loss_op(x, target, *_like(x, heads), gain)
         ctx.gain, ctx.count = gain, len(tensors)
         ctx.save_for_backward(loss, *tensors, *kept)
         return loss
@@ -54,9 +54,15 @@ class ProjectionLoss(torch.autograd.Function):
         x, target, *heads = _by_argument(tensors)
         needs = [need for i, need in enumerate(ctx.needs_input_grad[1:]) if i % 6 != 1]
         sides = [t.shape[2] for t in target]
-        found = iter(_ops.loss_bwd_op(dloss, loss, kept, x, *heads, sides, ctx.gain, needs))
-        grads = [None if i % 6 == 1 else next(found) for i in range(ctx.count)]
+        # Cast again rather than kept: heads are often larger than all that is.
+        found = iter(_ops.loss_bwd_op(dloss, loss, kept, x, *_like(x, heads), sides, ctx.gain, needs))
+        grads = [None if i % 6 == 1 else next(found).to(t.dtype) for i, t in enumerate(tensors)]
         return None, *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[1:], strict=True))
+
+
+def _like(x: Sequence[torch.Tensor], heads: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
+    """w1, b1, w2 and b2 in the dtype of the features."""
+    return [[t.to(x[0].dtype) for t in tensors] for tensors in heads]
 
 
 def _through_reference(ctx, tensors, dloss):

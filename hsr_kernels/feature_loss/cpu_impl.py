@@ -30,8 +30,8 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
 def _loss(x, target, w1, b1, w2, b2, *, gain):
     dtype = wide(x.dtype)
     size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
-    pooled, mask = _hidden(x, w1.to(x.dtype), b1.to(x.dtype), *pooled_size(x, out[0]), gain)
-    projected = _product(w2.to(x.dtype).to(dtype), pooled).add_(b2.to(x.dtype).to(dtype)[:, None])
+    pooled, mask = _hidden(x, w1, b1, *pooled_size(x, out[0]), gain)
+    projected = _product(w2.to(dtype), pooled).add_(b2.to(dtype)[:, None])
     if pooled_size(x, out[0]) != out:
         projected = _resize(projected, size, out)
     difference = projected.sub_(target.to(dtype).flatten(2))
@@ -50,7 +50,8 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     grads: list[torch.Tensor] = []
     for i, scale in enumerate(zip(x, w1, b1, w2, b2, strict=True)):
         found = _loss_bwd(dloss[i], kept[3 * i : 3 * i + 3], *scale, sides[i], gain, needs[5 * i : 5 * i + 5])
-        grads += [t.new_empty(0) if g is None else g.to(t.dtype) for g, t in zip(found, scale, strict=True)]
+        dtypes = (x[i].dtype, *[wide(x[i].dtype)] * 4)
+        grads += [x[i].new_empty(0, dtype=d) if g is None else g.to(d) for g, d in zip(found, dtypes, strict=True)]
     return grads
 
 
@@ -72,8 +73,8 @@ def _loss_bwd(dloss, kept, x, w1, b1, w2, b2, side, gain, needs):
         for error in dprojected:
             db2 += error.sum(1)
     if needs_dx or needs_dw1 or needs_db1:
-        dpooled = _product(w2.to(x.dtype).to(dprojected.dtype).t(), dprojected)
-        dx, dw1, db1 = _hidden_bwd(dpooled, mask, x, w1.to(x.dtype), *pooled_to, gain, needs_dx, needs_dw1)
+        dpooled = _product(w2.to(dprojected.dtype).t(), dprojected)
+        dx, dw1, db1 = _hidden_bwd(dpooled, mask, x, w1, *pooled_to, gain, needs_dx, needs_dw1)
     return dx if needs_dx else None, dw1 if needs_dw1 else None, db1 if needs_db1 else None, dw2, db2
 
 

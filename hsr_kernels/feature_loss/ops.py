@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of the HSR loss that its backends implement: all scales of one dtype at once, and their gradients.
 
+Features and heads come in one dtype; the gradients of heads are in the dtype that is accumulated in.
 `feature_loss` returns the losses, one per scale, and what the backend keeps for `feature_loss_bwd`, which is its own
 affair: the CPU keeps the pooled hidden layer and one bit per element of the hidden layer, Triton recomputes both.
 """
@@ -35,7 +36,9 @@ def _fake_loss(x, target, w1, b1, w2, b2, gain):
 
 def _fake_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     inputs = [t for scale in zip(x, w1, b1, w2, b2, strict=True) for t in scale]
-    return [t.new_empty(t.shape if need else (0,)) for t, need in zip(inputs, needs, strict=True)]
+    dtypes = [x[0].dtype, *[wide(x[0].dtype)] * 4] * len(x)
+    shapes = (t.shape if need else (0,) for t, need in zip(inputs, needs, strict=True))
+    return [x[0].new_empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
 
 
 loss_op = define(

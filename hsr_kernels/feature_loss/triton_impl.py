@@ -86,7 +86,7 @@ class _Scales:
         last = last and not all(t.is_contiguous() for t in x)
         layout = torch.channels_last if last else torch.contiguous_format
         images = tuple(t.contiguous(memory_format=layout) for t in x)
-        w1, b1, w2, b2 = (tuple(t.to(x[0].dtype).contiguous() for t in tensors) for tensors in (w1, b1, w2, b2))
+        w1, b1, w2, b2 = (tuple(t.contiguous() for t in tensors) for tensors in (w1, b1, w2, b2))
         return cls(images, w1, b1, w2, b2, tuple(sides), gain, last)
 
     @property
@@ -256,7 +256,9 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     inputs = [t for scale in zip(x, w1, b1, w2, b2, strict=True) for t in scale]
     # What one scale needs is computed for all: they share their launches.
     wanted = [any(needs[i::5]) for i in range(5)] * len(x)
-    grads = [t.new_empty(t.shape if want else (0,)) for t, want in zip(inputs, wanted, strict=True)]
+    dtypes = [x[0].dtype, *[torch.float32] * 4] * len(x)
+    shapes = (t.shape if want else (0,) for t, want in zip(inputs, wanted, strict=True))
+    grads = [s.empty(*shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
     dx, dw1, db1, dw2, db2 = (tuple(grads[i::5]) for i in range(5))
     errors, dloss = tuple(kept[::2]), dloss.contiguous()
     share = tuple(2 / max(e.numel(), 1) for e in errors)
@@ -272,7 +274,7 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
                 if wanted[0]:
                     _bwd_data(s, dpooled, tuple(mask), loss, dloss, share, dx)
                 if wanted[1] or wanted[2]:
-                    dw, db = _bwd_weight(s, dpooled, tuple(mask), loss)
+                    dw, db = _bwd_weight(s, dpooled, tuple(mask), loss, dw1, db1)
                     totals += [*zip(dw, dw1, strict=True)] if wanted[1] else []
                     totals += [*zip(db, db1, strict=True)] if wanted[2] else []
         if totals:
@@ -312,8 +314,11 @@ def _bwd_data(s: _Scales, dpooled, mask, loss, dloss, share, dx) -> None:
     )  # fmt: skip
 
 
-def _bwd_weight(s: _Scales, dpooled, mask, loss) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Sums over parts of the pixels, still to be added up and multiplied by the loss's factors: of dw1 and of db1."""
+def _bwd_weight(s: _Scales, dpooled, mask, loss, dw1, db1) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Sums over parts of the pixels, still to be added up and multiplied by the loss's factors: of dw1 and of db1.
+
+    Where there is one part, it lies in dw1 or db1 itself.
+    """
     bk, bc, bp = _BWD_WEIGHT[s.kind]
     if s.kind == "tf32" and s.generation == 10:  # where twice as many spill
         bc = 64
@@ -324,8 +329,8 @@ def _bwd_weight(s: _Scales, dpooled, mask, loss) -> tuple[list[torch.Tensor], li
     work = sum(b * t for b, t in zip(blocks, tiles, strict=True))
     steps = max(cdiv(work, 2 * s.processors), 1)
     parts = [cdiv(t, steps) for t in tiles]
-    dw = [s.empty(p, k * c, dtype=torch.float32) for p, k, c in zip(parts, s.k, s.c, strict=True)]
-    db = [s.empty(p, k, dtype=torch.float32) for p, k in zip(parts, s.k, strict=True)]
+    dw = [_parts(p, k * c, out) for p, k, c, out in zip(parts, s.k, s.c, dw1, strict=True)]
+    db = [_parts(p, k, out) for p, k, out in zip(parts, s.k, db1, strict=True)]
     starts = _starts([p * b for p, b in zip(parts, blocks, strict=True)])
     feature_hidden_bwd_weight_kernel[(starts[-1],)](
         dpooled, mask, s.x, tuple(dw), tuple(db), loss, starts, *s.hidden_sizes, steps, s.n, s.gain, bk, bc, bp,
@@ -333,3 +338,8 @@ def _bwd_weight(s: _Scales, dpooled, mask, loss) -> tuple[list[torch.Tensor], li
         **({} if s.generation == 10 else _MOST),  # there it makes ptxas spill what otherwise it doesn't
     )  # fmt: skip
     return dw, db
+
+
+def _parts(count: int, size: int, out: torch.Tensor) -> torch.Tensor:
+    """[count, size], in the memory of `out` where that's enough."""
+    return out.view(1, size) if count == 1 and out.numel() == size else out.new_empty((count, size))

@@ -16,13 +16,8 @@ from benchmarks.workloads import BOTH, FORWARD
 
 pytest.importorskip("triton")
 BY_NAME = {case.name: case for case in GPU_CASES}
-_THROUGH_MEMORY = pytest.mark.xfail(
-    strict=True, reason="the loss's pooled layers and their gradients pass from kernel to kernel through memory"
-)
 TRACED = [
-    pytest.param(
-        case, route, marks=_THROUGH_MEMORY if case.name.startswith("feature_loss") else (), id=f"{case.name}-{route}"
-    )
+    pytest.param(case, route, id=f"{case.name}-{route}")
     for case in GPU_CASES
     if BOTH in case.targets
     for route in case.routes
