@@ -231,6 +231,9 @@ def modulated_conv2d(
     epilogue: Epilogue,
 ) -> torch.Tensor:
     """See `hsr_kernels.modulated_conv2d`."""
+    if noise is not None and noise.ndim == 0:  # the same number everywhere is a bias
+        level = noise.to(wide(x.dtype)).expand(weight.shape[0])
+        noise, bias = None, level if bias is None else level + bias
     d = None
     if demodulate:
         weight, styles = reference.prescale(x.dtype, weight, styles)

@@ -23,7 +23,7 @@ import triton.language as tl
 from .._triton import cdiv, on_device_of, power_of_2
 from . import composed
 from .routes import FUSED, choose, products
-from .triton_vectors import as_float, channel_vector, is_scalar, noise_tile, numbers, per_sample, stride_of
+from .triton_vectors import as_float, channel_vector, noise_tile, numbers, per_sample, stride_of
 
 _LAST = torch.channels_last
 _PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]
@@ -101,7 +101,7 @@ def _place(blocks, tiles, PIXELS: tl.constexpr, OUT: tl.constexpr, WIDE: tl.cons
 def modulated_conv2d_layer_kernel(
     x, w, s, d, noise, b, y, noise_stride, alpha, gain, clamp, c, o, pixels, height, width, out_pixels, out_width,
     pad_y, pad_x, blocks, tiles,
-    SCALAR: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of y [PIXELS, OUT]."""
@@ -112,7 +112,7 @@ def modulated_conv2d_layer_kernel(
         False, KH, KW, DEPTH, PRECISION,
     )  # fmt: skip
     value *= channel_vector(d, sample * o + out, out < o, 1.0)[None, :]
-    value += noise_tile(noise, sample * noise_stride, pixel, out_pixels, SCALAR)
+    value += noise_tile(noise, sample * noise_stride, pixel, out_pixels)
     value += channel_vector(b, out, out < o, 0.0)[None, :]
     value = tl.where(value > 0, value, value * alpha) * gain
     value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
@@ -206,8 +206,8 @@ def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clam
         modulated_conv2d_layer_kernel[(blocks * tiles * n,)](
             x, w, as_float(s), as_float(d), as_float(noise), as_float(b), y,
             stride_of(noise, out_pixels), *numbers(act, alpha, gain, clamp), c, o, height * width, height, width,
-            out_pixels, size[1], *padding, blocks, tiles, is_scalar(noise), kh, kw,
-            _wide(x, y), _precision(kind), tile.rows, columns, tile.depth, **tile.options(x),
+            out_pixels, size[1], *padding, blocks, tiles, kh, kw, _wide(x, y), _precision(kind), tile.rows,
+            columns, tile.depth, **tile.options(x),
         )  # fmt: skip
     return y
 
