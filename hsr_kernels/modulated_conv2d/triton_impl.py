@@ -312,7 +312,10 @@ def modulated_conv2d_epilogue_bwd_bwd(
     y, layout = dense_image(y)
     dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
     gdy, gy = torch.empty_like(y), torch.empty_like(y)
-    by = _share_out(y, sums=True, held=8)  # its five tensors and three sums take many registers
+    # Five tensors and three sums take many registers, above all where few channels aren't read in vectors: a thread
+    # holds less then. Left to itself, ptxas would spill some registers for more programs.
+    held, registers = (4, 128) if y.shape[1] <= _FEW else (8, None)
+    by = _share_out(y, sums=True, held=held)
     sums = by.partial_sums(3, y)
     gnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_gnoise else None
     ddnoise = None if ddnoise is None else ddnoise.expand(by.n, 1, *y.shape[2:])
@@ -322,7 +325,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
                 ddz, as_float(ratio), as_float(ddnoise), as_float(ddb), dy, y, as_float(d), as_float(noise),
                 as_float(b), gdy, gy, gnoise, sums, stride_of(noise, by.hw),
                 *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
-                *by.args(layout == NHWC), num_warps=_WARPS,
+                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=registers,
             )  # fmt: skip
     return gdy, gy, _per_pixel(gnoise, sums), per_sample(sums)
 
