@@ -70,7 +70,7 @@ class Pass:
     def groups(self, vectors: bool) -> int:
         """Groups of rows to a lane, which share rows that they read; as many as registers are left for.
 
-        8 of 12 taps would take twice the registers of 6, and spill, for an eighth fewer instructions.
+        8 of 12 taps save an eighth of the instructions of 6, but spill.
         """
         g = self.geometry
         if self.taps[0] == 1:
