@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .._triton import cdiv, on_device_of
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
-from ..upfirdn2d.triton_impl import REGISTERS, WARPS, Pass, passes_of, run_passes, tile_of_channels
+from ..upfirdn2d.triton_impl import WARPS, Pass, passes_of, run_passes, tile_of_channels
 from ..upfirdn2d.triton_kernels import fir_place, fir_taps, fir_tile
 from .triton_vectors import as_float, numbers, stride_of
 
@@ -94,6 +94,6 @@ def modulated_conv2d_fir_epilogue(
         modulated_conv2d_fir_epilogue_kernel[(programs,)](
             x, f, as_float(d), as_float(noise), as_float(b), y, c, height, width, *size, g.padding[0] // g.up[0],
             g.padding[2] // g.up[1], *f_steps, stride_of(noise, size[0] * size[1]), g.gain, alpha * gain, gain, clamp,
-            *step.unrolled_args(), channels_last, *tile, num_warps=WARPS, maxnreg=REGISTERS,
+            *step.unrolled_args(), channels_last, *tile, num_warps=WARPS,
         )  # fmt: skip
     return y

@@ -38,6 +38,7 @@ _THREADS = 32 * _WARPS
 _BYTES = 32  # of a tensor that a thread holds; more would take the registers of other programs
 _CHANNELS, _FEW = 32, 8  # channels in a tile; of images that have few. Two shapes only, as each is a compilation
 _PROGRAMS = 4096  # where sums are kept, programs take several tiles each rather than be more than this
+_REGISTERS = 128  # that a thread may take: left to itself, ptxas would spill some for more programs
 _INT32_LIMIT = 1 << 30  # elements of a sample: its offsets, those beyond its end too, fit in int32 below this
 _PLAIN = ["n", "programs", "tiles", "noise_stride"]  # not worth a compilation for their values
 
@@ -248,6 +249,11 @@ def _with_inverses(alpha: float, gain: float, clamp: float) -> tuple[float, floa
     return alpha, 1 / alpha if alpha else 0.0, gain, 1 / gain, clamp
 
 
+def _held(images: torch.Tensor) -> int:
+    """Elements that a thread holds of several tensors and sums; few channels aren't read in vectors, and take more."""
+    return 4 if images.shape[1] <= _FEW else 8
+
+
 def scale_channels(x, s):
     u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_LAST)
     x, layout = dense_image(x)
@@ -293,7 +299,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
     dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
-    by = _share_out(y, sums=True, held=8)
+    by = _share_out(y, sums=True, held=_held(y))
     sums = by.partial_sums(2, y)
     dnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_dnoise else None
     if y.numel():
@@ -301,7 +307,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
             modulated_conv2d_epilogue_bwd_kernel[by.grid](
                 dy, y, as_float(d), as_float(noise), as_float(b), dz, sums, dnoise, stride_of(noise, by.hw),
                 *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
-                *by.args(layout == NHWC), num_warps=_WARPS,
+                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS,
             )  # fmt: skip
     return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), _per_pixel(dnoise, sums)
 
@@ -312,10 +318,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
     y, layout = dense_image(y)
     dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
     gdy, gy = torch.empty_like(y), torch.empty_like(y)
-    # Five tensors and three sums take many registers, above all where few channels aren't read in vectors: a thread
-    # holds less then. Left to itself, ptxas would spill some registers for more programs.
-    held, registers = (4, 128) if y.shape[1] <= _FEW else (8, None)
-    by = _share_out(y, sums=True, held=held)
+    by = _share_out(y, sums=True, held=_held(y))
     sums = by.partial_sums(3, y)
     gnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_gnoise else None
     ddnoise = None if ddnoise is None else ddnoise.expand(by.n, 1, *y.shape[2:])
@@ -325,7 +328,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
                 ddz, as_float(ratio), as_float(ddnoise), as_float(ddb), dy, y, as_float(d), as_float(noise),
                 as_float(b), gdy, gy, gnoise, sums, stride_of(noise, by.hw),
                 *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
-                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=registers,
+                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS if by.channels == _FEW else None,
             )  # fmt: skip
     return gdy, gy, _per_pixel(gnoise, sums), per_sample(sums)
 
