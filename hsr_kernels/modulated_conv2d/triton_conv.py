@@ -33,8 +33,8 @@ _PIXELS = 32  # that a weight gradient adds up at a time
 class _Tile(NamedTuple):
     """Rows and columns of a program, what it adds up at a time, loads in flight, and registers of a thread, at most.
 
-    The last applies to chips whose products are asynchronous: there the assembler would rather spill a few registers,
-    to get by with a round number of them, than take one more. On other chips a limit makes it spill.
+    Without the last the assembler would rather spill a few registers, to get by with a round number of them, than take
+    one more. Large tiles on chips whose products aren't asynchronous, and IEEE products on all, spill with it instead.
     """
 
     rows: int
@@ -42,18 +42,23 @@ class _Tile(NamedTuple):
     depth: int
     stages: int
     registers: int | None
+    everywhere: bool = False  # the limit is for all chips
 
     def columns_of(self, channels: int, kernel: int) -> int:
         """No more columns than the channels need."""
         return power_of_2(channels, min(16 if kernel == 1 else 32, self.columns), self.columns)
 
     def options(self, x: torch.Tensor) -> dict[str, int | None]:
-        limited = x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
+        limited = self.everywhere or x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
         return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.registers if limited else None}
 
 
 # By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units.
-_TILES = {"half": _Tile(128, 128, 32, 3, 224), "tf32": _Tile(128, 64, 16, 3, 224), "ieee": _Tile(64, 16, 16, 2, None)}
+_TILES = {
+    "half": _Tile(128, 128, 32, 3, 224),
+    "tf32": _Tile(128, 64, 16, 3, 224, True),
+    "ieee": _Tile(64, 16, 8, 2, None),
+}
 
 
 @triton.jit
