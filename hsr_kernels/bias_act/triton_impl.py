@@ -20,10 +20,11 @@ _WARPS = 8  # with fewer, masks in 64 bits and three tensors spill registers
 _NARROW, _WIDE, _WIDEST = 64, 256, 1024  # columns of a tile
 _PROGRAMS = 1024  # enough to fill a GPU; four times as many at most keep a partial sum per column each
 
-# The codes of csrc/include/hsr/activation.h.
+# The codes of csrc/include/hsr/activation.h. Linear and selu are lrelu and elu with other numbers: see `_form`.
+_LINEAR, _SELU = 0, 6
 _RELU, _LRELU, _TANH, _SIGMOID = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
-_ELU, _SELU, _SOFTPLUS, _SWISH = tl.constexpr(5), tl.constexpr(6), tl.constexpr(7), tl.constexpr(8)
-_SELU_SCALE, _SELU_ALPHA = tl.constexpr(1.0507009873554805), tl.constexpr(1.6732632423543772)
+_ELU, _SOFTPLUS, _SWISH = tl.constexpr(5), tl.constexpr(7), tl.constexpr(8)
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 _SOFTPLUS_LINEAR = tl.constexpr(20.0)  # where PyTorch's softplus becomes the identity
 
 
@@ -34,9 +35,9 @@ def _logistic(x):
 
 @triton.jit
 def _raw(x, alpha, ACT: tl.constexpr):
-    """act(x), before gain and clamp."""
+    """act(x), before gain and clamp; of NaN it is NaN."""
     if ACT == _RELU:
-        return tl.where(x > 0, x, 0.0)
+        return tl.where(x <= 0, 0.0, x)
     elif ACT == _LRELU:
         return tl.where(x > 0, x, x * alpha)
     elif ACT == _TANH:
@@ -46,86 +47,67 @@ def _raw(x, alpha, ACT: tl.constexpr):
     elif ACT == _SIGMOID:
         return _logistic(x)
     elif ACT == _ELU:
-        return tl.where(x > 0, x, tl.exp(tl.minimum(x, 0.0)) - 1.0)
-    elif ACT == _SELU:
-        return _SELU_SCALE * tl.where(x > 0, x, _SELU_ALPHA * (tl.exp(tl.minimum(x, 0.0)) - 1.0))
+        return tl.where(x > 0, x, alpha * (tl.exp(x) - 1.0))
     elif ACT == _SOFTPLUS:
         return tl.where(x > _SOFTPLUS_LINEAR, x, tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))))
-    elif ACT == _SWISH:
+    else:  # swish
         return x * _logistic(x)
-    else:
-        return x
 
 
 @triton.jit
 def _raw_slope(t, alpha, ACT: tl.constexpr):
-    """act'(x) told from t = act(x)."""
-    if ACT == _RELU:
-        return tl.where(t > 0, 1.0, 0.0)
-    elif ACT == _LRELU:
+    """act'(x) told from t = act(x); swish's can't be."""
+    if ACT == _LRELU:
         return tl.where(t > 0, 1.0, alpha)
     elif ACT == _TANH:
         return 1.0 - t * t
     elif ACT == _SIGMOID:
         return t * (1.0 - t)
     elif ACT == _ELU:
-        return tl.where(t > 0, 1.0, t + 1.0)
-    elif ACT == _SELU:
-        return tl.where(t > 0, _SELU_SCALE, t + _SELU_SCALE * _SELU_ALPHA)
-    elif ACT == _SOFTPLUS:
+        return tl.where(t > 0, 1.0, t + alpha)
+    else:  # softplus
         return tl.where(t > _SOFTPLUS_LINEAR, 1.0, 1.0 - tl.exp(-t))
-    else:
-        return t * 0.0 + 1.0
 
 
 @triton.jit
 def _raw_curvature(t, ACT: tl.constexpr):
-    """Derivative of _raw_slope by t."""
+    """Derivative of _raw_slope by t, of a curved activation."""
     if ACT == _TANH:
         return -2.0 * t
     elif ACT == _SIGMOID:
         return 1.0 - 2.0 * t
-    elif ACT == _ELU or ACT == _SELU:  # noqa: SIM109 - Triton has no `in`
+    elif ACT == _ELU:
         return tl.where(t > 0, 0.0, 1.0)
-    elif ACT == _SOFTPLUS:
+    else:  # softplus
         return tl.where(t > _SOFTPLUS_LINEAR, 0.0, tl.exp(-t))
-    else:
-        return t * 0.0
 
 
 @triton.jit
 def _slope(ref, alpha, gain, clamp, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr):
-    """dy/dx from the output y or, where it can't be told from that, from the input; 0 at the clamp's magnitude."""
+    """dy/dx from the output y or, of swish and a falling lrelu, from the input; 0 at the clamp's magnitude."""
     if FROM_OUTPUT:
         slope = gain * _raw_slope(ref / gain, alpha, ACT)
         y = ref
+    elif ACT == _SWISH:
+        s = _logistic(ref)
+        y = ref * (gain * s)
+        slope = gain * s + y * (1.0 - s)
     else:
-        t = _raw(ref, alpha, ACT)
-        y = t * gain
-        if ACT == _SWISH:
-            s = _logistic(ref)
-            slope = gain * s * (1.0 + ref * (1.0 - s))
-        elif ACT == _LRELU:
-            slope = gain * tl.where(ref > 0, 1.0, alpha)
-        else:
-            slope = gain * _raw_slope(t, alpha, ACT)
+        slope = gain * tl.where(ref > 0, 1.0, alpha)
+        y = ref * slope
     return tl.where(tl.abs(y) < clamp, slope, 0.0)
 
 
 @triton.jit
-def _curvature(ref, alpha, gain, clamp, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr):
-    """Derivative of _slope by ref."""
-    if FROM_OUTPUT:
+def _curvature(ref, gain, clamp, ACT: tl.constexpr):
+    """Derivative of _slope by ref, of a curved activation."""
+    if ACT == _SWISH:
+        s = _logistic(ref)
+        curvature = gain * s * (1.0 - s) * (2.0 + ref * (1.0 - 2.0 * s))
+        y = ref * s * gain
+    else:
         curvature = _raw_curvature(ref / gain, ACT)
         y = ref
-    else:
-        t = _raw(ref, alpha, ACT)
-        y = t * gain
-        if ACT == _SWISH:
-            s = _logistic(ref)
-            curvature = gain * s * (1.0 - s) * (2.0 + ref * (1.0 - 2.0 * s))
-        else:
-            curvature = gain * _raw_curvature(t, ACT) * _raw_slope(t, alpha, ACT)
     return tl.where(tl.abs(y) < clamp, curvature, 0.0)
 
 
@@ -138,17 +120,22 @@ def _place(program, n_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _bias(b, first, column, channels, n_columns, BIAS: tl.constexpr, ROWS: tl.constexpr):
-    """The bias as it is added to a tile: along rows (1), along columns (2), or none (0)."""
+    """The bias as it is added to a tile: along rows (1), columns (2 or, where 16 divides `channels`, 3), or none (0).
+
+    That 16 divides them is worth a compilation along columns only, which then read the bias in vectors.
+    """
     if BIAS == 1:
         row = (first % channels).to(tl.int32) + tl.arange(0, ROWS)
         return tl.load(b + row % channels)[:, None].to(tl.float32)
-    elif BIAS == 2:
+    elif BIAS >= 2:
+        if BIAS == 3:
+            channels = channels // 16 * 16  # as it is, and now known
         return tl.load(b + column.to(tl.int32) % channels, mask=column < n_columns, other=0.0)[None, :].to(tl.float32)
     else:
         return 0.0
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "channels"])
 def bias_act_kernel(
     x, b, y, n_rows, n_columns, channels, alpha, gain, clamp,
     ACT: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -164,7 +151,7 @@ def bias_act_kernel(
     tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["n_rows", "tiles"])
+@triton.jit(do_not_specialize=["n_rows", "channels", "tiles"])
 def bias_act_bwd_kernel(
     dy, ref, b, dx, sums, n_rows, n_columns, channels, tiles, alpha, gain, clamp,
     ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, BIAS: tl.constexpr, SUMS: tl.constexpr,
@@ -192,7 +179,7 @@ def bias_act_bwd_kernel(
         tl.store(sums + start // ROWS * n_columns + column, total, mask=column < n_columns)
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "channels"])
 def bias_act_bwd_bwd_kernel(
     ddx, dy, ref, b, ddy, dref, n_rows, n_columns, channels, alpha, gain, clamp,
     ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -208,7 +195,7 @@ def bias_act_bwd_bwd_kernel(
     d = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
     slope = _slope(r, alpha, gain, clamp, ACT, FROM_OUTPUT)
     tl.store(ddy + at, (g * slope).to(ddy.dtype.element_ty), mask=inside)
-    curvature = _curvature(r, alpha, gain, clamp, ACT, FROM_OUTPUT)
+    curvature = _curvature(r, gain, clamp, ACT)
     tl.store(dref + at, (g * d * curvature).to(dref.dtype.element_ty), mask=inside)
 
 
@@ -221,6 +208,11 @@ class _Matrix:
     columns: int
     along: int  # what the bias belongs to: 1 rows, 2 columns, 0 nothing
     tile: tuple[int, int]
+
+    @property
+    def bias(self) -> int:
+        """BIAS of the kernels, given one."""
+        return 3 if self.along == 2 and self.channels % 16 == 0 else self.along
 
     @property
     def down(self) -> int:
@@ -247,7 +239,8 @@ def _matrix(x: torch.Tensor, dim: int, per_channel: bool) -> _Matrix:
     """
     outer, channels, inner = walk(x, dim)
     if not per_channel:
-        return _Matrix(1, 1, x.numel(), 0, (1, _TILE))
+        columns = x.numel() if x.numel() % _TILE else _TILE  # the latter fits 32 bits
+        return _Matrix(1, x.numel() // max(columns, 1), columns, 0, (1, _TILE))
     if inner == 1:
         most = max(_WIDE // max(channels, 1), 1)
         pixels = math.gcd(outer, 1 << most.bit_length() - 1)
@@ -257,15 +250,31 @@ def _matrix(x: torch.Tensor, dim: int, per_channel: bool) -> _Matrix:
     return _Matrix(channels, rows, columns, 2 if inner == 1 else 1, (_TILE // width, width))
 
 
+def _form(act: int, alpha: float, gain: float, clamp: float) -> tuple[int, float, float, float]:
+    """act, alpha, gain and clamp as the kernels take them: fewer activations by more numbers; no clamp is infinity."""
+    if act == _LINEAR:
+        act, alpha = _LRELU.value, 1.0
+    elif act in (_ELU.value, _SELU):
+        alpha, gain = (_SELU_ALPHA, gain * _SELU_SCALE) if act == _SELU else (1.0, gain)
+        act = _ELU.value
+    return act, alpha, gain, math.inf if clamp < 0 else clamp
+
+
+def _slope_form(act: int, alpha: float, gain: float, clamp: float) -> tuple[int, float, float, float]:
+    """The same for slopes: relu is a lrelu too, whose product of 0 and infinity isn't met here."""
+    return _form(_LRELU.value, 0.0, gain, clamp) if act == _RELU.value else _form(act, alpha, gain, clamp)
+
+
 def bias_act(x, b, dim, act, alpha, gain, clamp):
     y = torch.empty_like(x)
     x = dense(x)
     m = _matrix(x, dim, b is not None)
+    act, *numbers = _form(act, alpha, gain, clamp)
     if x.numel():
         with on_device_of(x):
             bias_act_kernel[m.grid](
-                x, None if b is None else b.to(x.dtype).contiguous(), y, m.rows, m.columns, m.channels,
-                *_numbers(alpha, gain, clamp), act, m.along, *m.tile, num_warps=_WARPS,
+                x, None if b is None else b.to(x.dtype).contiguous(), y, m.rows, m.columns, m.channels, *numbers,
+                act, m.bias, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     return y
 
@@ -278,12 +287,13 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
     down = cdiv(m.down, tiles)
     partial = (0, 0) if not needs_db else (down, m.columns) if m.along == 2 else (m.across, m.rows)
     sums = dx.new_empty(partial, dtype=torch.float32)
+    act, *numbers = _slope_form(act, alpha, gain, clamp)
     if ref.numel():
         with on_device_of(ref):
             bias_act_bwd_kernel[(down * m.across,)](
-                dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, sums, m.rows, m.columns,
-                1 if b is None else m.channels, tiles, *_numbers(alpha, gain, clamp), act, from_output,
-                0 if b is None else m.along, m.along if needs_db else 0, *m.tile, num_warps=_WARPS,
+                dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, sums, m.rows, m.columns, m.channels,
+                tiles, *numbers, act, from_output, 0 if b is None else m.bias, m.along if needs_db else 0, *m.tile,
+                num_warps=_WARPS,
             )  # fmt: skip
     elif needs_db:
         sums = sums.new_zeros(1, ref.shape[dim])
@@ -294,14 +304,11 @@ def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp)
     ddy, dref = torch.empty_like(ref), torch.empty_like(ref)
     ref, ddx, dy = dense(ref), laid_out_like(ddx, ddy), laid_out_like(dy, ddy)
     m = _matrix(ref, dim, b is not None)
+    act, *numbers = _form(act, alpha, gain, clamp)
     if ref.numel():
         with on_device_of(ref):
             bias_act_bwd_bwd_kernel[m.grid](
                 ddx, dy, ref, None if b is None else b.to(ref.dtype).contiguous(), ddy, dref, m.rows, m.columns,
-                m.channels, *_numbers(alpha, gain, clamp), act, from_output, m.along, *m.tile, num_warps=_WARPS,
+                m.channels, *numbers, act, from_output, m.bias, *m.tile, num_warps=_WARPS,
             )  # fmt: skip
     return ddy, dref
-
-
-def _numbers(alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
-    return alpha, gain, float("inf") if clamp < 0 else clamp

@@ -247,7 +247,10 @@ def modulated_conv2d(
         w = w.flip([2, 3])  # conv2d correlates; a transposed convolution convolves
     if plan.convolution.transposed:
         w = w.transpose(0, 1)
-    noise = None if noise is None else noise.to(wide(x.dtype))
+    if noise is not None:
+        noise = noise.to(wide(x.dtype))
+        if noise.ndim == 0:  # a map is small beside the images, and one number isn't worth kernels of its own
+            noise = noise.expand(1, 1, *plan.output_size(x, filter_taps(weight[0, 0]), filter_taps(f))).contiguous()
     b = bias.to(wide(x.dtype)) if fused and bias is not None else None
     y = ModulatedConv2d.apply(x, w, styles.to(wide(x.dtype)), d, noise, b, f, plan, epilogue if fused else _IDENTITY)
     return y if fused else bias_act(y, bias, 1, epilogue)

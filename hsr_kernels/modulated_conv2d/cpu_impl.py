@@ -2,8 +2,8 @@
 """Native CPU kernels around the convolution of a modulated layer.
 
 The convolution runs in channels_last, where it is fastest; the prologue and the epilogue change layouts on the way.
-Images between them are [N, C, H, W] in channels_last; d is [N, O], noise [N or 1, 1, H, W] or a scalar, b [O]: all in
-the dtype that is accumulated in.
+Images between them are [N, C, H, W] in channels_last; d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the dtype
+that is accumulated in.
 """
 
 import torch
@@ -31,12 +31,11 @@ __all__ = [
 _LAST = torch.channels_last
 
 
-def _noise(noise: torch.Tensor | None, size: tuple[int, int], dtype: torch.dtype) -> tuple[torch.Tensor | None, int]:
+def _noise(noise: torch.Tensor | None, dtype: torch.dtype) -> tuple[torch.Tensor | None, int]:
     """Noise as a dense [N or 1, 1, H, W] and its stride between samples."""
     if noise is None:
         return None, 0
-    noise = _dense(noise.expand(1, 1, *size) if noise.ndim == 0 else noise, dtype)
-    return noise, size[0] * size[1] if noise.shape[0] > 1 else 0
+    return _dense(noise, dtype), noise[0].numel() if noise.shape[0] > 1 else 0
 
 
 def scale_channels(x, s):
@@ -73,7 +72,7 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
     z = z.contiguous(memory_format=_LAST)
     n, c, h, w = z.shape
     y = torch.empty(z.shape, dtype=z.dtype, memory_format=_LAST if channels_last else torch.contiguous_format)
-    noise, stride = _noise(noise, (h, w), y.dtype)
+    noise, stride = _noise(noise, y.dtype)
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     _native.cpu().epilogue(
         address(z), address(y), address(d), address(noise), stride, address(b), (n, c, h, w), int(channels_last),
@@ -90,7 +89,7 @@ def modulated_conv2d_fir_epilogue(
     size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
     memory_format = _LAST if channels_last else torch.contiguous_format
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, memory_format=memory_format)
-    noise, stride = _noise(noise, size, y.dtype)
+    noise, stride = _noise(noise, y.dtype)
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     taps, *args = fir_args(x, f, geometry, size)
     _native.cpu().fir_epilogue(
@@ -106,7 +105,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     dy = laid_out_like(dy, y)
     n, c, h, w = y.shape
     dz = torch.empty(y.shape, dtype=y.dtype, memory_format=_LAST)
-    noise, stride = _noise(noise, (h, w), y.dtype)
+    noise, stride = _noise(noise, y.dtype)
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     dd = torch.zeros((n, c), dtype=torch.float64)
     db = torch.zeros(c, dtype=torch.float64)
@@ -126,7 +125,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
     dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
     n, c, h, w = y.shape
     gdy, gy = torch.empty_like(y), torch.empty_like(y)
-    noise, stride = _noise(noise, (h, w), y.dtype)
+    noise, stride = _noise(noise, y.dtype)
     d, b, ratio, ddb = (_dense(vector, y.dtype) for vector in (d, b, ratio, ddb))
     ddnoise = None if ddnoise is None else _dense(ddnoise.expand(n, 1, h, w), y.dtype)
     sums = torch.zeros((3, n, c), dtype=torch.float64)

@@ -2,7 +2,7 @@
 """The operators of a modulated layer that its backends implement: around its convolution and, on GPUs, with it.
 
 The convolution's w is [o, c, kh, kw], whatever its strides. Images between operators are [N, C, H, W] in channels_last;
-d is [N, O], noise [N or 1, 1, H, W] or a scalar, b [O]: all in the dtype that is accumulated in.
+d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the dtype that is accumulated in.
 """
 
 import torch

@@ -24,7 +24,7 @@ import triton.language as tl
 from .._triton import cdiv, on_device_of, power_of_2
 from . import composed
 from .routes import FUSED, choose, products
-from .triton_vectors import as_float, channel_vector, is_scalar, noise_tile, numbers, per_sample, stride_of
+from .triton_vectors import as_float, channel_vector, noise_tile, numbers, per_sample, stride_of
 
 _LAST = torch.channels_last
 _PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]
@@ -35,8 +35,8 @@ _SUMS, _PARTS = 0.11, 64  # its partial sums: bytes moved by them, as a share of
 class _Tile(NamedTuple):
     """Rows and columns of a program, what it adds up at a time, loads in flight, and registers of a thread, at most.
 
-    The last applies to chips whose products are asynchronous: there the assembler would rather spill a few registers,
-    to get by with a round number of them, than take one more. On other chips a limit makes it spill.
+    Without the last the assembler would rather spill a few registers, to get by with a round number of them, than take
+    one more. Large tiles on chips whose products aren't asynchronous, and IEEE products on all, spill with it instead.
     """
 
     rows: int
@@ -44,18 +44,23 @@ class _Tile(NamedTuple):
     depth: int
     stages: int
     registers: int | None
+    everywhere: bool = False  # the limit is for all chips
 
     def columns_of(self, channels: int, kernel: int) -> int:
         """No more columns than the channels need."""
         return power_of_2(channels, min(16 if kernel == 1 else 32, self.columns), self.columns)
 
     def options(self, x: torch.Tensor) -> dict[str, int | None]:
-        limited = x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
+        limited = self.everywhere or x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
         return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.registers if limited else None}
 
 
 # By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units.
-_TILES = {"half": _Tile(128, 128, 32, 3, 224), "tf32": _Tile(128, 64, 16, 3, 224), "ieee": _Tile(64, 16, 16, 2, None)}
+_TILES = {
+    "half": _Tile(128, 128, 32, 3, 224),
+    "tf32": _Tile(128, 64, 16, 3, 224, True),
+    "ieee": _Tile(64, 16, 8, 2, None),
+}
 
 
 @triton.jit
@@ -103,7 +108,7 @@ def _place(blocks, tiles, PIXELS: tl.constexpr, OUT: tl.constexpr, WIDE: tl.cons
 def modulated_conv2d_layer_kernel(
     x, w, s, d, noise, b, y, noise_stride, alpha, gain, clamp, c, o, pixels, height, width, out_pixels, out_width,
     pad_y, pad_x, blocks, tiles,
-    SCALAR: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     PIXELS: tl.constexpr, OUT: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of y [PIXELS, OUT]."""
@@ -114,7 +119,7 @@ def modulated_conv2d_layer_kernel(
         False, KH, KW, DEPTH, PRECISION,
     )  # fmt: skip
     value *= channel_vector(d, sample * o + out, out < o, 1.0)[None, :]
-    value += noise_tile(noise, sample * noise_stride, pixel, out_pixels, SCALAR)
+    value += noise_tile(noise, sample * noise_stride, pixel, out_pixels)
     value += channel_vector(b, out, out < o, 0.0)[None, :]
     value = tl.where(value > 0, value, value * alpha) * gain
     value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
@@ -208,8 +213,8 @@ def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clam
         modulated_conv2d_layer_kernel[(blocks * tiles * n,)](
             x, w, as_float(s), as_float(d), as_float(noise), as_float(b), y,
             stride_of(noise, out_pixels), *numbers(act, alpha, gain, clamp), c, o, height * width, height, width,
-            out_pixels, size[1], *padding, blocks, tiles, is_scalar(noise), kh, kw,
-            _wide(x, y), _precision(kind), tile.rows, columns, tile.depth, **tile.options(x),
+            out_pixels, size[1], *padding, blocks, tiles, kh, kw, _wide(x, y), _precision(kind), tile.rows,
+            columns, tile.depth, **tile.options(x),
         )  # fmt: skip
     return y
 

@@ -9,20 +9,19 @@ from .._triton import cdiv, on_device_of
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.triton_impl import WARPS, Pass, passes_of, run_passes, tile_of_channels
 from ..upfirdn2d.triton_kernels import fir_place, fir_taps, fir_tile
+from .triton_vectors import as_float, numbers, stride_of
 
 _LAST = torch.channels_last
-_SLOPES = {0: 1.0, 1: 0.0}  # below zero, by the codes of csrc/include/hsr/activation.h; lrelu's is alpha
 
 
 @triton.jit(
     do_not_specialize=[
-        "height", "width", "out_height", "pad_x", "pad_y", "f_start", "f_step_y", "f_step_x", "noise_plane",
-        "noise_row", "noise_column",
+        "height", "width", "out_height", "pad_x", "pad_y", "f_start", "f_step_y", "f_step_x", "noise_stride",
     ]
 )  # fmt: skip
 def modulated_conv2d_fir_epilogue_kernel(
     x, f, d, noise, b, y, channels, height, width, out_height, out_width, pad_x, pad_y, f_start, f_step_y, f_step_x,
-    noise_plane, noise_row, noise_column, gain, below, above, clamp,
+    noise_stride, gain, below, above, clamp,
     UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr,
     PHASE_X: tl.constexpr, PHASE_Y: tl.constexpr, TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, FILTER: tl.constexpr,
     GROUPS: tl.constexpr, LAST: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
@@ -56,7 +55,7 @@ def modulated_conv2d_fir_epilogue_kernel(
             within = (out_row + i < out_height) & (out_column < out_width)
             value = results[i * UP_X + r] * scale
             if noise is not None:
-                place = noise + plane * noise_plane + (out_row + i) * noise_row + out_column * noise_column
+                place = noise + plane * noise_stride + (out_row + i) * out_width + out_column
                 value += tl.load(place, mask=within, other=0.0) + added
             else:
                 value += added
@@ -84,10 +83,7 @@ def modulated_conv2d_fir_epilogue(
     x = x.contiguous(memory_format=_LAST)
     if earlier:
         x = run_passes(x, earlier, torch.float32).contiguous(memory_format=_LAST)
-    noise = None if noise is None else noise.float()
-    noise_steps = (0, 0, 0) if noise is None or noise.ndim == 0 else _steps(noise)
-    d, b = (None if v is None else v.float().contiguous() for v in (d, b))
-    below = _SLOPES.get(act, alpha)
+    alpha, gain, clamp = numbers(act, alpha, gain, clamp)
     n, c, height, width = x.shape
     columns = cdiv(size[1], step.geometry.up[0])
     lines = cdiv(size[0], step.geometry.up[1] * step.groups(False))
@@ -96,13 +92,8 @@ def modulated_conv2d_fir_epilogue(
     f, *f_steps = step.filter_args
     with on_device_of(x):
         modulated_conv2d_fir_epilogue_kernel[(programs,)](
-            x, f, d, noise, b, y, c, height, width, *size, g.padding[0] // g.up[0], g.padding[2] // g.up[1],
-            *f_steps, *noise_steps, g.gain, below * gain, gain, float("inf") if clamp < 0 else clamp,
-            *step.unrolled_args(), channels_last, *tile, num_warps=WARPS, maxnreg=step.registers,
+            x, f, as_float(d), as_float(noise), as_float(b), y, c, height, width, *size, g.padding[0] // g.up[0],
+            g.padding[2] // g.up[1], *f_steps, stride_of(noise, size[0] * size[1]), g.gain, alpha * gain, gain, clamp,
+            *step.unrolled_args(), channels_last, *tile, num_warps=WARPS,
         )  # fmt: skip
     return y
-
-
-def _steps(noise: torch.Tensor) -> tuple[int, int, int]:
-    """Strides of noise [1 or N, 1, H, W] between planes, rows and columns."""
-    return noise.stride(0) if noise.shape[0] > 1 else 0, noise.stride(2), noise.stride(3)

@@ -18,6 +18,7 @@ from .._registry import NHWC, dense_image, laid_out_like
 from .._triton import cdiv, on_device_of
 from .triton_conv import modulated_conv2d_layer, modulated_conv2d_layer_bwd, modulated_conv2d_layer_weight
 from .triton_fir_epilogue import modulated_conv2d_fir_epilogue
+from .triton_vectors import as_float, channel_vector, noise_tile, numbers, per_sample, stride_of
 
 __all__ = [
     "modulated_conv2d_epilogue",
@@ -37,6 +38,7 @@ _THREADS = 32 * _WARPS
 _BYTES = 32  # of a tensor that a thread holds; more would take the registers of other programs
 _CHANNELS, _FEW = 32, 8  # channels in a tile; of images that have few. Two shapes only, as each is a compilation
 _PROGRAMS = 4096  # where sums are kept, programs take several tiles each rather than be more than this
+_REGISTERS = 128  # that a thread may take: left to itself, ptxas would spill some for more programs
 _INT32_LIMIT = 1 << 30  # elements of a sample: its offsets, those beyond its end too, fit in int32 below this
 _PLAIN = ["n", "programs", "tiles", "noise_stride"]  # not worth a compilation for their values
 
@@ -73,26 +75,6 @@ def _write(x, at, value, inside):
 
 
 @triton.jit
-def _vector(vector, at, known, absent: tl.constexpr):
-    """Values of a float32 vector per channel, or what leaves no trace where there is none."""
-    if vector is None:
-        return tl.full(at.shape, absent, tl.float32)
-    else:
-        return tl.load(vector + at, mask=known, other=absent)
-
-
-@triton.jit
-def _map(noise, start, pixel, hw, SCALAR: tl.constexpr):
-    """A tile's noise, in a shape that can be added to [pixels, channels]."""
-    if noise is None:
-        return 0.0
-    elif SCALAR:
-        return tl.load(noise)
-    else:
-        return tl.load(noise + start + pixel, mask=pixel < hw, other=0.0)[:, None]
-
-
-@triton.jit
 def _invert(y, alpha, inv_alpha, gain, inv_gain, clamp):
     """From y: dy/dpre, pre, and dpre/dy where the first isn't 0 (elsewhere the others are finite and never matter)."""
     t = y * inv_gain
@@ -111,7 +93,7 @@ def scale_channels_kernel(
     pixel = first * PIXELS + tl.arange(0, PIXELS)
     inside = (pixel < hw)[:, None] & (channel < c)[None, :]
     value = _read(x + image, _at(pixel, channel, c, hw, LAST), inside)
-    value *= _vector(s, sample * c + channel, channel < c, 1.0)[None, :]
+    value *= channel_vector(s, sample * c + channel, channel < c, 1.0)[None, :]
     _write(u + image, _at(pixel, channel, c, hw, True), value, inside)
 
 
@@ -123,7 +105,7 @@ def scale_channels_bwd_kernel(
     """dx = du * s; sums: du * x."""
     sample, row, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
     image = sample * c * hw
-    scale = _vector(s, sample * c + channel, channel < c, 1.0)[None, :]
+    scale = channel_vector(s, sample * c + channel, channel < c, 1.0)[None, :]
     dot = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for tile in range(tiles):
         pixel = (first + tile) * PIXELS + tl.arange(0, PIXELS)
@@ -138,15 +120,15 @@ def scale_channels_bwd_kernel(
 @triton.jit(do_not_specialize=_PLAIN)
 def modulated_conv2d_epilogue_kernel(
     z, d, noise, b, y, noise_stride, alpha, gain, clamp, c, hw, programs, tiles,
-    SCALAR: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     sample, _, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
     image = sample * c * hw
     pixel = first * PIXELS + tl.arange(0, PIXELS)
     inside = (pixel < hw)[:, None] & (channel < c)[None, :]
     value = _read(z + image, _at(pixel, channel, c, hw, True), inside)
-    value *= _vector(d, sample * c + channel, channel < c, 1.0)[None, :]
-    value += _map(noise, sample * noise_stride, pixel, hw, SCALAR) + _vector(b, channel, channel < c, 0.0)[None, :]
+    value *= channel_vector(d, sample * c + channel, channel < c, 1.0)[None, :]
+    value += noise_tile(noise, sample * noise_stride, pixel, hw) + channel_vector(b, channel, channel < c, 0.0)[None, :]
     value = tl.where(value > 0, value, value * alpha) * gain
     value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
     _write(y + image, _at(pixel, channel, c, hw, LAST), value, inside)
@@ -156,13 +138,13 @@ def modulated_conv2d_epilogue_kernel(
 def modulated_conv2d_epilogue_bwd_kernel(
     dy, y, d, noise, b, dz, sums, dnoise, noise_stride, alpha, inv_alpha, gain, inv_gain, clamp,
     n, c, hw, programs, tiles,
-    SCALAR: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """dz = dpre * d with dpre = dy * dy/dpre; sums: dd and db; dnoise: the sums over each block of channels."""
     sample, row, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
     image, known = sample * c * hw, channel < c
-    scale = _vector(d, sample * c + channel, known, 1.0)
-    bias = _vector(b, channel, known, 0.0)[None, :]
+    scale = channel_vector(d, sample * c + channel, known, 1.0)
+    bias = channel_vector(b, channel, known, 0.0)[None, :]
     dd, db = tl.zeros([PIXELS, CHANNELS], tl.float32), tl.zeros([PIXELS, CHANNELS], tl.float32)
     for tile in range(tiles):
         pixel = (first + tile) * PIXELS + tl.arange(0, PIXELS)
@@ -170,7 +152,7 @@ def modulated_conv2d_epilogue_bwd_kernel(
         at = _at(pixel, channel, c, hw, LAST)
         slope, pre, _ = _invert(_read(y + image, at, inside), alpha, inv_alpha, gain, inv_gain, clamp)
         dpre = _read(dy + image, at, inside) * slope
-        dd += dpre * (pre - (_map(noise, sample * noise_stride, pixel, hw, SCALAR) + bias))
+        dd += dpre * (pre - (noise_tile(noise, sample * noise_stride, pixel, hw) + bias))
         db += dpre
         if dnoise is not None:
             plane = (tl.program_id(0) % tl.cdiv(c, CHANNELS) * n + sample) * hw
@@ -185,7 +167,7 @@ def modulated_conv2d_epilogue_bwd_kernel(
 def modulated_conv2d_epilogue_bwd_bwd_kernel(
     ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, gdy, gy, gnoise, sums,
     noise_stride, alpha, inv_alpha, gain, inv_gain, clamp, n, c, hw, programs, tiles,
-    SCALAR: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """With zd = z * d told from y, and nothing where the activation doesn't pass:
 
@@ -194,9 +176,9 @@ def modulated_conv2d_epilogue_bwd_bwd_kernel(
     """
     sample, row, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
     image, known = sample * c * hw, channel < c
-    scale = _vector(d, sample * c + channel, known, 1.0)[None, :]
-    weight = _vector(ratio, sample * c + channel, known, 0.0)[None, :]
-    bias, dd_bias = _vector(b, channel, known, 0.0)[None, :], _vector(ddb, channel, known, 0.0)[None, :]
+    scale = channel_vector(d, sample * c + channel, known, 1.0)[None, :]
+    weight = channel_vector(ratio, sample * c + channel, known, 0.0)[None, :]
+    bias, dd_bias = channel_vector(b, channel, known, 0.0)[None, :], channel_vector(ddb, channel, known, 0.0)[None, :]
     dot = tl.zeros([PIXELS, CHANNELS], tl.float32)
     dot_zd, total = dot, dot
     for tile in range(tiles):
@@ -207,7 +189,7 @@ def modulated_conv2d_epilogue_bwd_bwd_kernel(
         g = _read(ddz + image, _at(pixel, channel, c, hw, True), inside)
         slope, pre, inverse = _invert(_read(y + image, at, inside), alpha, inv_alpha, gain, inv_gain, clamp)
         dpre = _read(dy + image, at, inside) * slope
-        zd = pre - (_map(noise, sample * noise_stride, pixel, hw, SCALAR) + bias)
+        zd = pre - (noise_tile(noise, sample * noise_stride, pixel, hw) + bias)
         dot += g * dpre
         dot_zd += dpre * zd
         total += dpre
@@ -215,7 +197,7 @@ def modulated_conv2d_epilogue_bwd_bwd_kernel(
         if gnoise is not None:
             plane = (tl.program_id(0) % tl.cdiv(c, CHANNELS) * n + sample) * hw
             tl.store(gnoise + plane + pixel, -tl.sum(weighted, 1), mask=pixel < hw)
-        added = _map(ddnoise, sample * hw, pixel, hw, False) + dd_bias
+        added = noise_tile(ddnoise, sample * hw, pixel, hw) + dd_bias
         _write(gdy + image, at, slope * (g * scale + weight * zd + added), inside)
         _write(gy + image, at, weighted * inverse, inside)
     at = row * c + channel
@@ -263,31 +245,13 @@ def _share_out(images: torch.Tensor, *, sums: bool = False, held: int | None = N
     return _Share(n, c, h * w, cdiv(per_sample, tiles), tiles, pixels, channels)
 
 
-def _per_sample(partial: torch.Tensor) -> torch.Tensor:
-    """Partial sums [..., programs, C] added up to [..., C]."""
-    return partial.squeeze(-2) if partial.shape[-2] == 1 else partial.sum(-2, dtype=torch.float64).float()
-
-
-def _float(vector: torch.Tensor | None) -> torch.Tensor | None:
-    return None if vector is None else vector.float().contiguous()
-
-
-def _stride(noise: torch.Tensor | None, hw: int) -> int:
-    """Between the samples of a noise map."""
-    return 0 if noise is None or noise.ndim == 0 or noise.shape[0] == 1 else hw
-
-
-def _scalar(noise: torch.Tensor | None) -> bool:
-    return noise is not None and noise.ndim == 0
-
-
-def _numbers(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
-    """alpha, gain and clamp; linear (0) and relu (1) are lrelu with an alpha of 1 and 0."""
-    return (1.0, 0.0, alpha)[act], gain, float("inf") if clamp < 0 else clamp
-
-
 def _with_inverses(alpha: float, gain: float, clamp: float) -> tuple[float, float, float, float, float]:
     return alpha, 1 / alpha if alpha else 0.0, gain, 1 / gain, clamp
+
+
+def _held(images: torch.Tensor) -> int:
+    """Elements that a thread holds of several tensors and sums; few channels aren't read in vectors, and take more."""
+    return 4 if images.shape[1] <= _FEW else 8
 
 
 def scale_channels(x, s):
@@ -297,7 +261,7 @@ def scale_channels(x, s):
     if x.numel():
         with on_device_of(x):
             scale_channels_kernel[by.grid](
-                x, _float(s), u, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC), num_warps=_WARPS
+                x, as_float(s), u, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC), num_warps=_WARPS
             )
     return u
 
@@ -310,10 +274,10 @@ def scale_channels_bwd(du, x, s):
     if x.numel():
         with on_device_of(x):
             scale_channels_bwd_kernel[by.grid](
-                du, x, _float(s), dx, sums, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC),
+                du, x, as_float(s), dx, sums, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC),
                 num_warps=_WARPS,
             )  # fmt: skip
-    return dx, _per_sample(sums[0])
+    return dx, per_sample(sums[0])
 
 
 def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
@@ -324,8 +288,9 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
     if z.numel():
         with on_device_of(z):
             modulated_conv2d_epilogue_kernel[by.grid](
-                z, _float(d), _float(noise), _float(b), y, _stride(noise, by.hw), *_numbers(act, alpha, gain, clamp),
-                by.c, by.hw, by.programs, by.tiles, _scalar(noise), *by.args(channels_last), num_warps=_WARPS,
+                z, as_float(d), as_float(noise), as_float(b), y, stride_of(noise, by.hw),
+                *numbers(act, alpha, gain, clamp), by.c, by.hw, by.programs, by.tiles, *by.args(channels_last),
+                num_warps=_WARPS,
             )  # fmt: skip
     return y
 
@@ -334,17 +299,17 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
     dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
-    by = _share_out(y, sums=True, held=8)
+    by = _share_out(y, sums=True, held=_held(y))
     sums = by.partial_sums(2, y)
     dnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_dnoise else None
     if y.numel():
         with on_device_of(y):
             modulated_conv2d_epilogue_bwd_kernel[by.grid](
-                dy, y, _float(d), _float(noise), _float(b), dz, sums, dnoise, _stride(noise, by.hw),
-                *_with_inverses(*_numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
-                _scalar(noise), *by.args(layout == NHWC), num_warps=_WARPS,
+                dy, y, as_float(d), as_float(noise), as_float(b), dz, sums, dnoise, stride_of(noise, by.hw),
+                *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
+                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS,
             )  # fmt: skip
-    return dz, _per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), _per_pixel(dnoise, sums)
+    return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), _per_pixel(dnoise, sums)
 
 
 def modulated_conv2d_epilogue_bwd_bwd(
@@ -353,18 +318,19 @@ def modulated_conv2d_epilogue_bwd_bwd(
     y, layout = dense_image(y)
     dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
     gdy, gy = torch.empty_like(y), torch.empty_like(y)
-    by = _share_out(y, sums=True, held=8)  # its five tensors and three sums take many registers
+    by = _share_out(y, sums=True, held=_held(y))
     sums = by.partial_sums(3, y)
     gnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_gnoise else None
     ddnoise = None if ddnoise is None else ddnoise.expand(by.n, 1, *y.shape[2:])
     if y.numel():
         with on_device_of(y):
             modulated_conv2d_epilogue_bwd_bwd_kernel[by.grid](
-                ddz, _float(ratio), _float(ddnoise), _float(ddb), dy, y, _float(d), _float(noise), _float(b),
-                gdy, gy, gnoise, sums, _stride(noise, by.hw), *_with_inverses(*_numbers(act, alpha, gain, clamp)),
-                by.n, by.c, by.hw, by.programs, by.tiles, _scalar(noise), *by.args(layout == NHWC), num_warps=_WARPS,
+                ddz, as_float(ratio), as_float(ddnoise), as_float(ddb), dy, y, as_float(d), as_float(noise),
+                as_float(b), gdy, gy, gnoise, sums, stride_of(noise, by.hw),
+                *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
+                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS if by.channels == _FEW else None,
             )  # fmt: skip
-    return gdy, gy, _per_pixel(gnoise, sums), _per_sample(sums)
+    return gdy, gy, _per_pixel(gnoise, sums), per_sample(sums)
 
 
 def _per_pixel(partial: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:

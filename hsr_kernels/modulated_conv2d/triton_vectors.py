@@ -16,12 +16,10 @@ def channel_vector(vector, at, known, absent: tl.constexpr):
 
 
 @triton.jit
-def noise_tile(noise, start, pixel, hw, SCALAR: tl.constexpr):
+def noise_tile(noise, start, pixel, hw):
     """A tile's noise, in a shape that can be added to [pixels, channels]."""
     if noise is None:
         return 0.0
-    elif SCALAR:
-        return tl.load(noise)
     else:
         return tl.load(noise + start + pixel, mask=pixel < hw, other=0.0)[:, None]
 
@@ -38,12 +36,7 @@ def as_float(vector: torch.Tensor | None) -> torch.Tensor | None:
 
 def stride_of(noise: torch.Tensor | None, hw: int) -> int:
     """Between the samples of a noise map."""
-    return 0 if noise is None or noise.ndim == 0 or noise.shape[0] == 1 else hw
-
-
-def is_scalar(noise: torch.Tensor | None) -> bool:
-    """Whether noise is one number."""
-    return noise is not None and noise.ndim == 0
+    return 0 if noise is None or noise.shape[0] == 1 else hw
 
 
 def numbers(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:

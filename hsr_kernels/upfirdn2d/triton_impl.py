@@ -16,6 +16,7 @@ from .geometry import Geometry, filter_taps, geometry_of
 from .triton_kernels import upfirdn2d_kernel, upfirdn2d_looped_kernel, upfirdn2d_rows_kernel
 
 WARPS = 4
+REGISTERS = 168  # that a thread may take without vectors: left to itself, ptxas spills some for more programs
 _THREADS = 32 * WARPS
 _UNROLLED_TAPS = 36  # of [height, width]
 _UNROLLED_OUTER_TAPS = 16  # of each axis of an outer product
@@ -67,18 +68,16 @@ class Pass:
         return _NO_FILTER if self.f is None else _OUTER if self.f.ndim == 1 else _PLAIN
 
     def groups(self, vectors: bool) -> int:
-        """Groups of rows to a lane, which share rows that they read; more than 3 spill registers without vectors."""
+        """Groups of rows to a lane, which share rows that they read; as many as registers are left for.
+
+        8 of 12 taps save an eighth of the instructions of 6, but spill.
+        """
         g = self.geometry
         if self.taps[0] == 1:
             return 1
         if max(g.up[1], g.down[1]) == 1:
-            return 8 if vectors else 3
+            return (8 if self.taps[0] <= 8 else 6) if vectors else 3
         return 4 if vectors and self.taps[0] > 4 * g.up[1] else 2
-
-    @property
-    def registers(self) -> int | None:
-        """What a thread may take of them; None leaves it to ptxas, which where it goes up spills for more programs."""
-        return 168 if max(self.geometry.up) > 1 else None
 
     def vectors(self, width: int, out_width: int, itemsize: int) -> tuple[int, int, int, int, int] | None:
         """(pad_x, ACROSS, SKIP, VECTOR, STORED) of upfirdn2d_rows_kernel; None where rows can't be walked so."""
@@ -112,10 +111,9 @@ def passes_of(f: torch.Tensor | None, geometry: Geometry, in_vectors: bool = Fal
 
 
 def tile_of_channels(planes: int, lines: int, columns: int, channels: int, itemsize: int) -> tuple[int, int, int]:
-    """(programs, A, B) for channels_last: 16-byte accesses along channels, few different tiles."""
-    lanes, widest = _THREADS * 16 // itemsize, 128 // itemsize
-    b = 4 if channels <= 4 else widest
-    a = lanes // b
+    """(programs, A, B) for channels_last: 16-byte accesses along channels, unless they are few; two tiles only."""
+    held, b = (4, 4) if channels < 16 else (16 // itemsize, 128 // itemsize)
+    a = _THREADS * held // b
     return planes * lines * cdiv(columns, a) * cdiv(channels, b), a, b
 
 
@@ -150,7 +148,7 @@ def _launch(x: torch.Tensor, y: torch.Tensor, step: Pass, last: bool) -> None:
             sizes, (programs, fold, *tile) = _lay_out(x, y, lines, cdiv(out_width, g.up[0]), last)
             upfirdn2d_kernel[(programs,)](
                 x, f, y, *sizes, fold, g.padding[0] // g.up[0], g.padding[2] // g.up[1], *steps, g.gain,
-                *step.unrolled_args(), last, *tile, num_warps=WARPS, maxnreg=step.registers,
+                *step.unrolled_args(), last, *tile, num_warps=WARPS, maxnreg=REGISTERS,
             )  # fmt: skip
 
 
