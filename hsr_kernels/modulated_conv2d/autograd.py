@@ -250,9 +250,8 @@ def modulated_conv2d(
     if noise is not None:
         noise = noise.to(wide(x.dtype))
         if noise.ndim == 0:  # a map is small beside the images, and one number isn't worth kernels of its own
-            noise = noise.expand(
-                1, 1, *plan.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
-            ).contiguous()
+            size = plan.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
+            noise = noise.expand(1, 1, *size).contiguous()
     b = bias.to(wide(x.dtype)) if fused and bias is not None else None
     y = ModulatedConv2d.apply(x, w, styles.to(wide(x.dtype)), d, noise, b, f, plan, epilogue if fused else _IDENTITY)
     return y if fused else bias_act(y, bias, 1, epilogue)

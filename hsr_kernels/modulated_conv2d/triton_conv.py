@@ -51,7 +51,7 @@ class _Tile(NamedTuple):
         return power_of_2(channels, min(16 if kernel == 1 else 32, self.columns), self.columns)
 
     def options(self, x: torch.Tensor) -> dict[str, int | None]:
-        limited = self.everywhere or x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10)
+        limited = self.everywhere or (x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10))
         return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.registers if limited else None}
 
 
