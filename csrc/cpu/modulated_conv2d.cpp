@@ -2,6 +2,8 @@
 // What surrounds the convolution of a modulated layer: the style scale before it, the epilogue after it, and their
 // backwards. The convolution runs in nhwc, so these kernels also change the layout on the way: they work on tiles of
 // [pixels, channels] and read or write either layout.
+#include <limits>
+
 #include "fir_row.h"
 #include "launchers.h"
 #include "transpose.h"
@@ -129,7 +131,7 @@ struct Buffers {
 // The activations of the epilogue are piecewise linear: gain above zero, gain * alpha below.
 template <class A>
 struct PiecewiseLinear {
-  A alpha, gain, clamp, inv_gain, inv_alpha;
+  A alpha, gain, clamp, inv_gain, inv_alpha, lowest;
 
   explicit PiecewiseLinear(const ActivationParams& p) {
     alpha = p.act == 0 ? A(1) : p.act == 1 ? A(0) : A(p.alpha);
@@ -137,6 +139,7 @@ struct PiecewiseLinear {
     clamp = A(p.clamp < 0 ? INFINITY : p.clamp);
     inv_gain = A(1 / p.gain);
     inv_alpha = alpha == A(0) ? A(0) : A(1) / alpha;
+    lowest = alpha == A(0) ? std::numeric_limits<A>::lowest() : -INFINITY;  // 0 times infinity would be NaN
   }
 };
 
@@ -157,13 +160,14 @@ struct Coefficients {
 template <class A>
 __attribute__((noinline)) void epilogue_tile(const A* z, A* out, int64_t pixels, int64_t c, const A* d, const A* b,
                                              const A* noise, const PiecewiseLinear<A>& act) {
-  const A alpha = act.alpha, gain = act.gain, clamp = act.clamp;
+  const A alpha = act.alpha, gain = act.gain, clamp = act.clamp, lowest = act.lowest;
   for (int64_t i = 0; i < pixels; i++) {
     const A added = noise ? noise[i] : A(0);
     const A* in = z + i * c;
     A* to = out + i * c;
     for (int64_t j = 0; j < c; j++) {
       A v = in[j] * d[j] + (added + b[j]);
+      v = v < lowest ? lowest : v;
       v = (v > A(0) ? v : v * alpha) * gain;
       v = v > clamp ? clamp : v;
       to[j] = v < -clamp ? -clamp : v;

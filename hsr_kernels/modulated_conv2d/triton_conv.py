@@ -24,7 +24,7 @@ import triton.language as tl
 from .._triton import cdiv, on_device_of, power_of_2
 from . import composed
 from .routes import FUSED, choose, products
-from .triton_vectors import as_float, channel_vector, noise_tile, numbers, per_sample, stride_of
+from .triton_vectors import as_float, channel_vector, leaky, noise_tile, numbers, per_sample, stride_of
 
 _LAST = torch.channels_last
 _PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]
@@ -121,7 +121,7 @@ def modulated_conv2d_layer_kernel(
     value *= channel_vector(d, sample * o + out, out < o, 1.0)[None, :]
     value += noise_tile(noise, sample * noise_stride, pixel, out_pixels)
     value += channel_vector(b, out, out < o, 0.0)[None, :]
-    value = tl.where(value > 0, value, value * alpha) * gain
+    value = leaky(value, alpha) * gain
     value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
     to = y + sample * o * out_pixels + (pixel[:, None] * o + out[None, :])
     tl.store(to, value.to(y.dtype.element_ty), mask=(pixel < out_pixels)[:, None] & (out < o)[None, :])

@@ -9,7 +9,7 @@ from .._triton import cdiv, on_device_of
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.triton_impl import WARPS, Pass, passes_of, run_passes, tile_of_channels
 from ..upfirdn2d.triton_kernels import fir_place, fir_taps, fir_tile
-from .triton_vectors import as_float, numbers, stride_of
+from .triton_vectors import as_float, leaky, numbers, stride_of
 
 _LAST = torch.channels_last
 
@@ -21,12 +21,12 @@ _LAST = torch.channels_last
 )  # fmt: skip
 def modulated_conv2d_fir_epilogue_kernel(
     x, f, d, noise, b, y, channels, height, width, out_height, out_width, pad_x, pad_y, f_start, f_step_y, f_step_x,
-    noise_stride, gain, below, above, clamp,
+    noise_stride, gain, alpha, act_gain, clamp,
     UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr,
     PHASE_X: tl.constexpr, PHASE_Y: tl.constexpr, TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, FILTER: tl.constexpr,
     GROUPS: tl.constexpr, LAST: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Reads channels_last; LAST: so it writes. gain is the FIR's, above and below the activation's slopes with gain."""
+    """Reads channels_last; LAST: so it writes. gain is the FIR's, act_gain the activation's."""
     groups = tl.cdiv(out_width, UP_X)
     plane, block, first, channel = fir_place(tl.cdiv(out_height, UP_Y * GROUPS), groups, channels, 0, True, A, B)
     group = first + tl.arange(0, A)[:, None]
@@ -59,7 +59,7 @@ def modulated_conv2d_fir_epilogue_kernel(
                 value += tl.load(place, mask=within, other=0.0) + added
             else:
                 value += added
-            value *= tl.where(value > 0, above, below)
+            value = leaky(value, alpha) * act_gain
             value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
             step = channels if LAST else 1
             tl.store(y + out_column * step, value.to(y.dtype.element_ty), mask=inside & within)
@@ -93,7 +93,7 @@ def modulated_conv2d_fir_epilogue(
     with on_device_of(x):
         modulated_conv2d_fir_epilogue_kernel[(programs,)](
             x, f, as_float(d), as_float(noise), as_float(b), y, c, height, width, *size, g.padding[0] // g.up[0],
-            g.padding[2] // g.up[1], *f_steps, stride_of(noise, size[0] * size[1]), g.gain, alpha * gain, gain, clamp,
+            g.padding[2] // g.up[1], *f_steps, stride_of(noise, size[0] * size[1]), g.gain, alpha, gain, clamp,
             *step.unrolled_args(), channels_last, *tile, num_warps=WARPS,
         )  # fmt: skip
     return y

@@ -18,7 +18,7 @@ from .._registry import NHWC, dense_image, laid_out_like
 from .._triton import cdiv, on_device_of
 from .triton_conv import modulated_conv2d_layer, modulated_conv2d_layer_bwd, modulated_conv2d_layer_weight
 from .triton_fir_epilogue import modulated_conv2d_fir_epilogue
-from .triton_vectors import as_float, channel_vector, noise_tile, numbers, per_sample, stride_of
+from .triton_vectors import as_float, channel_vector, leaky, noise_tile, numbers, per_sample, stride_of
 
 __all__ = [
     "modulated_conv2d_epilogue",
@@ -129,7 +129,7 @@ def modulated_conv2d_epilogue_kernel(
     value = _read(z + image, _at(pixel, channel, c, hw, True), inside)
     value *= channel_vector(d, sample * c + channel, channel < c, 1.0)[None, :]
     value += noise_tile(noise, sample * noise_stride, pixel, hw) + channel_vector(b, channel, channel < c, 0.0)[None, :]
-    value = tl.where(value > 0, value, value * alpha) * gain
+    value = leaky(value, alpha) * gain
     value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
     _write(y + image, _at(pixel, channel, c, hw, LAST), value, inside)
 

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernels of a modulated layer share: reading vectors per channel and noise, and numbers for the launches."""
 
+import math
+
 import torch
 import triton
 import triton.language as tl
+
+_LOWEST, _INFINITE = tl.constexpr(torch.finfo(torch.float32).min), tl.constexpr(-math.inf)
 
 
 @triton.jit
@@ -22,6 +26,14 @@ def noise_tile(noise, start, pixel, hw):
         return 0.0
     else:
         return tl.load(noise + start + pixel, mask=pixel < hw, other=0.0)[:, None]
+
+
+@triton.jit
+def leaky(value, alpha):
+    """value where it's above 0, else value * alpha; with an alpha of 0, 0 below it, infinity included."""
+    lowest = tl.where(alpha == 0, _LOWEST, _INFINITE)
+    value = tl.where(value < lowest, lowest, value)
+    return tl.where(value > 0, value, value * alpha)
 
 
 def per_sample(partial: torch.Tensor) -> torch.Tensor:

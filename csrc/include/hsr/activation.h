@@ -34,7 +34,7 @@ struct Activation {
 
   // act(x), before gain and clamp.
   HSR_HD A raw(A x) const {
-    if constexpr (act == Act::relu) return x > A(0) ? x : A(0);
+    if constexpr (act == Act::relu) return x <= A(0) ? A(0) : x;  // NaN stays NaN
     if constexpr (act == Act::lrelu) return x > A(0) ? x : x * alpha;
     if constexpr (act == Act::tanh) return std::tanh(x);
     if constexpr (act == Act::sigmoid) return logistic(x);

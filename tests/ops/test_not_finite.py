@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Infinite values and NaN: what a diverging training computes must show, and on every backend in the same way."""
+
+import pytest
+import torch
+
+import hsr_kernels as hk
+from tests.native import TRITON_DEVICES, requires_native
+
+ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+_VALUES = (torch.nan, torch.inf, -torch.inf, -2.0, 0.0, 3.0)
+_BACKENDS = [
+    pytest.param("cpu", "cpu", marks=requires_native),
+    *(pytest.param("triton", device, marks=mark) for device, mark in TRITON_DEVICES.items()),
+]
+
+
+@pytest.mark.parametrize("clamp", (None, 2.5))
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("backend, device", _BACKENDS)
+def test_bias_act(backend, device, act, clamp):
+    x = torch.tensor(_VALUES * 8).reshape(2, 3, 4, 2)
+    for images in (x, x.to(memory_format=torch.channels_last)):
+        with hk.use_backend("reference"):
+            expected = hk.bias_act(images, torch.ones(3), act=act, clamp=clamp)
+        with hk.use_backend(backend):
+            got = hk.bias_act(images.to(device), torch.ones(3, device=device), act=act, clamp=clamp).cpu()
+        torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("up", (1, 2))
+@pytest.mark.parametrize("act", ("linear", "relu", "lrelu"))
+@pytest.mark.parametrize("backend, device", _BACKENDS)
+def test_epilogue_of_a_layer(backend, device, act, up):
+    # One channel and one pixel of each: a sum of infinities would be NaN before the epilogue sees it.
+    x, f = torch.tensor(_VALUES).reshape(6, 1, 1, 1), torch.ones(1, 1)
+    arguments = (x, torch.ones(1, 1, 1, 1), torch.ones(6, 1))
+
+    def layer(*tensors: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        return hk.modulated_conv2d(*tensors, up=up, resample_filter=f, demodulate=False, act=act, clamp=2.5)
+
+    with hk.use_backend("reference"):
+        expected = layer(*arguments, f=f)
+    with hk.use_backend(backend):
+        got = layer(*(t.to(device) for t in arguments), f=f.to(device)).cpu()
+    torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-5, atol=1e-6)
