@@ -70,13 +70,13 @@ class Pass:
     def groups(self, vectors: bool) -> int:
         """Groups of rows to a lane, which share rows that they read; as many as registers are left for.
 
-        8 of 12 taps save an eighth of the instructions of 6, but spill.
+        8 of 12 taps save a sixth of the instructions of 5, but spill, and so do 6.
         """
         g = self.geometry
         if self.taps[0] == 1:
             return 1
         if max(g.up[1], g.down[1]) == 1:
-            return (8 if self.taps[0] <= 8 else 6) if vectors else 3
+            return (8 if self.taps[0] <= 8 else 5) if vectors else 3
         return 4 if vectors and self.taps[0] > 4 * g.up[1] else 2
 
     def vectors(self, width: int, out_width: int, itemsize: int) -> tuple[int, int, int, int, int] | None:
