@@ -64,19 +64,23 @@ class Pass:
         return *g.up, *g.down, *phases, self.taps[1], self.taps[0], self.kind, self.groups(vectors)
 
     @property
+    def is_long(self) -> bool:
+        return self.taps[0] > 8
+
+    @property
     def kind(self) -> int:
         return _NO_FILTER if self.f is None else _OUTER if self.f.ndim == 1 else _PLAIN
 
     def groups(self, vectors: bool) -> int:
         """Groups of rows to a lane, which share rows that they read; as many as registers are left for.
 
-        8 of 12 taps save a sixth of the instructions of 5, but spill, and so do 6.
+        8 of 12 taps save an eighth of the instructions of 6, but spill.
         """
         g = self.geometry
         if self.taps[0] == 1:
             return 1
         if max(g.up[1], g.down[1]) == 1:
-            return (8 if self.taps[0] <= 8 else 5) if vectors else 3
+            return (6 if self.is_long else 8) if vectors else 3
         return 4 if vectors and self.taps[0] > 4 * g.up[1] else 2
 
     def vectors(self, width: int, out_width: int, itemsize: int) -> tuple[int, int, int, int, int] | None:
@@ -84,7 +88,8 @@ class Pass:
         up, down = self.geometry.up[0], self.geometry.down[0]
         if width % _ALIGNED or out_width % _ALIGNED or max(up, down) > _UNROLLED_FACTOR:
             return None
-        stored = 16 // itemsize
+        # Long filters wait for arithmetic, not for memory: 8 pixels to a lane would only spill registers.
+        stored = min(16 // itemsize, 4) if self.is_long and max(up, down) == 1 else 16 // itemsize
         across = stored // up
         vector = min(across * down, stored)
         pad = self.geometry.padding[0] // up

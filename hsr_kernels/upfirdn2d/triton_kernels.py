@@ -12,7 +12,7 @@ that it stores, its pixels come in aligned vectors, neighbours' from the cache, 
 Not measured, but counted in SASS of sm_90: an H200 can issue about 55 instructions per output of a same-size float32
 filter in the time that it copies one, 28 in 16 bits; 34 and 17 going up by 2, 138 and 69 going down. With [4, 4] taps,
 rows take 30 and 25, 23 and 15, 62 and 48; channels_last 48 and 41 (so 16 bits wait for arithmetic there), 14 and 11, 63
-and 53. 12 taps along each axis take rows 82 and 73, 30 and 23, 115 and 102: arithmetic in 16 bits, but one pass.
+and 53. 12 taps along each axis take rows 74 and 83, 30 and 23, 115 and 102: arithmetic in 16 bits, but one pass.
 """
 
 import triton
