@@ -129,7 +129,7 @@ def gpu_report(out: Path, case: str = "", quick: bool = False, minutes: float = 
     neither the network nor the cpu backend; Triton compiles what is missing.
 
     Args:
-        out: Folder for gpu.csv, gpu.md and tests.log.
+        out: Folder for gpu.csv, gpu.md, routes.csv and tests.log.
         case: Only the cases whose name contains this.
         quick: Tiny sizes, no tests: to see that everything runs; the figures mean nothing.
         minutes: What isn't done by then is reported as not measured.

@@ -70,8 +70,8 @@ def environment() -> dict[str, str]:
 def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[str], None]) -> None:
     """Runs tests and measurements; writes gpu.csv, gpu.md, routes.csv and tests.log under `out` as it goes.
 
-    Routes of modulated layers are measured first, and what follows takes them. torch.compile, which takes long, comes
-    last, so that what time there is goes to everything else first.
+    Routes of modulated layers are measured first, where a case has such layers, and what follows takes them.
+    torch.compile, which takes long, comes last, so that what time there is goes to everything else first.
 
     Raises:
         NoGpu: There is no device, or no case of that name.
@@ -92,8 +92,10 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
     torch.backends.cudnn.benchmark = True  # as `hsr train` has it, and the strongest baseline
     copy = copy_bandwidth(1 << 20 if quick else 1 << 30)
     say(f"device copy: {copy / 1e12:.2f} TB/s, read and written")
-    taken, ended = measure_routes(out / "routes.csv", min(ROUTES_SECONDS, deadline - time.monotonic()), quick)
-    say(f"routes of modulated layers: {len(taken)} passes measured{ended}")
+    taken: list[routes.Measurement] = []
+    if any(map(_takes_routes, chosen)):
+        taken, ended = measure_routes(out / "routes.csv", min(ROUTES_SECONDS, deadline - time.monotonic()), quick)
+        say(f"routes of modulated layers: {len(taken)} passes measured{ended}")
     found = {case.name: [Measured(case, phase, judged=not quick) for phase in case.targets] for case in chosen}
     jobs = [(case, False) for case in chosen] + [(case, True) for case in chosen if _wants_compile(case)]
     for case, compiled in jobs:
@@ -103,7 +105,7 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
         (out / "gpu.md").write_text(gpu_table.markdown(rows, setting, tests, copy, taken) + "\n")
         for one in found[case.name]:
             say(f"{case.title}, {one.phase}{', compiled' * compiled}: {one.summary()}")
-    say(f"written: {out / 'gpu.csv'}, gpu.md and routes.csv")
+    say(f"written to {out}: gpu.csv, gpu.md{' and routes.csv' if taken else ''}")
 
 
 def compile_kernels(cases: Sequence[Case]) -> str:
@@ -119,7 +121,8 @@ def compile_kernels(cases: Sequence[Case]) -> str:
         differentiate(work)()
 
     traced = [case for case in cases if BOTH in case.targets]
-    fused = [partial(gpu_routes.run_fused, layer, "cpu") for layer in gpu_routes.LAYERS]
+    layers = gpu_routes.LAYERS if any(map(_takes_routes, cases)) else ()
+    fused = [partial(gpu_routes.run_fused, layer, "cpu") for layer in layers]
     calls = [*(partial(both, case) for case in traced), *fused]
     launches = record.record(calls, [chip])[chip].launches.values()
     builds = list(build.build_all([(launch, chip) for launch in launches], len(os.sched_getaffinity(0))))
@@ -146,6 +149,11 @@ def copy_bandwidth(size: int) -> float:
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * size / _time(lambda: target.copy_(source)).median
+
+
+def _takes_routes(case: Case) -> bool:
+    """Whether it has layers that may go two ways."""
+    return len(case.routes) > 1 or bool(case.per_1000)
 
 
 def measure_routes(table: Path, seconds: float, quick: bool) -> tuple[list[routes.Measurement], str]:

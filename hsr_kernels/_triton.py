@@ -7,11 +7,17 @@ import torch
 import triton
 
 cdiv = triton.cdiv
+_INT32_LIMIT = 1 << 30
 
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager:
     """Makes the tensor's device current, as a launch needs it; its current stream is the caller's."""
     return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()
+
+
+def fits_int32(elements: int) -> bool:
+    """Whether offsets into so many elements, those of tiles beyond their end too, fit in int32."""
+    return elements < _INT32_LIMIT
 
 
 def power_of_2(n: int, least: int, most: int) -> int:

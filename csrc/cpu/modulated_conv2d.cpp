@@ -1,132 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What surrounds the convolution of a modulated layer: the style scale before it, the epilogue after it, and their
-// backwards. The convolution runs in nhwc, so these kernels also change the layout on the way: they work on tiles of
-// [pixels, channels] and read or write either layout.
+// The epilogue after the convolution of a modulated layer, alone or riding on a FIR, and its backwards. The convolution
+// runs in nhwc, so these kernels also change the layout on the way.
 #include <limits>
 
 #include "fir_row.h"
 #include "launchers.h"
-#include "transpose.h"
+#include "tiles.h"
 
 namespace hsr {
 namespace HSR_ISA {
 namespace {
-
-constexpr int64_t kTile = 1 << 15;        // elements of a tile: a few of them fit in the second-level cache
-constexpr int64_t kChunk = 1 << 16;       // elements a thread takes at a time
-constexpr int64_t kChunksPerSample = 32;  // upper limit: each chunk keeps partial sums
-
-// Reads pixels [first, first + pixels) of a sample as a tile [pixels, c]; uses raw and buffer where it must.
-template <class T>
-const Accumulator<T>* read_tile(const T* sample, Layout layout, int64_t c, int64_t hw, int64_t first, int64_t pixels,
-                                T* raw, Accumulator<T>* buffer) {
-  if (layout == Layout::nhwc) return load(sample + first * c, buffer, pixels * c);
-  transpose(sample + first, hw, raw, c, c, pixels);
-  return load(raw, buffer, pixels * c);
-}
-
-// Writes a tile [pixels, c], computed at `tile`, to pixels [first, ...) of a sample.
-template <class T>
-void write_tile(const Accumulator<T>* tile, T* sample, Layout layout, int64_t c, int64_t hw, int64_t first,
-                int64_t pixels, T* raw) {
-  if (layout == Layout::nhwc) {
-    T* to = sample + first * c;
-    if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
-      if (tile != to) std::memcpy(to, tile, size_t(pixels * c) * sizeof(T));
-    } else {
-      commit(tile, to, pixels * c);
-    }
-    return;
-  }
-  const T* from = raw;
-  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
-    from = tile;
-  } else {
-    commit(tile, raw, pixels * c);
-  }
-  transpose(from, c, sample + first, hw, pixels, c);
-}
-
-// Where to compute a tile that write_tile will store: in place where that is possible.
-template <class T>
-Accumulator<T>* tile_target(T* sample, Layout layout, int64_t c, int64_t first, Accumulator<T>* buffer) {
-  return layout == Layout::nhwc ? stage(sample + first * c, buffer) : buffer;
-}
-
-// A sample's pixels, cut into chunks and those into tiles.
-struct Tiling {
-  int64_t hw, tile, chunk, chunks;
-
-  Tiling(int64_t c, int64_t pixels) : hw(pixels) {
-    const int64_t width = c > 0 ? c : 1;
-    tile = kTile / width < 16 ? 16 : kTile / width;
-    chunk = kChunk / width > tile ? kChunk / width : tile;
-    const int64_t least = (hw + kChunksPerSample - 1) / kChunksPerSample;
-    if (chunk < least) chunk = least;
-    chunk = (chunk + tile - 1) / tile * tile;
-    chunks = (hw + chunk - 1) / chunk;
-  }
-  template <class F>
-  void tiles(int64_t index, F&& f) const {
-    const int64_t begin = index * chunk, end = begin + chunk < hw ? begin + chunk : hw;
-    for (int64_t first = begin; first < end; first += tile) f(first, first + tile < end ? tile : end - first);
-  }
-};
-
-// Partial sums [n, chunks of a sample, kinds, c], added up in order.
-struct Partials {
-  double* memory;
-  int64_t n, chunks, kinds, c;
-
-  Partials(int64_t samples, int64_t chunks_, int64_t kinds_, int64_t channels)
-      : n(samples), chunks(chunks_), kinds(kinds_), c(channels) {
-    const size_t bytes = size_t(n * chunks * kinds * c) * sizeof(double);
-    memory = static_cast<double*>(scratch(6, bytes + 64));
-    std::memset(static_cast<void*>(memory), 0, bytes);
-  }
-  double* at(int64_t sample, int64_t chunk, int64_t kind) const {
-    return memory + ((sample * chunks + chunk) * kinds + kind) * c;
-  }
-  // out[sample * stride + channel] += sums of one kind; stride 0 adds all samples.
-  void reduce(int64_t kind, int64_t stride, double* out) const {
-    for (int64_t i = 0; i < (stride ? n : 1) * c; i++) out[i] = 0;
-    for (int64_t sample = 0; sample < n; sample++)
-      for (int64_t chunk = 0; chunk < chunks; chunk++)
-        for (int64_t i = 0; i < c; i++) out[sample * stride + i] += at(sample, chunk, kind)[i];
-  }
-};
-
-// Sums over a tile's pixels, in short runs: f adds those of [first, first + n) to `sums`, which then go to `totals`, so
-// that rounding doesn't grow with the image.
-template <class A, class F>
-void sum_in_runs(int64_t pixels, int64_t count, double* totals, F&& f) {
-  constexpr int64_t run = 64;
-  A* sums = static_cast<A*>(scratch(3, size_t(count) * sizeof(A)));
-  for (int64_t first = 0; first < pixels; first += run) {
-    for (int64_t i = 0; i < count; i++) sums[i] = A(0);
-    f(first, first + run < pixels ? run : pixels - first, sums);
-    for (int64_t i = 0; i < count; i++) totals[i] += double(sums[i]);
-  }
-}
-
-// Working memory of a thread: `count` tiles of the type computed in, and a raw one of the storage type.
-template <class T>
-struct Buffers {
-  Accumulator<T>* tiles[3];
-  T* raw;
-
-  Buffers(int count, int64_t elements) {
-    for (int i = 0; i < count; i++)
-      tiles[i] = static_cast<Accumulator<T>*>(scratch(i, size_t(elements) * sizeof(Accumulator<T>)));
-    raw = static_cast<T*>(scratch(5, size_t(elements) * sizeof(T)));
-    if constexpr (sizeof(T) == sizeof(Accumulator<T>)) raw = nullptr;
-  }
-  // Where read_tile transposes to: the tile itself where no conversion follows.
-  T* raw_for(int i) const {
-    if constexpr (sizeof(T) == sizeof(Accumulator<T>)) return tiles[i];
-    return raw;
-  }
-};
 
 // The activations of the epilogue are piecewise linear: gain above zero, gain * alpha below.
 template <class A>
@@ -381,67 +264,6 @@ void epilogue_bwd_bwd_kernel(const EpilogueParams& p, int threads) {
   for (int64_t kind = 0; kind < 3; kind++) partials.reduce(kind, p.c, p.sums + kind * p.n * p.c);
 }
 
-template <class A>
-__attribute__((noinline)) void scale_tile(const A* __restrict x, const A* __restrict s, A* __restrict u, int64_t pixels,
-                                          int64_t c) {
-  for (int64_t i = 0; i < pixels; i++)
-    for (int64_t j = 0; j < c; j++) u[i * c + j] = x[i * c + j] * s[j];
-}
-
-template <class A>
-__attribute__((noinline)) void scale_bwd_tile(const A* __restrict du, const A* __restrict x, const A* __restrict s,
-                                              A* __restrict dx, A* __restrict ds, int64_t pixels, int64_t c) {
-  for (int64_t i = 0; i < pixels; i++)
-    for (int64_t j = 0; j < c; j++) {
-      const A g = du[i * c + j];
-      ds[j] += g * x[i * c + j];
-      dx[i * c + j] = g * s[j];
-    }
-}
-
-template <class T>
-void scale_channels_kernel(const ScaleParams& p, int threads) {
-  using A = Accumulator<T>;
-  const Tiling tiling(p.c, p.hw);
-  for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
-    const int64_t n = chunk / tiling.chunks, image = n * p.c * p.hw;
-    const A* s = static_cast<const A*>(p.s) + n * p.c;
-    const Buffers<T> buffers(2, tiling.tile * p.c);
-    tiling.tiles(chunk % tiling.chunks, [&](int64_t first, int64_t pixels) {
-      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels, buffers.raw_for(0),
-                             buffers.tiles[0]);
-      T* out = static_cast<T*>(p.out) + image;
-      A* u = tile_target(out, Layout::nhwc, p.c, first, buffers.tiles[1]);
-      scale_tile(x, s, u, pixels, p.c);
-      write_tile(u, out, Layout::nhwc, p.c, p.hw, first, pixels, buffers.raw);
-    });
-  });
-}
-
-template <class T>
-void scale_channels_bwd_kernel(const ScaleParams& p, int threads) {
-  using A = Accumulator<T>;
-  const Tiling tiling(p.c, p.hw);
-  const Partials partials(p.n, tiling.chunks, 1, p.c);
-  for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
-    const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * p.hw;
-    const A* s = static_cast<const A*>(p.s) + n * p.c;
-    const Buffers<T> buffers(3, tiling.tile * p.c);
-    tiling.tiles(part, [&](int64_t first, int64_t pixels) {
-      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels, buffers.raw_for(0),
-                             buffers.tiles[0]);
-      const A* du = load(static_cast<const T*>(p.du) + image + first * p.c, buffers.tiles[1], pixels * p.c);
-      T* out = static_cast<T*>(p.out) + image;
-      A* dx = tile_target(out, p.layout, p.c, first, buffers.tiles[2]);
-      sum_in_runs<A>(pixels, p.c, partials.at(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
-        scale_bwd_tile(du + i * p.c, x + i * p.c, s, dx + i * p.c, sums, run, p.c);
-      });
-      write_tile(dx, out, p.layout, p.c, p.hw, first, pixels, buffers.raw);
-    });
-  });
-  if (p.ds) partials.reduce(0, p.c, p.ds);
-}
-
 }  // namespace
 
 void launch_epilogue(const EpilogueParams& p, int threads) {
@@ -454,12 +276,6 @@ void launch_epilogue_bwd(const EpilogueParams& p, int threads) {
 }
 void launch_epilogue_bwd_bwd(const EpilogueParams& p, int threads) {
   with_dtype(p.dtype, [&](auto zero) { epilogue_bwd_bwd_kernel<decltype(zero)>(p, threads); });
-}
-void launch_scale_channels(const ScaleParams& p, int threads) {
-  with_dtype(p.dtype, [&](auto zero) { scale_channels_kernel<decltype(zero)>(p, threads); });
-}
-void launch_scale_channels_bwd(const ScaleParams& p, int threads) {
-  with_dtype(p.dtype, [&](auto zero) { scale_channels_bwd_kernel<decltype(zero)>(p, threads); });
 }
 
 }  // namespace HSR_ISA

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 import torch
 import triton.language as tl
 
-from .._triton import cdiv, on_device_of, power_of_2
+from .._triton import cdiv, fits_int32, on_device_of, power_of_2
 from .triton_hidden import feature_hidden_kernel
 from .triton_hidden_bwd import feature_hidden_bwd_data_kernel, feature_hidden_bwd_weight_kernel
 from .triton_projection import (
@@ -39,7 +39,6 @@ _BWD_WEIGHT = {"half": (64, 128, 32), "tf32": (64, 128, 32), "ieee": (32, 64, 32
 _MOST = {"maxnreg": 255}  # registers: ptxas would rather spill than pass 128 where a kernel isn't all tensor cores
 _CHUNK = {"half": 64, "tf32": 64, "ieee": 32}  # windows that the backward spreads over a tile at a time, at most
 _SUM = (16, 256)
-_INT32_LIMIT = 1 << 30  # elements of a matrix: its offsets, those beyond its end too, fit in int32 below this
 
 
 @lru_cache(maxsize=256)
@@ -167,7 +166,7 @@ class _Scales:
         errors = (d * self.n * q for d, q in zip(self.d, self.q, strict=True))
         masks = (cdiv(k, 32) * h * w for k, (h, w) in zip(self.k, self.hw, strict=True))
         weights = (t.numel() for t in (*self.w1, *self.w2))
-        return tl.int32 if max(*images, *pooled, *errors, *masks, *weights) < _INT32_LIMIT else tl.int64
+        return tl.int32 if fits_int32(max(*images, *pooled, *errors, *masks, *weights)) else tl.int64
 
     def spreading(self, tile: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """For a tile of so many pixels: windows that the backward spreads at a time, and how many times."""

@@ -11,17 +11,17 @@ from ..conv2d.autograd import Convolution, Spec, TransposedConvolution, WeightGr
 from . import ops as _ops
 
 
-def layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp) -> torch.Tensor:
+def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp) -> torch.Tensor:
     z = Convolution.apply(_ops.scale_op(x, s), w, None, _spec(padding))
     return _ops.epilogue_op(z, d, noise, b, is_channels_last(x), act, alpha, gain, clamp)
 
 
-def layer_bwd(dz, w, x, s, padding) -> tuple[torch.Tensor, torch.Tensor]:
+def modulated_conv2d_layer_bwd(dz, w, x, s, padding) -> tuple[torch.Tensor, torch.Tensor]:
     du = TransposedConvolution.apply(dz, w, None, _spec(padding).transposed(x.shape, dz.shape, w.shape))
     return _ops.scale_bwd_op(du, x, s)
 
 
-def layer_weight(x, s, dz, kernel, padding) -> torch.Tensor:
+def modulated_conv2d_layer_weight(x, s, dz, kernel, padding) -> torch.Tensor:
     shape = torch.Size((dz.shape[1], x.shape[1], *kernel))
     dw = WeightGradient.apply(_ops.scale_op(x, s), dz, shape, _spec(padding))
     return dw.contiguous(memory_format=torch.channels_last)

@@ -12,21 +12,9 @@ from .. import _native
 from .._registry import DTYPE_CODES, address, dense_image, laid_out_like, wide
 from ..upfirdn2d.cpu_impl import fir_args
 from ..upfirdn2d.geometry import filter_taps, geometry_of
-from .composed import layer as modulated_conv2d_layer
-from .composed import layer_bwd as modulated_conv2d_layer_bwd
-from .composed import layer_weight as modulated_conv2d_layer_weight
-
-__all__ = [
-    "modulated_conv2d_epilogue",
-    "modulated_conv2d_epilogue_bwd",
-    "modulated_conv2d_epilogue_bwd_bwd",
-    "modulated_conv2d_fir_epilogue",
-    "modulated_conv2d_layer",
-    "modulated_conv2d_layer_bwd",
-    "modulated_conv2d_layer_weight",
-    "scale_channels",
-    "scale_channels_bwd",
-]
+from .composed import modulated_conv2d_layer as modulated_conv2d_layer
+from .composed import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
+from .composed import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
 
 _LAST = torch.channels_last
 

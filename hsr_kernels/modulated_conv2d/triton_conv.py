@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .._triton import cdiv, on_device_of, power_of_2
+from .._triton import cdiv, fits_int32, on_device_of, power_of_2
 from . import composed
 from .routes import FUSED, choose, products
 from .triton_vectors import as_float, channel_vector, leaky, noise_tile, numbers, per_sample, stride_of
@@ -193,12 +193,12 @@ def _precision(kind: str) -> str:
 
 def _wide(*images: torch.Tensor) -> bool:
     """Whether offsets within a sample need 64 bits."""
-    return any(image[0].numel() >= 1 << 30 for image in images)
+    return not all(fits_int32(image[0].numel()) for image in images)
 
 
 def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp):
     if choose("forward", x, w.shape)[0] != FUSED:
-        return composed.layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp)
+        return composed.modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp)
     (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
     size = height + 2 * padding[0] - kh + 1, width + 2 * padding[1] - kw + 1
     y = torch.empty((n, o, *size), dtype=x.dtype, device=x.device, memory_format=_LAST)
@@ -221,7 +221,7 @@ def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clam
 
 def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
     if choose("input gradient", x, w.shape)[0] != FUSED:
-        return composed.layer_bwd(dz, w, x, s, padding)
+        return composed.modulated_conv2d_layer_bwd(dz, w, x, s, padding)
     (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
     x, dz = x.contiguous(memory_format=_LAST), dz.contiguous(memory_format=_LAST)
     dx, pixels = torch.empty_like(x), height * width
@@ -244,7 +244,7 @@ def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
 def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
     (n, c, height, width), o, (kh, kw) = x.shape, dz.shape[1], kernel
     if choose("weight gradient", x, (o, c, kh, kw))[0] != FUSED:
-        return composed.layer_weight(x, s, dz, kernel, padding)
+        return composed.modulated_conv2d_layer_weight(x, s, dz, kernel, padding)
     x, dz = x.contiguous(memory_format=_LAST), dz.contiguous(memory_format=_LAST)
     out_pixels, kind = dz.shape[2] * dz.shape[3], products(x.dtype)
     if not (x.numel() and dz.numel()):

@@ -15,22 +15,12 @@ import triton
 import triton.language as tl
 
 from .._registry import NHWC, dense_image, laid_out_like
-from .._triton import cdiv, on_device_of
-from .triton_conv import modulated_conv2d_layer, modulated_conv2d_layer_bwd, modulated_conv2d_layer_weight
-from .triton_fir_epilogue import modulated_conv2d_fir_epilogue
+from .._triton import cdiv, fits_int32, on_device_of
+from .triton_conv import modulated_conv2d_layer as modulated_conv2d_layer
+from .triton_conv import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
+from .triton_conv import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
+from .triton_fir_epilogue import modulated_conv2d_fir_epilogue as modulated_conv2d_fir_epilogue
 from .triton_vectors import as_float, channel_vector, leaky, noise_tile, numbers, per_sample, stride_of
-
-__all__ = [
-    "modulated_conv2d_epilogue",
-    "modulated_conv2d_epilogue_bwd",
-    "modulated_conv2d_epilogue_bwd_bwd",
-    "modulated_conv2d_fir_epilogue",
-    "modulated_conv2d_layer",
-    "modulated_conv2d_layer_bwd",
-    "modulated_conv2d_layer_weight",
-    "scale_channels",
-    "scale_channels_bwd",
-]
 
 _LAST = torch.channels_last
 _WARPS = 8
@@ -39,7 +29,6 @@ _BYTES = 32  # of a tensor that a thread holds; more would take the registers of
 _CHANNELS, _FEW = 32, 8  # channels in a tile; of images that have few. Two shapes only, as each is a compilation
 _PROGRAMS = 4096  # where sums are kept, programs take several tiles each rather than be more than this
 _REGISTERS = 128  # that a thread may take: left to itself, ptxas would spill some for more programs
-_INT32_LIMIT = 1 << 30  # elements of a sample: its offsets, those beyond its end too, fit in int32 below this
 _PLAIN = ["n", "programs", "tiles", "noise_stride"]  # not worth a compilation for their values
 
 
@@ -228,7 +217,7 @@ class _Share(NamedTuple):
 
     def args(self, last: bool) -> tuple[bool, bool, int, int]:
         """LAST, WIDE, PIXELS and CHANNELS of the kernels."""
-        return last, self.c * self.hw >= _INT32_LIMIT, self.pixels, self.channels
+        return last, not fits_int32(self.c * self.hw), self.pixels, self.channels
 
     def partial_sums(self, kinds: int, like: torch.Tensor) -> torch.Tensor:
         return like.new_empty((kinds, self.n, self.programs, self.c), dtype=torch.float32)

@@ -46,23 +46,25 @@ def test_rows_in_vectors(case, device, dtype, monkeypatch):
     check(case, "triton", device, "contiguous", dtype, 1)
 
 
-@pytest.mark.usefixtures("poisoned_memory")
+@pytest.fixture
+def offsets_of_64_bits(monkeypatch):
+    """As in samples and matrices of more than 2^30 elements: the limit is put down."""
+    monkeypatch.setattr(pytest.importorskip("hsr_kernels._triton"), "_INT32_LIMIT", 0)
+
+
+@pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
 @pytest.mark.parametrize("order", (0, 1, 2))
 @pytest.mark.parametrize("name", ("modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb"))
 @LAYOUTS
 @DEVICES
-def test_64_bit_offsets_of_a_layer(name, layout, device, order, monkeypatch):
-    """Samples beyond 2^30 elements: the limit is put down."""
-    module = _implementation("modulated_conv2d")
-    monkeypatch.setattr(module, "_INT32_LIMIT", 0)
+def test_64_bit_offsets_of_a_layer(name, layout, device, order):
     check(BY_NAME[name], "triton", device, layout, torch.float32, order)
 
 
-@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
 @pytest.mark.parametrize("order", (0, 1))
 @DEVICES
-def test_64_bit_offsets_of_one_kernel(device, order, monkeypatch):
-    monkeypatch.setattr(_convolution(), "_wide", lambda *_: True)
+def test_64_bit_offsets_of_one_kernel(device, order):
     with use_route("fused"):
         check(BY_NAME["modulated_conv2d-several-tiles"], "triton", device, "channels_last", torch.float32, order)
 
@@ -92,14 +94,12 @@ def test_a_weight_gradient_is_shared_out():
         assert 1 in (splits, samples) and 1 <= splits <= tiles and 1 <= samples <= n
 
 
-@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
 @pytest.mark.parametrize("order", (0, 1))
 @pytest.mark.parametrize("name", ("grow-equal-shrink", "no-multiples"))
 @LAYOUTS
 @DEVICES
-def test_64_bit_offsets_of_the_loss(name, layout, device, order, monkeypatch):
-    """Matrices of more than 2^30 elements: the limit is put down."""
-    monkeypatch.setattr(_implementation("feature_loss"), "_INT32_LIMIT", 0)
+def test_64_bit_offsets_of_the_loss(name, layout, device, order):
     check(BY_NAME[f"feature_projection_loss-{name}"], "triton", device, layout, torch.float32, order)
 
 

@@ -150,7 +150,7 @@ def _one_kernel():
 @pytest.mark.parametrize("case, backend, device, layout, dtype, tf32", list(_one_kernel()))
 def test_fused_route_matches_float64_reference(case, backend, device, layout, dtype, tf32, order, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
-    for name in ("layer", "layer_bwd", "layer_weight"):
+    for name in ("modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight"):
         monkeypatch.delattr(composed, name)  # the other route would be an error
     with use_route("fused"):
         check(case, backend, device, layout, dtype, order)

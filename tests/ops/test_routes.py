@@ -137,7 +137,7 @@ def test_what_is_no_table_is_told(tmp_path, monkeypatch, text, complaint):
         choose("forward", images(), WEIGHT)
 
 
-def test_explained(table, monkeypatch):
+def test_explained(table):
     """As `explain` says it where the triton backend runs."""
     table(("forward", LAYER, 10, 20))
     said = list(routes.describe(images(), torch.empty(WEIGHT)))
