@@ -111,9 +111,7 @@ template <class A, Act act, bool from_output>
 A backward_block(const ActivationParams& p, const A* dy, const A* ref, const A* b, A b0, A* dx, double* sums,
                  int64_t n) {
   const Activation<A, act> activation(p);
-  const auto slope = [&](A v) __attribute__((always_inline)) {
-    return from_output ? activation.slope_from_output(v) : activation.slope_from_input(v);
-  };
+  const auto slope = [&](A v) __attribute__((always_inline)) { return activation.template slope_from<from_output>(v); };
   A lanes[kLanes] = {};
   if (b) {
     for (int64_t i = 0; i < n; i++) dx[i] = dy[i] * slope(ref[i] + b[i]);
@@ -140,8 +138,8 @@ void second_block(const ActivationParams& p, const A* ddx, const A* dy, const A*
   const Activation<A, act> activation(p);
   for (int64_t i = 0; i < n; i++) {
     const A v = ref[i] + (b ? b[i] : b0), both = ddx[i] * dy[i];
-    ddy[i] = ddx[i] * (from_output ? activation.slope_from_output(v) : activation.slope_from_input(v));
-    dref[i] = both * (from_output ? activation.curvature_from_output(v) : activation.curvature_from_input(v));
+    ddy[i] = ddx[i] * activation.template slope_from<from_output>(v);
+    dref[i] = both * activation.template curvature_from<from_output>(v);
   }
 }
 
@@ -150,30 +148,11 @@ Blocks<A> blocks_of() {
   return {forward_block<A, act>, backward_block<A, act, from_output>, second_block<A, act, from_output>};
 }
 
-// Swish needs the input, and so does lrelu with a negative alpha; all others tell their slope from the output.
 template <class A>
 Blocks<A> blocks_for(const BiasActParams& p) {
-  switch (Act(p.act.act)) {
-    case Act::linear:
-      return blocks_of<A, Act::linear, true>();
-    case Act::relu:
-      return blocks_of<A, Act::relu, true>();
-    case Act::lrelu:
-      return p.from_output ? blocks_of<A, Act::lrelu, true>() : blocks_of<A, Act::lrelu, false>();
-    case Act::tanh:
-      return blocks_of<A, Act::tanh, true>();
-    case Act::sigmoid:
-      return blocks_of<A, Act::sigmoid, true>();
-    case Act::elu:
-      return blocks_of<A, Act::elu, true>();
-    case Act::selu:
-      return blocks_of<A, Act::selu, true>();
-    case Act::softplus:
-      return blocks_of<A, Act::softplus, true>();
-    case Act::swish:
-      break;
-  }
-  return blocks_of<A, Act::swish, false>();
+  Blocks<A> blocks{};
+  with_activation(p.act.act, p.from_output, [&](auto kind) { blocks = blocks_of<A, kind.act, kind.from_output>(); });
+  return blocks;
 }
 
 // Calls f(offset in the tensor, elements, bias per element or null, bias of the row, piece) for each block of a chunk.

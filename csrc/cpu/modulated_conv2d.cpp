@@ -1,30 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The epilogue after the convolution of a modulated layer, alone or riding on a FIR, and its backwards. The convolution
 // runs in nhwc, so these kernels also change the layout on the way.
-#include <limits>
-
 #include "fir_row.h"
+#include "hsr/epilogue.h"
 #include "launchers.h"
 #include "tiles.h"
 
 namespace hsr {
 namespace HSR_ISA {
 namespace {
-
-// The activations of the epilogue are piecewise linear: gain above zero, gain * alpha below.
-template <class A>
-struct PiecewiseLinear {
-  A alpha, gain, clamp, inv_gain, inv_alpha, lowest;
-
-  explicit PiecewiseLinear(const ActivationParams& p) {
-    alpha = p.act == 0 ? A(1) : p.act == 1 ? A(0) : A(p.alpha);
-    gain = A(p.gain);
-    clamp = A(p.clamp < 0 ? INFINITY : p.clamp);
-    inv_gain = A(1 / p.gain);
-    inv_alpha = alpha == A(0) ? A(0) : A(1) / alpha;
-    lowest = alpha == A(0) ? std::numeric_limits<A>::lowest() : -INFINITY;  // 0 times infinity would be NaN
-  }
-};
 
 // A sample's vectors; absent ones are filled with what leaves no trace.
 template <class A>
@@ -42,19 +26,13 @@ struct Coefficients {
 // In place: tile = clamp(act(tile * d + noise + b) * gain).
 template <class A>
 __attribute__((noinline)) void epilogue_tile(const A* z, A* out, int64_t pixels, int64_t c, const A* d, const A* b,
-                                             const A* noise, const PiecewiseLinear<A>& act) {
-  const A alpha = act.alpha, gain = act.gain, clamp = act.clamp, lowest = act.lowest;
+                                             const A* noise, const PiecewiseLinear<A>& activation) {
+  const PiecewiseLinear<A> act = activation;  // a copy that no store can change
   for (int64_t i = 0; i < pixels; i++) {
     const A added = noise ? noise[i] : A(0);
     const A* in = z + i * c;
     A* to = out + i * c;
-    for (int64_t j = 0; j < c; j++) {
-      A v = in[j] * d[j] + (added + b[j]);
-      v = v < lowest ? lowest : v;
-      v = (v > A(0) ? v : v * alpha) * gain;
-      v = v > clamp ? clamp : v;
-      to[j] = v < -clamp ? -clamp : v;
-    }
+    for (int64_t j = 0; j < c; j++) to[j] = act.value(in[j] * d[j] + (added + b[j]));
   }
 }
 
@@ -126,19 +104,18 @@ A sum_of(const A* values, int64_t c) {
 template <class A>
 __attribute__((noinline)) void epilogue_bwd_tile(const A* __restrict dy, const A* __restrict y, A* __restrict dz,
                                                  int64_t pixels, int64_t c, const A* __restrict d,
-                                                 const A* __restrict b, const A* noise, const PiecewiseLinear<A>& act,
-                                                 A* __restrict dd, A* __restrict db, A* dnoise) {
-  const A clamp = act.clamp, inv_gain = act.inv_gain, inv_alpha = act.inv_alpha;
-  const A above = act.gain, below = act.gain * act.alpha;
+                                                 const A* __restrict b, const A* noise,
+                                                 const PiecewiseLinear<A>& activation, A* __restrict dd,
+                                                 A* __restrict db, A* dnoise) {
+  const PiecewiseLinear<A> act = activation;
   for (int64_t i = 0; i < pixels; i++) {
     const A added = noise ? noise[i] : A(0);
     const A* __restrict dyi = dy + i * c, * __restrict yi = y + i * c;
     A* __restrict dzi = dz + i * c;
     for (int64_t j = 0; j < c; j++) {
-      const A t = yi[j] * inv_gain, magnitude = yi[j] < A(0) ? -yi[j] : yi[j];
-      const A slope = t > A(0) ? above : below, inverse = t > A(0) ? A(1) : inv_alpha;
-      const A dpre = dyi[j] * (magnitude < clamp ? slope : A(0));
-      dd[j] += dpre * (t * inverse - (added + b[j]));
+      const Inverted<A> at = act.invert(yi[j]);
+      const A dpre = dyi[j] * at.slope;
+      dd[j] += dpre * (at.pre - (added + b[j]));
       db[j] += dpre;
       dzi[j] = dpre;
     }
@@ -197,9 +174,8 @@ template <class A>
 __attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, const A* y, A* gdy, A* gy,
                                                      int64_t pixels, int64_t c, const SecondOrder<A>& of,
                                                      const A* noise, const A* ddnoise, A* gnoise,
-                                                     const PiecewiseLinear<A>& act) {
-  const A clamp = act.clamp, inv_gain = act.inv_gain, inv_alpha = act.inv_alpha;
-  const A above = act.gain, below = act.gain * act.alpha;
+                                                     const PiecewiseLinear<A>& activation) {
+  const PiecewiseLinear<A> act = activation;
   const A* __restrict d = of.d, * __restrict b = of.b, * __restrict ratio = of.ratio, * __restrict ddb = of.ddb;
   A* __restrict dot = of.dot, * __restrict dot_zd = of.dot_zd, * __restrict sum = of.sum, * __restrict line = of.line;
   for (int64_t i = 0; i < pixels; i++) {
@@ -208,16 +184,14 @@ __attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, 
     A *gdyi = gdy + i * c, *gyi = gy + i * c;
 #pragma GCC ivdep
     for (int64_t j = 0; j < c; j++) {
-      const A t = yi[j] * inv_gain, magnitude = yi[j] < A(0) ? -yi[j] : yi[j];
-      const A slope = magnitude < clamp ? (t > A(0) ? above : below) : A(0);
-      const A inverse = t > A(0) ? A(1) : inv_alpha;
-      const A dpre = dyi[j] * slope, zd = t * inverse - (added + b[j]), weighted = ratio[j] * dpre, g = ddzi[j];
+      const Inverted<A> at = act.invert(yi[j]);
+      const A dpre = dyi[j] * at.slope, zd = at.pre - (added + b[j]), weighted = ratio[j] * dpre, g = ddzi[j];
       dot[j] += g * dpre;
       dot_zd[j] += dpre * zd;
       sum[j] += dpre;
       line[j] = weighted;
-      gdyi[j] = slope * (g * d[j] + ratio[j] * zd + (dd_added + ddb[j]));
-      gyi[j] = weighted * inverse * inv_gain;
+      gdyi[j] = at.slope * (g * d[j] + ratio[j] * zd + (dd_added + ddb[j]));
+      gyi[j] = weighted * at.inverse;
     }
     if (gnoise) gnoise[i] = -sum_of(line, c);
   }

@@ -4,27 +4,33 @@
 
 #include <cmath>
 
+#include "hsr/host_device.h"
 #include "hsr/params.h"
-
-#ifdef __CUDACC__
-#define HSR_HD __host__ __device__ __forceinline__
-#else
-#define HSR_HD inline __attribute__((always_inline))
-#endif
 
 namespace hsr {
 
 // The codes are shared with hsr_kernels/bias_act/activations.py.
 enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
 
-// A: float or double. All methods include gain and clamp; where the output has the magnitude of the clamp, slopes are
-// 0.
-template <class A, Act act>
-struct Activation {
+// The numbers of an activation in the type computed in, A: float or double.
+template <class A>
+struct ActivationNumbers {
   A alpha, gain, clamp, inv_gain;
 
-  HSR_HD explicit Activation(const ActivationParams& p)
+  explicit ActivationNumbers(const ActivationParams& p)
       : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp < 0 ? INFINITY : p.clamp)), inv_gain(A(1 / p.gain)) {}
+};
+
+// All methods include gain and clamp; where the output has the magnitude of the clamp, slopes are 0.
+template <class A, Act act>
+struct Activation : ActivationNumbers<A> {
+  using ActivationNumbers<A>::alpha;
+  using ActivationNumbers<A>::gain;
+  using ActivationNumbers<A>::clamp;
+  using ActivationNumbers<A>::inv_gain;
+
+  explicit Activation(const ActivationParams& p) : ActivationNumbers<A>(p) {}
+  HSR_HD explicit Activation(const ActivationNumbers<A>& numbers) : ActivationNumbers<A>(numbers) {}
 
   static constexpr A selu_scale = A(1.0507009873554804934193349852946);
   static constexpr A selu_alpha = A(1.6732632423543772848170429916717);
@@ -103,6 +109,51 @@ struct Activation {
     }
     return gain * raw_curvature(t) * raw_slope(t);
   }
+
+  // The same, from what a backward keeps: the output, or the input.
+  template <bool from_output>
+  HSR_HD A slope_from(A ref) const {
+    if constexpr (from_output) return slope_from_output(ref);
+    return slope_from_input(ref);
+  }
+  template <bool from_output>
+  HSR_HD A curvature_from(A ref) const {
+    if constexpr (from_output) return curvature_from_output(ref);
+    return curvature_from_input(ref);
+  }
 };
+
+// An activation, and what its backward tells the slope from: the output or the input.
+template <Act act_, bool from_output_>
+struct Kind {
+  static constexpr Act act = act_;
+  static constexpr bool from_output = from_output_;
+};
+
+// Calls f with the Kind of an activation. Swish needs the input, and so does lrelu with a negative alpha; all others
+// tell their slope from the output.
+template <class F>
+HSR_HD void with_activation(int act, bool from_output, F&& f) {
+  switch (Act(act)) {
+    case Act::linear:
+      return f(Kind<Act::linear, true>{});
+    case Act::relu:
+      return f(Kind<Act::relu, true>{});
+    case Act::lrelu:
+      return from_output ? f(Kind<Act::lrelu, true>{}) : f(Kind<Act::lrelu, false>{});
+    case Act::tanh:
+      return f(Kind<Act::tanh, true>{});
+    case Act::sigmoid:
+      return f(Kind<Act::sigmoid, true>{});
+    case Act::elu:
+      return f(Kind<Act::elu, true>{});
+    case Act::selu:
+      return f(Kind<Act::selu, true>{});
+    case Act::softplus:
+      return f(Kind<Act::softplus, true>{});
+    case Act::swish:
+      return f(Kind<Act::swish, false>{});
+  }
+}
 
 }  // namespace hsr

@@ -28,25 +28,36 @@ struct BiasActParams {
   const void* ddx;  // second order: gradient of dx
   void* y;          // forward: output; backward: dx; second order: gradient of dy
   void* dref;       // second order: gradient of ref
-  double* db;       // backward: [channels] sum of dx, or null
+  double* db;       // backward on the CPU: [channels] sum of dx, or null
+  float* partial;   // backward on a GPU: its partial sums, or null
   int64_t outer, channels, inner;
   bool from_output;
   DType dtype;
   ActivationParams act;
 };
 
+// A filter that stays in a GPU's memory. As a correlation its tap (y, x) is f[start + y * step_y + x * step_x]; where it
+// is separable, f[start + y * step_y] * f[start + x * step_x].
+struct FirTaps {
+  const float* f;  // null: one tap of 1
+  int64_t start, step_y, step_x;
+  float gain;
+};
+
 // Images [n, c, h, w] -> [n, c, oh, ow].
 struct UpfirdnParams {
   const void* x;
   void* y;
-  const double* taps;  // [taps_y, taps_x] as a correlation, the gain folded in; or fy then fx where separable
+  const double* taps;  // on the CPU: [taps_y, taps_x] as a correlation with the gain; fy, then fx where separable
+  FirTaps filter;      // on a GPU
   int taps_x, taps_y;
   bool separable;
   int64_t n, c, h, w, oh, ow;
   int up_x, up_y, down_x, down_y;
   int64_t pad_x, pad_y;  // before the image, on the zero-inserted grid
   Layout layout;
-  DType dtype;
+  DType dtype;    // of x
+  DType y_dtype;  // on a GPU, of y: the same, or one of them is float32, between two passes
 };
 
 // The epilogue of a modulated convolution: y = clamp(act(z * d + noise + b) * gain); z is nhwc.

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Functions that host and device compile alike.
+#pragma once
+
+#ifdef __CUDACC__
+#define HSR_HD __host__ __device__ __forceinline__
+#else
+#define HSR_HD inline __attribute__((always_inline))
+#endif
