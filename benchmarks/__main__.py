@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks run` measures on the CPU, `gpu-report` on a GPU; `report` prints a measurement as Markdown.
 
-`roofline` says what a chip could reach, without measuring anything.
+`roofline` says what a chip could reach, without measuring anything; `overhead` measures what the host does for a call
+on a GPU, with or without one.
 """
 
 import importlib.util
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.box import SIMPLE
 from rich.console import Console
@@ -17,11 +19,11 @@ from rich.table import Table
 
 import hsr_kernels
 
-from . import gpu, roofline
+from . import gpu, overhead, roofline
 from .cases import CASES
 from .gpu_cases import GPU_CASES
 from .report import HEADER, Row, markdown, read_csv, setting, table, write_csv
-from .run import Options, measure, use_all_cores
+from .run import Options, chip, commit, measure, use_all_cores
 
 console = Console(width=None if sys.stdout.isatty() else 150)
 
@@ -124,12 +126,13 @@ def roofline_table(case: str = "", operators: bool = False, most: float = roofli
 def gpu_report(out: Path, case: str = "", quick: bool = False, minutes: float = 9.0) -> None:
     """Tests and measures everything on this machine's GPU and writes one CSV and one Markdown table.
 
-    Runs `pytest -m gpu`, then times every case with a cold L2 cache, called eagerly and as a CUDA graph, beside the
-    reference, the bare convolution, a device copy and, where a goal names it, torch.compile of the reference. Needs
-    neither the network nor the cpu backend; Triton compiles what is missing.
+    Runs `pytest -m gpu`, measures which routes and which backend are faster, then times every case on both backends
+    with a cold L2 cache, called eagerly and as a CUDA graph, beside the reference, the bare convolution, a device copy
+    and, where a goal names it, torch.compile of the reference. Needs neither the network nor the cpu backend; Triton
+    compiles what is missing, and where the cuda backend can't run, triton stands alone.
 
     Args:
-        out: Folder for gpu.csv, gpu.md, routes.csv and tests.log.
+        out: Folder for gpu.csv, gpu.md, routes.csv, measured.csv and tests.log.
         case: Only the cases whose name contains this.
         quick: Tiny sizes, no tests: to see that everything runs; the figures mean nothing.
         minutes: What isn't done by then is reported as not measured.
@@ -138,6 +141,38 @@ def gpu_report(out: Path, case: str = "", quick: bool = False, minutes: float = 
         gpu.report(out, case, quick=quick, minutes=minutes, say=lambda line: console.print(line, highlight=False))
     except gpu.NoGpu as error:
         _fail(str(error))
+
+
+def overhead_table(csv: Path | None = None) -> None:
+    """Measures the host's time per eager call of small tensors on the cuda backend, forward and without gradients.
+
+    Without a device launches are counted and not run (this builds the tests' emulated extension), so the driver's share
+    of a launch isn't in it; with one it is. PyTorch's operations compute on the device, and without one on the CPU.
+
+    Args:
+        csv: A file for the rows.
+    """
+    from tests.emulator.build import build
+
+    _warn_if_busy()
+    try:
+        rows = overhead.in_process("cpu", build("_cuda_emulated"))
+        missing = hsr_kernels.backends()["cuda"] if torch.cuda.is_available() else "PyTorch sees no CUDA device"
+        rows += overhead.in_process("cuda", None) if not missing else []
+    except RuntimeError as error:
+        _fail(str(error))
+    view = Table(*overhead.HEADER, box=SIMPLE)
+    for row in rows:
+        view.add_row(*overhead.line(row))
+    console.print(view)
+    setting = {"processor": chip(), "cores": str(len(os.sched_getaffinity(0)))}
+    setting |= {"torch": torch.__version__, "commit": commit()}
+    about = ", ".join(f"{name} {value}" for name, value in setting.items())
+    console.print(f"{about}; load {rows[0].load:.1f}. Median and fewest of batches of calls in turns.", highlight=False)
+    console.print(f"On a device: {'not measured: ' + missing if missing else 'launched for real'}.", highlight=False)
+    if csv is not None:
+        overhead.write_csv(csv, rows, setting)
+        console.print(f"written: {csv}")
 
 
 def _show(rows: list[Row]) -> None:
@@ -163,7 +198,13 @@ def _fail(sentence: str) -> None:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "report": report, "roofline": roofline_table, "gpu-report": gpu_report},
+        {
+            "run": run,
+            "report": report,
+            "roofline": roofline_table,
+            "gpu-report": gpu_report,
+            "overhead": overhead_table,
+        },
         prog="python -m benchmarks",
         config=(tyro.conf.FlagCreatePairsOff,),
     )

@@ -53,6 +53,7 @@ class Case:
         reread: What a backward pass has to read again: "inputs", "parameters", "output".
         routes: Of its modulated layer, to be judged one by one without a measurement; None: there is no choice.
         without: Changes of `size` and `tiny` that leave out what the case measures the cost of.
+        operators: The public functions whose backends decide on which ones it can run.
         per_1000: How often each phase runs while 1000 images are trained on; empty for what isn't training.
     """
 
@@ -68,6 +69,7 @@ class Case:
     reread: tuple[str, ...] = ()
     routes: tuple[str | None, ...] = (None,)
     without: Size = field(default_factory=dict)
+    operators: tuple[str, ...] = ()
     per_1000: Mapping[str, float] = field(default_factory=dict)
 
     def workload(self, *, tiny: bool = False, device: str = "cpu") -> Workload:

@@ -3,34 +3,36 @@
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+import hsr_kernels
+from hsr_kernels import _measured
+from hsr_kernels._backends import implemented
 from hsr_kernels.modulated_conv2d import routes
 
-from . import gpu_routes, gpu_table, roofline
+from . import gpu_backends, gpu_routes, gpu_table, roofline
 from .cases import Case
 from .gpu_cases import GPU_CASES
-from .gpu_table import OUT_OF_TIME, Measured, Time
+from .gpu_table import OUT_OF_TIME, Choices, Measured, Time
+from .limit import OutOfTime, limit
 from .memory import ROOT
 from .run import Variant, commit, differentiate, infer
-from .workloads import BOTH, FORWARD, SCHEDULE, Workload
+from .timing import per_call
+from .workloads import BOTH, FORWARD, SCHEDULE, Workload, bare_convolution
 
-DEVICE, OURS = "cuda", "triton"
+DEVICE, OURS, CUDA = "cuda", "triton", "cuda"
 TESTS_SHARE = 0.4  # of the time, at most
 ROUTES_SECONDS = 75.0  # at most, to find out which route each layer takes
+BACKENDS_SECONDS = 60.0  # and which backend is faster
 CASE_SECONDS = 120.0  # for one case at most; what takes longer is stuck
 TEST_PROCESSES = 8  # at most; each compiles the kernels of its tests
 _CLEARED = 256 << 20  # bytes; no L2 cache is larger
@@ -40,10 +42,6 @@ _LEAST, _MOST = 4, 100  # and how often to
 
 class NoGpu(Exception):
     """There is no CUDA device to measure."""
-
-
-class OutOfTime(BaseException):
-    """Ends what runs too long; no Exception, so that nothing on its way takes it for a failure."""
 
 
 def available() -> bool:
@@ -68,9 +66,10 @@ def environment() -> dict[str, str]:
 
 
 def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[str], None]) -> None:
-    """Runs tests and measurements; writes gpu.csv, gpu.md, routes.csv and tests.log under `out` as it goes.
+    """Runs tests and measurements; writes gpu.csv, gpu.md, routes.csv, measured.csv and tests.log to `out` as it goes.
 
-    Routes of modulated layers are measured first, where a case has such layers, and what follows takes them.
+    Routes of modulated layers are measured first, where a case has such layers, and what follows takes them; then which
+    backend is faster, cuda or triton. Cases are measured on both, wherever cuda has their operators.
     torch.compile, which takes long, comes last, so that what time there is goes to everything else first.
 
     Raises:
@@ -92,20 +91,18 @@ def report(out: Path, only: str, *, quick: bool, minutes: float, say: Callable[[
     torch.backends.cudnn.benchmark = True  # as `hsr train` has it, and the strongest baseline
     copy = copy_bandwidth(1 << 20 if quick else 1 << 30)
     say(f"device copy: {copy / 1e12:.2f} TB/s, read and written")
-    taken: list[routes.Measurement] = []
-    if any(map(_takes_routes, chosen)):
-        taken, ended = measure_routes(out / "routes.csv", min(ROUTES_SECONDS, deadline - time.monotonic()), quick)
-        say(f"routes of modulated layers: {len(taken)} passes measured{ended}")
+    choices = measure_choices(chosen, out, quick, deadline, say)
     found = {case.name: [Measured(case, phase, judged=not quick) for phase in case.targets] for case in chosen}
     jobs = [(case, False) for case in chosen] + [(case, True) for case in chosen if _wants_compile(case)]
     for case, compiled in jobs:
         measure(case, found[case.name], quick=quick, deadline=deadline, compiled=compiled)
         rows = [row for phases in found.values() for one in phases for row in gpu_table.rows(one, copy)]
         gpu_table.write_csv(out / "gpu.csv", rows, setting)
-        (out / "gpu.md").write_text(gpu_table.markdown(rows, setting, tests, copy, taken) + "\n")
+        (out / "gpu.md").write_text(gpu_table.markdown(rows, setting, tests, copy, choices) + "\n")
         for one in found[case.name]:
             say(f"{case.title}, {one.phase}{', compiled' * compiled}: {one.summary()}")
-    say(f"written to {out}: gpu.csv, gpu.md{' and routes.csv' if taken else ''}")
+    tables = ["gpu.csv", "gpu.md"] + ["routes.csv"] * bool(choices.routes) + ["measured.csv"] * bool(choices.backends)
+    say(f"written to {out}: {', '.join(tables)}")
 
 
 def compile_kernels(cases: Sequence[Case]) -> str:
@@ -123,7 +120,9 @@ def compile_kernels(cases: Sequence[Case]) -> str:
     traced = [case for case in cases if BOTH in case.targets]
     layers = gpu_routes.LAYERS if any(map(_takes_routes, cases)) else ()
     fused = [partial(gpu_routes.run_fused, layer, "cpu") for layer in layers]
-    calls = [*(partial(both, case) for case in traced), *fused]
+    compared = gpu_backends.comparisons() if _compares(cases) and not without_cuda() else ()
+    small = [partial(lambda one: differentiate(one.workload("cpu"))(), one) for one in compared]
+    calls = [*(partial(both, case) for case in traced), *fused, *small]
     launches = record.record(calls, [chip])[chip].launches.values()
     builds = list(build.build_all([(launch, chip) for launch in launches], len(os.sched_getaffinity(0))))
     failed = [f"{one.launch.kernel}: {problem}" for one in builds for problem in one.problems]
@@ -156,6 +155,64 @@ def _takes_routes(case: Case) -> bool:
     return len(case.routes) > 1 or bool(case.per_1000)
 
 
+def _compares(cases: Sequence[Case]) -> bool:
+    """Whether there is a choice between cuda and triton."""
+    return any(map(_has_cuda, cases))
+
+
+def _has_cuda(case: Case) -> bool:
+    """Whether cuda has all of a case's operators."""
+    return bool(case.operators) and all("cuda" in implemented(op) for op in case.operators)
+
+
+def without_cuda() -> str:
+    """Why the cuda backend can't run here; "" where it can."""
+    return hsr_kernels.backends()["cuda"]
+
+
+def measure_choices(
+    cases: Sequence[Case], out: Path, quick: bool, deadline: float, say: Callable[[str], None]
+) -> Choices:
+    """Measures what the library can choose between, as far as the cases have it: routes first, as layers take them."""
+    taken: list[routes.Measurement] = []
+    if any(map(_takes_routes, cases)):
+        taken, ended = measure_routes(out / "routes.csv", min(ROUTES_SECONDS, deadline - time.monotonic()), quick)
+        say(f"routes of modulated layers: {len(taken)} passes measured{ended}")
+    compared: list[_measured.Measurement] = []
+    if not _compares(cases):
+        note = "no case has operators of both"
+    elif note := without_cuda():
+        say(f"cuda beside triton: not measured: {note}")
+    else:
+        seconds = min(BACKENDS_SECONDS, deadline - time.monotonic())
+        compared, note = measure_backends(out / "measured.csv", seconds, quick)
+        say(f"cuda beside triton: measured {len(compared)} times{note and ', then '}{note}")
+    return Choices(taken, compared, note)
+
+
+def measure_backends(table: Path, seconds: float, quick: bool) -> tuple[list[_measured.Measurement], str]:
+    """Writes to `table` which backend is faster for which tensor, as far as the time goes.
+
+    Returns:
+        What was measured, and what wasn't and why.
+    """
+    found: list[_measured.Measurement] = []
+    notes = []
+    todo = list(gpu_backends.comparisons(gpu_backends.TINY if quick else gpu_backends.TENSORS))
+    try:
+        with limit(seconds):
+            for one in todo:
+                try:
+                    found.append(gpu_backends.measure(one, DEVICE, _batch))
+                except Exception as error:
+                    notes.append(f"{one}: {_reason(error)}")
+                    torch.cuda.empty_cache()
+    except OutOfTime:
+        notes.append(f"out of time after {len(found)} of {len(todo)}")
+    _measured.write(table, found)
+    return found, "; ".join(notes)
+
+
 def measure_routes(table: Path, seconds: float, quick: bool) -> tuple[list[routes.Measurement], str]:
     """Writes to `table` which route is faster for which layer, as far as the time goes; from then on layers take it.
 
@@ -176,28 +233,6 @@ def measure_routes(table: Path, seconds: float, quick: bool) -> tuple[list[route
     routes.write(table, found)
     os.environ[routes.ENVIRONMENT] = str(table)
     return found, ended
-
-
-@contextmanager
-def limit(seconds: float) -> Iterator[None]:
-    """Ends its body by OutOfTime after so many seconds, whatever it does in Python then.
-
-    Raises:
-        OutOfTime: The time is over.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise OutOfTime
-
-    if seconds <= 0:
-        raise OutOfTime
-    handler = signal.signal(signal.SIGALRM, stop)
-    before = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *before)
-        signal.signal(signal.SIGALRM, handler)
 
 
 def measure(case: Case, found: list[Measured], *, quick: bool, deadline: float, compiled: bool) -> None:
@@ -232,6 +267,8 @@ def contenders(case: Case, quick: bool) -> dict[str, Variant]:
     variants["reference"] = Variant("reference", build() if shared.steps else shared)
     if any(target.released is not None for target in case.targets.values()):
         variants["released"] = Variant("reference", build(replace(case, dtype=torch.float32)))
+    if _has_cuda(case) and not without_cuda():
+        variants["cuda"] = Variant(CUDA, build() if shared.steps else shared)
     return variants
 
 
@@ -253,7 +290,7 @@ def _measure(case: Case, found: list[Measured], quick: bool) -> None:
             if one.phase != FORWARD and (name, "eager") in one.times:
                 one.peaks[name] = _peak(run)
         if case.name.startswith("styled"):
-            bare = _bare_convolution(variants["triton"].workload, case, one.phase)
+            bare = bare_convolution(variants["triton"].workload, case.size["up"], one.phase)
             _attempt(one, "convolution", "eager", lambda bare=bare: _time(bare))
 
 
@@ -319,6 +356,11 @@ def _time(run: Callable[[], Any]) -> Time:
     return gpu_table.percentiles(times)
 
 
+def _batch(run: Callable[[], Any], calls: int) -> float:
+    """Seconds per call of so many calls in a row and of waiting for the last, by the host's clock."""
+    return per_call(run, calls, torch.cuda.synchronize, wait=True)
+
+
 def _captured(run: Callable[[], Any]) -> Callable[[], None]:
     """`run` as a CUDA graph; warmed up on a stream of its own, as capturing demands."""
     stream = torch.cuda.Stream()
@@ -347,18 +389,3 @@ def _peak(run: Callable[[], Any]) -> int:
     torch.cuda.synchronize()
     del result
     return torch.cuda.max_memory_allocated() - before
-
-
-def _bare_convolution(work: Workload, case: Case, phase: str) -> Callable[[], Any]:
-    """The convolution inside a styled layer alone, by cuDNN, in the same dtype and layout."""
-    x, weight = work.inputs[0], work.parameters[0]
-    up = case.size["up"]
-    w = weight.detach().to(x.dtype).to(memory_format=torch.channels_last).requires_grad_()
-
-    def convolve() -> torch.Tensor:
-        return F.conv2d(x, w, padding=1) if up == 1 else F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
-
-    if phase == FORWARD:
-        return lambda: convolve().detach()
-    v = torch.randn_like(convolve())
-    return lambda: torch.autograd.grad(convolve(), (x, w), v)

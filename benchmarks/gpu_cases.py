@@ -39,6 +39,7 @@ _TRAINING_TINY: dict[str, Any] = {
     "resolution": 8, "batch": 4, "encoder": "", "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_base": 64,
     "channel_max": 8, "hsr_hidden": 8,
 }  # fmt: skip
+_TRAINED = ("bias_act", "conv2d_resample", "modulated_conv2d", "upfirdn2d")
 _PER_STEP = 1000 / _TRAINING["batch"]
 # R1 in every 16th step, path length in every 4th.
 _PER_1000 = {STEP: _PER_STEP / 16, PATH: _PER_STEP * 3 / 16, MAIN: _PER_STEP * 12 / 16}
@@ -71,6 +72,7 @@ def _memory_bound() -> Iterator[Case]:
                     {FORWARD: Target(copy=0.9), BOTH: Target(copy=0.9)},
                     dtype=dtype,
                     reread=("output",) if name == "bias_act" else (),
+                    operators=("bias_act" if name == "bias_act" else "upfirdn2d",),
                 )  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def _layers() -> Iterator[Case]:
                     dtype=dtype,
                     reread=("inputs", "parameters", "output"),
                     routes=(FUSED, CONVOLUTION) if up == 1 else (None,),
+                    operators=("modulated_conv2d",),
                 )
 
 
@@ -109,6 +112,7 @@ def _losses() -> Iterator[Case]:
             measure_peak=True,
             dtype=dtype,
             reread=("inputs", "parameters"),
+            operators=("feature_projection_loss",),
         )
 
 
@@ -123,6 +127,7 @@ def _trainings() -> Iterator[Case]:
         _TRAINING_TINY,
         {STEP: Target(1.5), PATH: Target(), MAIN: Target(), SCHEDULE: Target(1.5)},
         no_compile=twice,
+        operators=_TRAINED,
         per_1000=_PER_1000,
     )
     yield Case(
@@ -135,6 +140,7 @@ def _trainings() -> Iterator[Case]:
         {STEP: Target(), PATH: Target(), MAIN: Target(), SCHEDULE: Target(without=1.1)},
         no_compile=twice,
         without={"encoder": ""},
+        operators=(*_TRAINED, "feature_projection_loss"),
         per_1000=_PER_1000,
     )
 

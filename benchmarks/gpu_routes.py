@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hsr_kernels import use_route
+from hsr_kernels import use_backend, use_route
 from hsr_kernels.modulated_conv2d import ops, routes
 from hsr_kernels.modulated_conv2d.routes import CONVOLUTION, FUSED, PASSES, Layer, Measurement
 
@@ -93,6 +93,6 @@ def measure(
             for direction, call in _passes(layer, device).items():
                 times = {}
                 for route in (FUSED, CONVOLUTION):
-                    with use_route(route):
+                    with use_backend("triton"), use_route(route):  # the cuda backend knows one route only
                         times[route] = 1e6 * seconds_of(call)
                 yield Measurement(chip, direction, layer, times[FUSED], times[CONVOLUTION])

@@ -2,18 +2,20 @@
 """What was measured on a GPU as CSV and as a table, with what must be reached and whether it was."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from hsr_kernels import _measured
 from hsr_kernels.modulated_conv2d.routes import Measurement
 
 from .cases import Case
 
 NONE = "—"
+OURS = ("triton", "cuda")  # the faster one is judged
 OUT_OF_TIME = "not measured: out of time"
 
 
@@ -28,6 +30,21 @@ class Time(NamedTuple):
 def percentiles(seconds: Sequence[float]) -> Time:
     """Of a non-empty sample."""
     return Time(*(float(value) for value in np.percentile(seconds, [50, 20, 80])))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was measured of what the library can choose between.
+
+    Attributes:
+        routes: Of modulated layers.
+        backends: cuda beside triton.
+        note: What of the latter wasn't measured, and why.
+    """
+
+    routes: Sequence[Measurement] = ()
+    backends: Sequence[_measured.Measurement] = ()
+    note: str = ""
 
 
 @dataclass
@@ -54,35 +71,42 @@ class Measured:
         time = self.times.get((name, mode))
         return time.median if time else None
 
-    def ours(self) -> float | None:
-        """Seconds of ours on the device alone, as far as that is known: as a CUDA graph, else called eagerly."""
-        return self.median("triton", "graph") or self.median("triton")
+    def on_device(self, name: str) -> float | None:
+        """Seconds on the device alone, as far as that is known: as a CUDA graph, else called eagerly."""
+        return self.median(name, "graph") or self.median(name)
+
+    def fastest(self, seconds: Callable[[str], float | None]) -> str:
+        """Which of ours takes the fewest seconds; triton where nothing was measured."""
+        known = {name: its for name in OURS if (its := seconds(name))}
+        return min(known, key=known.__getitem__, default="triton")
 
     def summary(self) -> str:
         """All medians in a line."""
         return ", ".join(f"{name} {mode} {_seconds(t.median)}" for (name, mode), t in self.times.items()) or OUT_OF_TIME
 
     def verdicts(self, copy: float) -> Iterator[str]:
-        """What was demanded and whether it was reached; speed-ups are of eager calls on both sides."""
-        target, ours = self.case.targets[self.phase], self.median("triton")
-        peaks = {name: _ratio(self.peaks.get("triton"), peak) for name, peak in self.peaks.items()}
+        """What was demanded and whether the faster of ours reached it; speed-ups are of eager calls on both sides."""
+        target = self.case.targets[self.phase]
+        best, device = self.fastest(self.median), self.fastest(self.on_device)
+        ours = self.median(best)
+        peaks = {name: _ratio(self.peaks.get(best), peak) for name, peak in self.peaks.items()}
         demands = (
-            ("{:g}x reference", target.reference, _ratio(self.median("reference"), ours), True),
-            ("{:g}x compile", target.compiled, _ratio(self.median("compile"), ours), True),
-            ("{:g}x released float32", target.released, _ratio(self.median("released"), ours), True),
-            ("{:g} of the peak memory", target.peak, peaks.get("reference"), False),
-            ("{:g} of released float32's peak", target.released_peak, peaks.get("released"), False),
-            ("{:g} of copy", target.copy, _ratio(_ratio(self.fewest, self.ours()), copy), True),
-            ("{:g}x the time without", target.without, _ratio(ours, self.median("without")), False),
+            ("{:g}x reference", target.reference, _ratio(self.median("reference"), ours), True, best),
+            ("{:g}x compile", target.compiled, _ratio(self.median("compile"), ours), True, best),
+            ("{:g}x released float32", target.released, _ratio(self.median("released"), ours), True, best),
+            ("{:g} of the peak memory", target.peak, peaks.get("reference"), False, best),
+            ("{:g} of released float32's peak", target.released_peak, peaks.get("released"), False, best),
+            ("{:g} of copy", target.copy, _ratio(_ratio(self.fewest, self.on_device(device)), copy), True, device),
+            ("{:g}x the time without", target.without, _ratio(ours, self.median("without")), False, best),
         )
-        for text, least, got, more in demands:
+        for text, least, got, more, by in demands:
             if least is None:
                 continue
             if got is None or not self.judged:
                 verdict = "not measured"
             else:
                 verdict = "reached" if (got >= least if more else got <= least) else "**not reached**"
-                verdict += f" ({got:.3g})"
+                verdict += f" ({got:.3g}{', by cuda' if by == 'cuda' else ''})"
             yield f"{text.format(least)}: {verdict}"
 
 
@@ -95,14 +119,14 @@ class Row:
     """One contender in one pass of one case; None means not measured, and `note` says why.
 
     Attributes:
-        variant: "triton", "reference", "compile" (torch.compile of the reference), "released" (the reference in
+        variant: "triton", "cuda", "reference", "compile" (torch.compile of the reference), "released" (the reference in
             float32), "convolution" (the bare one) or "without" (ours, without what the case measures the cost of).
         mode: "eager", or "graph" for the replay of a CUDA graph.
         median_us, p20_us, p80_us: Microseconds, the L2 cache cold.
         vs_reference, vs_compile, vs_released, vs_without: The other's median, called eagerly, over this one's.
         of_copy: Bandwidth over the fewest bytes that can be moved, as a fraction of the device copy's.
         peak_bytes: Peak of allocated memory above the inputs.
-        goals: What ours must reach, and whether it did.
+        goals: What the faster of ours must reach, and whether it did; in the row of triton called eagerly.
     """
 
     case: str
@@ -124,7 +148,7 @@ class Row:
 
 
 def rows(one: Measured, copy: float) -> Iterator[Row]:
-    """A row for each contender and mode; one for ours in any case."""
+    """A row for each contender and mode; one for triton in any case."""
     keys = dict.fromkeys([("triton", "eager"), *one.times, *one.notes])
     for name, mode in keys:
         time, own = one.times.get((name, mode)), one.median(name, mode)
@@ -132,7 +156,7 @@ def rows(one: Measured, copy: float) -> Iterator[Row]:
         def against(other: str, name: str = name, own: float | None = own) -> float | None:
             return _ratio(one.median(other), own) if other != name else None
 
-        moves = name in ("triton", "reference", "compile")
+        moves = name in (*OURS, "reference", "compile")
         yield Row(
             one.case.name,
             one.case.title,
@@ -162,30 +186,19 @@ _COLUMNS = {
     "released": ("released", "eager"),
     "without": ("without", "eager"),
     "convolution": ("convolution", "eager"),
-    "ours": ("triton", "eager"),
-    "ours as a graph": ("triton", "graph"),
+    "triton": ("triton", "eager"),
+    "triton as a graph": ("triton", "graph"),
+    "cuda": ("cuda", "eager"),
+    "cuda as a graph": ("cuda", "graph"),
 }
 
 
-def markdown(
-    lines: Sequence[Row], setting: dict[str, str], tests: str, copy: float, routes: Sequence[Measurement] = ()
-) -> str:
-    """Our times beside the others', what must be reached and whether it was, and the routes of modulated layers."""
+def markdown(lines: Sequence[Row], setting: dict[str, str], tests: str, copy: float, choices: Choices) -> str:
+    """Our times beside the others', what must be reached and whether it was, and what the library chooses between."""
     header = ["case", "pass", *_COLUMNS, "x reference", "x compile", "of copy", "peak, MB", "must reach"]
     cells = [header, ["---"] * 2 + ["---:"] * (len(header) - 3) + ["---"]]
     found = {(row.case, row.phase, row.variant, row.mode): row for row in lines}
-    for row in lines:
-        if (row.variant, row.mode) != ("triton", "eager"):
-            continue
-        others = {name: found.get((row.case, row.phase, *key)) for name, key in _COLUMNS.items()}
-        peaks = [r.peak_bytes / 1e6 for r in (others["reference"], row) if r is not None and r.peak_bytes is not None]
-        as_graph = others["ours as a graph"]
-        cells.append([
-            row.title, row.phase,
-            *(NONE if r is None or r.median_us is None else _seconds(1e-6 * r.median_us) for r in others.values()),
-            _figure(row.vs_reference), _figure(row.vs_compile), _figure((as_graph or row).of_copy),
-            " → ".join(map(_figure, peaks)) or NONE, row.goals or NONE,
-        ])  # fmt: skip
+    cells += [_cells(row, found) for row in lines if (row.variant, row.mode) == ("triton", "eager")]
     notes = [f"{r.title}, {r.phase}, {r.variant} {r.mode}: {r.note}." for r in lines if r.note]
     about = ", ".join(f"{name} {value}" for name, value in setting.items())
     goals = "; ".join(row.goals for row in lines)
@@ -193,14 +206,31 @@ def markdown(
                        ("reached", "**not reached**", "not measured"))  # fmt: skip
     return "\n".join(
         ["| " + " | ".join(line) + " |" for line in cells]
-        + ["", f"{about}. Goals: {counts}. `pytest -m gpu`: {tests}. Medians, L2 cold; x reference and x compile: of "
-           "eager calls on both sides; of copy: bandwidth over the fewest bytes, of a graph where there is one, as a "
-           f"share of the device copy's {copy / 1e12:.2f} TB/s. released: the reference in float32. without: ours "
-           "without what the case measures the cost of. peak: reference → ours. 1000 images: steps as scheduled, R1 "
-           "in every 16th and path length in every 4th."]
+        + ["", f"{about}. Goals: {counts}. `pytest -m gpu`: {tests}. Medians, L2 cold. What stands to the right of the "
+           "times is of the faster of triton and cuda. x reference and x compile: of eager calls on both sides; of "
+           "copy: bandwidth over the fewest bytes, of a graph where there is one, as a share of the device copy's "
+           f"{copy / 1e12:.2f} TB/s. released: the reference in float32. without: ours without what the case measures "
+           "the cost of. peak: reference → ours. 1000 images: steps as scheduled, R1 in every 16th and path length in "
+           "every 4th."]
         + [f"\n{note}" for note in notes]
-        + list(_routes(routes))
+        + list(_routes(choices.routes))
+        + list(_backends(choices))
     )  # fmt: skip
+
+
+def _cells(row: Row, found: dict[tuple[str, str, str, str], Row]) -> list[str]:
+    """One pass of a case, given the row of triton called eagerly."""
+    others = {name: found.get((row.case, row.phase, *key)) for name, key in _COLUMNS.items()}
+    ours = [r for name in OURS if (r := others[name]) is not None and r.median_us is not None]
+    best = min(ours, key=lambda r: r.median_us or 0.0, default=row)
+    peaks = [r.peak_bytes / 1e6 for r in (others["reference"], best) if r is not None and r.peak_bytes is not None]
+    shares = [r.of_copy for name in OURS if (r := others[f"{name} as a graph"] or others[name]) and r.of_copy]
+    return [
+        row.title, row.phase,
+        *(NONE if r is None or r.median_us is None else _seconds(1e-6 * r.median_us) for r in others.values()),
+        _figure(best.vs_reference), _figure(best.vs_compile), _figure(max(shares, default=None)),
+        " → ".join(map(_figure, peaks)) or NONE, row.goals or NONE,
+    ]  # fmt: skip
 
 
 def _routes(measurements: Sequence[Measurement]) -> Iterator[str]:
@@ -216,6 +246,22 @@ def _routes(measurements: Sequence[Measurement]) -> Iterator[str]:
         times = " | ".join(_seconds(1e-6 * us) for us in (m.fused, m.convolution))
         shape = f"{k.kernel}x{k.kernel}, {k.c} -> {k.o} channels, {k.pixels} pixels"
         yield f"| {shape} | {k.products} | {m.direction} | {times} | {m.faster} |"
+
+
+def _backends(choices: Choices) -> Iterator[str]:
+    """A table of what decides on the backend of an operator."""
+    if not choices.backends:
+        yield f"\nThe cuda backend beside triton: not measured{choices.note and ': '}{choices.note}."
+        return
+    yield "\nThe cuda backend beside triton, forward and backward called eagerly in a row, by the host's clock:\n"
+    yield "| operator | dtype | layout | elements | cuda, µs | triton, µs | faster |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | --- |"
+    for m in choices.backends:
+        faster = "cuda" if m.cuda <= m.triton else "triton"
+        times = " | ".join(f"{us:.1f}" for us in (m.cuda, m.triton))
+        yield f"| {m.op} | {m.dtype} | {m.layout} | {m.elements} | {times} | {faster} |"
+    if choices.note:
+        yield f"\nNot measured: {choices.note}."
 
 
 def _figure(value: float | None) -> str:

@@ -135,6 +135,12 @@ def is_ours(operator: str) -> bool:
     return operator.startswith("hsr_kernels::")
 
 
+def touches_data(operator: torch._ops.OpOverload) -> bool:
+    """Whether an operator of PyTorch's does more than to allocate a tensor or to look at one in another way."""
+    is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in operator._schema.arguments)
+    return not is_view and operator not in _FREE and operator.namespace != "prim"
+
+
 class _Traffic(TorchDispatchMode):
     """Adds up the bytes of the tensors that operators and launches take and return."""
 
@@ -155,8 +161,7 @@ class _Traffic(TorchDispatchMode):
             with self:  # below autograd, operators such as `contiguous` arrive whole: what they consist of moves
                 return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
-        if not is_view and func not in _FREE:
+        if touches_data(func):
             self._moves(name, _bytes(tree_leaves(result if func in _FRESH else (args, kwargs, result))))
         return result
 

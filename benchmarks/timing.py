@@ -59,3 +59,19 @@ def interleave(variants: Mapping[str, Callable[[], object]], rounds: int, second
             times[name].append(time.perf_counter() - before)
             del result
     return times
+
+
+def per_call(run: Callable[[], object], calls: int, settle: Callable[[], object], *, wait: bool) -> float:
+    """Seconds per call of so many calls in a row.
+
+    Args:
+        settle: Waits for all that calls have set going; runs before the first one and after the last.
+        wait: Whether the time includes waiting for what the calls have set going, or only that of making them.
+    """
+    settle()
+    before = time.perf_counter()
+    for _ in range(calls):
+        run()
+    issued = time.perf_counter()
+    settle()
+    return ((time.perf_counter() if wait else issued) - before) / calls

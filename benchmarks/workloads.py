@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import hsr_kernels as hk
 
@@ -107,6 +108,20 @@ def styled_layer(
     # Upsampling, each of the smaller image's pixels is multiplied by the kernel; demodulation is one more product.
     flops = 2.0 * n * c_in * c_out * (9 * (side // up) ** 2 + 1)
     return Workload(function, [x, styles], parameters, cotangent, flops)
+
+
+def bare_convolution(layer: Workload, up: int, phase: str) -> Callable[[], Any]:
+    """The convolution inside a styled layer alone, by cuDNN, in the same dtype and layout."""
+    x, weight = layer.inputs[0], layer.parameters[0]
+    w = weight.detach().to(x.dtype).to(memory_format=torch.channels_last).requires_grad_()
+
+    def convolve() -> torch.Tensor:
+        return F.conv2d(x, w, padding=1) if up == 1 else F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
+
+    if phase == FORWARD:
+        return lambda: convolve().detach()
+    v = torch.randn_like(convolve())
+    return lambda: torch.autograd.grad(convolve(), (x, w), v)
 
 
 def feature_loss(n: int, sides: Sequence[int], channels: Sequence[int], hidden: int, dim: int, target: int) -> Workload:

@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-from . import _checks, _native
+from . import _checks, _measured, _native
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-_FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 _ENVIRONMENT = "HSR_KERNELS_BACKEND"
 _CAPABILITY = (8, 0)  # that Triton's kernels need
 
 # Process-global on purpose: a CUDA backward runs on autograd's own threads, which don't see a context variable.
 _requested: str | None = None
 _operators: dict[str, "Operator"] = {}
+_choices: dict[tuple[object, ...], str] = {}  # what was chosen for tensors alike
 _warned: set[tuple[str, str]] = set()
 
 
@@ -56,8 +56,8 @@ class Implementation:
                 return reason
         if device is not None and device.type not in self.devices and not recorded:
             return f"it runs on {' and '.join(self.devices)} tensors, not on {device.type}"
-        if self.native == "triton" and not recorded and not _native.triton_interprets():
-            reason = _too_old(None if device is None else device.index)
+        if not recorded:
+            reason = _unsuitable(self.native, device)
             if reason:
                 return reason
         if dtype is not None and dtype not in self.dtypes:
@@ -67,10 +67,19 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator and its implementations; calling `select` gives the one to run."""
+    """An operator and its implementations; calling `select` gives the one to run.
+
+    Attributes:
+        name: The public function's.
+        implementations: By backend.
+        folder: Of the kernels that take most of its time.
+        without: Why a backend has no implementation.
+    """
 
     name: str
     implementations: dict[str, Implementation] = field(default_factory=dict)
+    folder: str = ""
+    without: dict[str, str] = field(default_factory=dict)
 
     def why_not(
         self, backend: str, device: torch.device | None, dtype: torch.dtype | None = None, limit: str = ""
@@ -80,7 +89,7 @@ class Operator:
             return ""
         implementation = self.implementations.get(backend)
         if implementation is None:
-            return f"{self.name} has no {backend} implementation in this version"
+            return f"{self.name} has no {backend} implementation{self.without.get(backend, '')}"
         return implementation.why_not(device, dtype) or limit
 
     def select(self, tensor: torch.Tensor, limit: str = "") -> Callable[..., Any]:
@@ -95,13 +104,27 @@ class Operator:
     def choose(self, tensor: torch.Tensor, limit: str = "", *, quiet: bool = False) -> str:
         """The name of the backend to run for `tensor`; `quiet` leaves out the warning."""
         wanted, device = requested(), tensor.device
+        if torch.compiler.is_compiling():
+            return self._choose(wanted, tensor, limit, quiet)
+        # Which of a GPU's two backends is faster depends on the tensor's size and layout too.
+        more = (tensor.numel().bit_length(), tensor.is_contiguous()) if device.type == "cuda" else ()
+        key = (self.name, wanted, device, tensor.dtype, limit, _native.triton_recorded, *more)
+        known = _choices.get(key)
+        if known is None:
+            known = self._choose(wanted, tensor, limit, quiet)
+            if known != "reference":  # of which there is more to say
+                _choices[key] = known
+        return known
+
+    def _choose(self, wanted: str | None, tensor: torch.Tensor, limit: str, quiet: bool) -> str:
+        device = tensor.device
         if wanted is not None:
             reason = self.why_not(wanted, device, tensor.dtype, limit)
             if reason:
                 raise RuntimeError(f"the {wanted} backend was requested, but can't run {self.name}: {reason}")
             return wanted
         reasons: list[str] = []
-        for backend in _FASTEST_FIRST.get(device.type, ("reference",)):
+        for backend in self._fastest_first(tensor):
             reason = self.why_not(backend, device, tensor.dtype, limit)
             if not reason:
                 if reasons and backend == "reference" and not quiet:
@@ -110,13 +133,23 @@ class Operator:
             reasons.append(f"{backend}: {reason}")
         return "reference"
 
+    def _fastest_first(self, tensor: torch.Tensor) -> tuple[str, ...]:
+        if tensor.device.type == "cpu":
+            return "cpu", "reference"
+        return (*_gpu_order(self.folder, tensor)[0], "reference") if tensor.device.type == "cuda" else ("reference",)
+
+    def order_reason(self, tensor: torch.Tensor) -> str:
+        """How it is known which of a GPU's backends is faster; "" where that isn't asked."""
+        both = {"cuda", "triton"} <= self.implementations.keys()
+        return _gpu_order(self.folder, tensor)[1] if both and tensor.device.type == "cuda" else ""
+
     def _warn(self, reason: str) -> None:
         if (self.name, reason) not in _warned:
             _warned.add((self.name, reason))
             warnings.warn(
                 f"hsr_kernels.{self.name} runs on the slow reference backend ({reason})",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
 
@@ -148,24 +181,74 @@ def _too_old(index: int | None) -> str:
 _too_old._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def _unsuitable(native: str | None, device: torch.device | None) -> str:
+    """Why a GPU (None: the current one) doesn't run what needs `native`, which is there; "" where it does."""
+    index = None if device is None else device.index
+    if native == "triton" and not _native.triton_interprets():
+        return _too_old(index)
+    if native == "_cuda" and not _native.cuda_is_emulated():
+        return _native.cuda_lacks(torch.cuda.current_device() if index is None else index)
+    return ""
+
+
+def on_cuda(function: Callable[..., Any]) -> Implementation:
+    """The cuda implementation whose operators `function` calls; emulated, it takes CPU tensors too."""
+    devices = ("cuda", "cpu") if _native.cuda_is_emulated() else ("cuda",)
+    return Implementation(function, "_cuda", (torch.float32, torch.float16, torch.bfloat16), devices)
+
+
+def gpu_backend(op: str, x: torch.Tensor) -> str:
+    """Which of cuda and triton the operators of a folder run as on x, which is on a GPU."""
+    wanted = requested()
+    if wanted in ("cuda", "triton"):
+        return wanted
+    return _gpu_order(op, x)[0][0]
+
+
+def _gpu_order(op: str, x: torch.Tensor) -> tuple[tuple[str, ...], str]:
+    """A GPU's backends, the fastest that can run first, and why they are in this order."""
+    if _native.missing("_cuda") or _unsuitable("_cuda", x.device):
+        return ("triton", "cuda"), ""
+    if _native.missing("triton") or _unsuitable("triton", x.device):
+        return ("cuda", "triton"), ""
+    name, reason = _measured.faster(op, x)
+    return (name, "triton" if name == "cuda" else "cuda"), reason
+
+
 def on_gpu(function: Callable[..., Any], details: Callable[..., Iterable[str]] | None = None) -> Implementation:
     """The triton implementation whose operators `function` calls; in Triton's interpreter it takes CPU tensors too."""
     devices = ("cuda", "cpu") if _native.triton_interprets() else ("cuda",)
     return Implementation(function, "triton", (torch.float32, torch.float16, torch.bfloat16), devices, details)
 
 
-def register(name: str, **implementations: Implementation) -> Operator:
-    """Makes an operator known to `backends()` and `explain()`."""
-    _operators[name] = Operator(name, implementations)
+def register(
+    name: str, *, folder: str = "", without: dict[str, str] | None = None, **implementations: Implementation
+) -> Operator:
+    """Makes an operator known to `backends()` and `explain()`.
+
+    Args:
+        name: The public function's.
+        folder: Of its kernels, where that isn't its name.
+        without: Why backends have no implementation of it, to follow a sentence that says so.
+        **implementations: By backend.
+    """
+    _operators[name] = Operator(name, implementations, folder or name, without or {})
     return _operators[name]
 
 
 def requested() -> str | None:
     """The backend that was asked for; None where the fastest that can run is to be taken."""
-    if _requested is not None:
-        return _requested
+    return _from_environment() if _requested is None else _requested
+
+
+@functools.cache
+def _from_environment() -> str | None:
+    """What HSR_KERNELS_BACKEND asks for, read at the first call."""
     name = os.environ.get(_ENVIRONMENT) or None
     return None if name is None else _known(name, _ENVIRONMENT)
+
+
+_from_environment._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _known(name: str, what: str) -> str:
@@ -263,10 +346,11 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
     tensor = tensors[0] if tensors else torch.empty(0)
     chosen = operator.choose(tensor, quiet=True)
     wanted = requested()
-    reasons = {}
+    reasons, known = {}, operator.order_reason(tensor)
     for name in BACKENDS:
         if name == chosen:
             reasons[name] = "chosen: " + ("it was requested" if wanted else "the fastest that can run")
+            reasons[name] += f" ({known})" if known and not wanted else ""
         else:
             reasons[name] = operator.why_not(name, tensor.device, tensor.dtype) or (
                 f"it could run, but {wanted} was requested" if wanted else f"it could run, but {chosen} is faster"

@@ -3,10 +3,11 @@
 
 The operators have no autograd of their own: the Functions in each folder's autograd.py stand outside and call them.
 An operator is a contract that every backend keeps: `hsr_kernels::<name>` runs `<name>` of the folder's cpu_impl.py on
-CPU tensors and of its triton_impl.py on CUDA tensors, both loaded when first called.
+CPU tensors and of its cuda_impl.py or triton_impl.py on CUDA tensors, all loaded when first called. Where a folder has
+both of the latter, `_backends.gpu_backend` says which.
 """
 
-import importlib.util
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -29,10 +30,6 @@ class _Kernel:
         self.where = f"{package}.{module}", name
         self.function: Callable[..., Any] | None = None
 
-    def exists(self) -> bool:
-        """Whether the operator's folder has this implementation."""
-        return importlib.util.find_spec(self.where[0]) is not None
-
     def __call__(self, *args: Any) -> Any:
         if self.function is None:
             module, name = self.where
@@ -40,32 +37,72 @@ class _Kernel:
         return self.function(*args)
 
 
-def define(schema: str, package: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+def define(
+    schema: str,
+    package: str,
+    fake: Callable[..., Any],
+    backends: tuple[str, ...] = ("cpu", "triton", "cuda"),
+) -> Callable[..., Any]:
     """Defines operator `hsr_kernels::<schema>`, implemented by the folder `package`; returns it.
 
     Args:
         schema: Name, arguments and results, as torch.library takes them.
         package: The operator folder's `__package__`.
         fake: Results of the right shape, dtype and strides from arguments without data.
+        backends: Those that implement it.
     """
-    name = schema.split("(", 1)[0]
-    cpu, triton = _Kernel(package, "cpu_impl", name), _Kernel(package, "triton_impl", name)
-    triton_operators[f"hsr_kernels::{name}"] = triton
+    name, folder = schema.split("(", 1)[0], package.rpartition(".")[2]
+    kernels = {backend: _Kernel(package, f"{backend}_impl", name) for backend in backends}
+    if "triton" in kernels:
+        triton_operators[f"hsr_kernels::{name}"] = kernels["triton"]
     _library.define(schema)
-    _library.impl(name, _interpreted(triton, cpu) if _native.triton_interprets() else cpu, "CPU")
-    _library.impl(name, triton, "CUDA")
+    if on_cpu := _on_cpu(kernels):
+        _library.impl(name, on_cpu, "CPU")
+    _library.impl(name, _on_gpu(folder, kernels), "CUDA")
     torch.library.register_fake(f"hsr_kernels::{name}", fake, lib=_library)
     return getattr(torch.ops.hsr_kernels, name).default
 
 
-def _interpreted(triton: _Kernel, cpu: _Kernel) -> Callable[..., Any]:
-    """Under TRITON_INTERPRET=1 the Triton kernels run on CPU tensors too, where that backend is asked for."""
-    return lambda *args: (triton if _backends.requested() == "triton" else cpu)(*args)
+def _on_cpu(kernels: dict[str, _Kernel]) -> Callable[..., Any] | None:
+    """Interpreted or emulated, a GPU's kernels run on CPU tensors too, where their backend is asked for."""
+    if not (_native.triton_interprets() or _native.cuda_is_emulated()):
+        return kernels.get("cpu")
+
+    def run(*args: Any) -> Any:
+        return kernels[_backends.requested() or "cpu"](*args)
+
+    return run
 
 
-def on_triton(x: torch.Tensor) -> bool:
-    """Whether operators on `x` run as their Triton implementations."""
-    return x.is_cuda or (_native.triton_interprets() and _backends.requested() == "triton")
+def _on_gpu(folder: str, kernels: dict[str, _Kernel]) -> Callable[..., Any]:
+    triton, cuda = kernels.get("triton"), kernels.get("cuda")
+    if triton is None or cuda is None:
+        return triton or cuda  # type: ignore[return-value]
+
+    def run(*args: Any) -> Any:
+        return (cuda if _backends.gpu_backend(folder, args[0]) == "cuda" else triton)(*args)
+
+    return run
+
+
+def runs_on(folder: str, x: torch.Tensor) -> str:
+    """What operators of a folder run as on `x`: "cpu", "triton" or "cuda"."""
+    if x.is_cuda:
+        return _backends.gpu_backend(folder, x)
+    wanted = _backends.requested()
+    interprets = {"triton": _native.triton_interprets(), "cuda": _native.cuda_is_emulated()}
+    return wanted if wanted is not None and interprets.get(wanted, False) else "cpu"
+
+
+def place(x: torch.Tensor) -> tuple[int, int]:
+    """Where CUDA kernels on `x` are to run: its device and the caller's stream of it."""
+    device = x.get_device()
+    return device, stream(device)
+
+
+def stream(device: int) -> int:
+    """The caller's stream of a device; emulated kernels on CPU tensors (-1) have none."""
+    return torch.cuda.current_stream(device).cuda_stream if device >= 0 else 0
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -14,6 +14,10 @@ def pytest_configure(config):
     # Triton reads this where kernels are defined, so the interpreter has a test process of its own.
     if config.option.markexpr == "interpret":
         os.environ["TRITON_INTERPRET"] = "1"
+    if config.option.markexpr == "emulate":
+        from tests.emulator.build import build
+
+        os.environ["HSR_CUDA_EMULATED"] = str(build("_cuda_emulated"))
 
 
 def pytest_ignore_collect(collection_path):
@@ -23,13 +27,15 @@ def pytest_ignore_collect(collection_path):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what this process can't run: interpreted kernels outside the interpreter, a GPU's without one."""
+    """Leaves out what this process can't run: interpreted and emulated kernels elsewhere, a GPU's without one."""
     interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    emulating = bool(os.environ.get("HSR_CUDA_EMULATED"))
 
     def runs(item: pytest.Item) -> bool:
         if item.get_closest_marker("gpu"):
-            return torch.cuda.is_available() and not interpreting
-        return bool(item.get_closest_marker("interpret")) == interpreting
+            return torch.cuda.is_available() and not interpreting and not emulating
+        kinds = bool(item.get_closest_marker("interpret")), bool(item.get_closest_marker("emulate"))
+        return kinds == (interpreting, emulating)
 
     left_out = [item for item in items if not runs(item)]
     config.hook.pytest_deselected(items=left_out)

@@ -16,6 +16,9 @@ NATIVE_EXPECTED = (
 requires_native = pytest.mark.skipif(
     not NATIVE_EXPECTED, reason="no C++ compiler here, so the cpu backend wasn't built"
 )
-# The Triton kernels run in Triton's interpreter on the CPU (`pytest -m interpret`), and on a GPU (`pytest -m gpu`).
+# A GPU's kernels run on the CPU too, in processes of their own: Triton's in its interpreter (`pytest -m interpret`),
+# CUDA's in the emulator of tests/emulator (`pytest -m emulate`). On a GPU both do: `pytest -m gpu`.
 TRITON_DEVICES = {"cpu": pytest.mark.interpret, "cuda": pytest.mark.gpu}
+CUDA_DEVICES = {"cpu": pytest.mark.emulate, "cuda": pytest.mark.gpu}
 BACKENDS = [pytest.param("reference"), pytest.param("cpu", marks=requires_native)]
+EMULATED = pytest.param("cuda", marks=pytest.mark.emulate)

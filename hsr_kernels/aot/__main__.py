@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m hsr_kernels.aot` compiles every Triton kernel without a GPU and fails on what would be slow or not run."""
+"""`python -m hsr_kernels.aot` compiles every GPU kernel without a GPU and fails on what would be slow or not run."""
 
 import importlib.util
 import os
@@ -21,8 +21,11 @@ def main(
     full: str = "",
     dtype: str = "fp32,fp16,bf16",
     csv: Path | None = None,
+    cuda: str = "",
 ) -> None:
     """Compiles the Triton kernels in every way that the operators launch them, without a GPU, and checks them.
+
+    The CUDA kernels, which the package's build has compiled, are read from hsr_kernels._cuda into the same table.
 
     In full, that is every kernel in each combination of compile-time constants, tile sizes, warps, stages and dtypes
     that networks of 4 to 1024 pixels, images of odd sizes and images of more than 2^31 elements come to, for each of
@@ -39,20 +42,23 @@ def main(
         full: Chips of --arch to compile for in full, although there is --sample.
         dtype: Dtypes of the images, separated by commas: fp32, fp16, bf16.
         csv: Also write one line per compiled kernel, with its whole signature, to this file.
+        cuda: Chips of --arch that hsr_kernels._cuda must have code for.
     """
     if importlib.util.find_spec("triton") is None:
         _fail("Triton isn't installed")
     if _native.triton_interprets():
         _fail("TRITON_INTERPRET=1 makes Triton interpret its kernels, which then can't be compiled: unset it")
-    from . import record, report, workload  # only now: they import Triton
+    from . import native, record, report, workload  # only now: they import Triton
     from .build import build_all
 
     names = _listed("arch", arch, list(record.CHIPS))
     whole = _listed("full", full, names) if full else [] if sample else names
+    demanded = _listed("cuda", cuda, names) if cuda else []
     dtypes = [workload.DTYPES[name] for name in _listed("dtype", dtype, list(workload.DTYPES))]
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         _fail(f"--csv must be a file in an existing folder, got {csv}")
-    known = sorted(name.rpartition(".")[2] for name in record.library_kernels())
+    compiled = list(native.builds(names, kernel))
+    known = sorted({name.rpartition(".")[2] for name in record.library_kernels()} | {b.kernel for b in compiled})
     if not any(kernel in name for name in known):
         _fail(f"no kernel is called {kernel!r}; there are {', '.join(known)}")
 
@@ -65,15 +71,20 @@ def main(
     with console.status(f"Compiling {len(jobs)} kernels"):
         jobs.sort(key=lambda job: job[0].size, reverse=True)  # no core waits at the end for one that takes long
         builds = list(build_all(jobs, len(os.sched_getaffinity(0))))
-    console.print(report.table(builds))
+    console.print(report.table(builds, compiled))
     if csv is not None:
-        report.write_csv(csv, builds)
+        report.write_csv(csv, builds, compiled)
     faults = [f"{b.launch.kernel} ({report.configuration(b.launch)}) on {b.chip.name}: {p}"
               for b in builds for p in b.problems]  # fmt: skip
+    faults += [f"{b.kernel} ({b.configuration}) on {b.arch}: {p}" for b in compiled for p in b.problems]
+    faults += [
+        f"CUDA kernels for {name}: {native.why_none()}" for name in demanded if name not in {b.arch for b in compiled}
+    ]
     faults += [f"{name} is never launched" for name in record.forgotten(recorded.values()) if kernel in name]
     for fault in faults:
         console.print(fault, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{len(builds)} compiled for {', '.join(names)}: {len(faults) or 'no'} problems", highlight=False)
+    counts = f"{len(builds)} Triton and {len(compiled)} CUDA kernels" if compiled else f"{len(builds)} Triton kernels"
+    console.print(f"{counts} compiled for {', '.join(names)}: {len(faults) or 'no'} problems", highlight=False)
     if faults:
         raise SystemExit(1)
 

@@ -109,13 +109,14 @@ def resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        command = [_cuobjdump(), "--dump-resource-usage", str(path)]
+        command = [cuobjdump(), "--dump-resource-usage", str(path)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     values = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
     return values["REG"], values["STACK"] + values.get("LOCAL", 0)
 
 
 @cache
-def _cuobjdump() -> str:
+def cuobjdump() -> str:
+    """The program that reads machine code."""
     path: Any = triton.knobs.nvidia.cuobjdump.path  # the one that Triton ships, unless its settings say otherwise
     return str(path)

@@ -10,6 +10,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from .build import Build
+from .native import CudaBuild
 from .record import Launch
 
 HEADER = ("kernel", "configuration", "arch", "registers", "spills", "shared", "tensor core")
@@ -30,12 +31,12 @@ def configuration(launch: Launch) -> str:
     return " ".join([launch.dtypes, *values, *(f"{options.get(k, k)}={v}" for k, v in launch.options.items())])
 
 
-def table(builds: Sequence[Build]) -> Table:
+def table(builds: Sequence[Build], compiled: Sequence[CudaBuild] = ()) -> Table:
     """One row per kernel, configuration and chip: the worst of those that differ only in alignment and the like."""
     view = Table(*HEADER, box=SIMPLE)
     for column in view.columns[3:6]:
         column.justify = "right"
-    for row in rows(builds):
+    for row in (*rows(builds), *sorted(b.row for b in compiled)):
         view.add_row(*row)
     return view
 
@@ -55,7 +56,7 @@ def rows(builds: Sequence[Build]) -> list[tuple[str, ...]]:
     return lines
 
 
-def write_csv(path: Path, builds: Sequence[Build]) -> None:
+def write_csv(path: Path, builds: Sequence[Build], compiled: Sequence[CudaBuild] = ()) -> None:
     """One line per compiled kernel, with all that it was compiled for."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -67,3 +68,5 @@ def write_csv(path: Path, builds: Sequence[Build]) -> None:
                     b.tensor_core, b.launch.signature, b.launch.attributes, "; ".join(b.problems),
                 )
             )  # fmt: skip
+        for native in compiled:
+            writer.writerow((*native.row, "", "", "; ".join(native.problems)))

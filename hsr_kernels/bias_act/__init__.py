@@ -2,8 +2,11 @@
 """Bias, activation, gain and clamp in one pass."""
 
 import torch
+from torch import is_grad_enabled
+from torch.compiler import is_compiling
 
 from .. import _backends, _checks
+from .._lean import PLAIN, Launches, modes, transforms
 from . import autograd, reference
 from .activations import epilogue as _epilogue
 
@@ -12,7 +15,9 @@ _operator = _backends.register(
     reference=_backends.Implementation(reference.bias_act, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.bias_act, native="_cpu"),
     triton=_backends.on_gpu(autograd.bias_act),
+    cuda=_backends.on_cuda(autograd.bias_act),
 )
+_launches = Launches()
 
 
 def bias_act(
@@ -48,6 +53,24 @@ def bias_act(
 
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
+    key = None
+    # Inline, since each call in Python costs as much as a tenth of the launch: see _lean.py.
+    if (
+        not is_compiling()
+        and type(x) in PLAIN
+        and (b is None or type(b) in PLAIN)
+        and not modes()
+        and transforms() is None
+        and not (is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)))
+    ):
+        of_b = None if b is None else (b.shape, b.is_contiguous(), b.dtype, b.device)
+        strides = x.is_contiguous() or x.stride()
+        key = (x.shape, strides, x.dtype, x.device, of_b, dim, act, alpha, gain, clamp, _backends.requested())
+        try:
+            if launch := _launches.get(key):
+                return launch(x, b)
+        except TypeError:  # what can't be hashed is an error, which the long way tells
+            key = None
     x = _checks.tensor("x", x)
     spec = _epilogue(act, alpha, gain, clamp, x.dtype)
     if b is not None:
@@ -58,4 +81,10 @@ def bias_act(
         dim = dim % x.ndim
         _checks.shape("b", _checks.tensor("b", b), (x.shape[dim],))
         _checks.same_device("x", x, b=b)
-    return _operator.select(x)(x, b, dim if b is not None else 0, spec)
+    dim = dim if b is not None else 0
+    y = _operator.select(x)(x, b, dim, spec)
+    if key is not None and _operator.choose(x, quiet=True) == "cuda":
+        from . import cuda_impl
+
+        _launches.note(key, cuda_impl.prepared(x, b, dim, spec))
+    return y

@@ -15,6 +15,8 @@ _operator = _backends.register(
     reference=_backends.Implementation(reference.conv2d_resample, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(composed.conv2d_resample, native="_cpu"),
     triton=_backends.on_gpu(composed.conv2d_resample),
+    cuda=_backends.on_cuda(composed.conv2d_resample),
+    folder="upfirdn2d",
 )
 
 

@@ -46,10 +46,12 @@ loss_op = define(
     " -> (Tensor, Tensor[])",
     __package__,
     fake=_fake_loss,
+    backends=("cpu", "triton"),
 )
 loss_bwd_op = define(
     "feature_loss_bwd(Tensor dloss, Tensor loss, Tensor[] kept, Tensor[] x, Tensor[] w1, Tensor[] b1, Tensor[] w2,"
     " Tensor[] b2, SymInt[] sides, float gain, bool[] needs) -> Tensor[]",
     __package__,
     fake=_fake_loss_bwd,
+    backends=("cpu", "triton"),
 )

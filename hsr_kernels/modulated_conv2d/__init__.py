@@ -19,6 +19,7 @@ _operator = _backends.register(
     reference=_backends.Implementation(reference.modulated_conv2d, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.modulated_conv2d, native="_cpu"),
     triton=_backends.on_gpu(autograd.modulated_conv2d, routes.describe),
+    cuda=_backends.on_cuda(autograd.modulated_conv2d),
 )
 
 

@@ -13,7 +13,7 @@ operator, and so are its first derivatives where no second ones are to come: the
 
 import torch
 
-from .._registry import is_channels_last, on_triton, wide
+from .._registry import is_channels_last, runs_on, wide
 from ..bias_act.activations import Epilogue
 from ..bias_act.autograd import bias_act
 from ..conv2d import autograd as _conv
@@ -22,8 +22,10 @@ from ..upfirdn2d.autograd import Upfirdn2d
 from ..upfirdn2d.geometry import filter_taps
 from . import ops as _ops
 from . import reference
+from .demodulation import Demodulation, in_one_launch
 
 _LAST = torch.channels_last
+_FOLDER = "modulated_conv2d"
 
 
 class ScaleChannels(torch.autograd.Function):
@@ -141,7 +143,7 @@ class ModulatedConv2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, w, s, d, noise, b, f, plan, epilogue):
-        ctx.plan, ctx.epilogue, ctx.whole = plan, epilogue, on_triton(x) and not plan.resamples
+        ctx.plan, ctx.epilogue, ctx.whole = plan, epilogue, runs_on(_FOLDER, x) != "cpu" and not plan.resamples
         if ctx.whole:
             y = _ops.layer_op(x, w, s, d, noise, b, plan.convolution.padding, *epilogue.args)
             ctx.u_shape, ctx.v_shape = x.shape, y.shape
@@ -231,20 +233,24 @@ def modulated_conv2d(
     epilogue: Epilogue,
 ) -> torch.Tensor:
     """See `hsr_kernels.modulated_conv2d`."""
-    d = None
-    if demodulate:
+    flip = flip_weight == plan.convolution.transposed and weight.shape[2] * weight.shape[3] > 1
+    w = d = None  # conv2d correlates; a transposed convolution convolves
+    if demodulate and runs_on(_FOLDER, x) == "cuda" and in_one_launch(weight, styles):
+        w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not plan.convolution.transposed)
+        w, styles = weight if w is None else w, styles if s is None else s
+    elif demodulate:
         weight, styles = reference.prescale(x.dtype, weight, styles)
         d = demodulation(weight.to(wide(x.dtype)), styles.to(wide(x.dtype)))
-    whole = on_triton(x) and is_channels_last(x)  # then a kernel scales the images as it reads them
+    whole = runs_on(_FOLDER, x) == "triton" and is_channels_last(x)  # then a kernel scales the images as it reads them
     if not demodulate and _is_small_projection(weight, plan) and not whole:
         y = _project(x, weight, styles)
         y = y if noise is None else y + noise.to(y.dtype)
         return bias_act(y, bias, 1, epilogue)
 
     fused = epilogue.act in ("linear", "relu", "lrelu") and epilogue.from_output
-    w = weight.to(x.dtype)
-    if flip_weight == plan.convolution.transposed and w.shape[2] * w.shape[3] > 1:
-        w = w.flip([2, 3])  # conv2d correlates; a transposed convolution convolves
+    if w is None:
+        w = weight.to(x.dtype)
+        w = w.flip([2, 3]) if flip else w
     if plan.convolution.transposed:
         w = w.transpose(0, 1)
     if noise is not None:

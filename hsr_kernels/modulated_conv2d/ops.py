@@ -57,6 +57,13 @@ def _fake_layer_weight(x, s, dz, kernel, padding):
     return _empty((dz.shape[1], x.shape[1], *kernel), x)
 
 
+def _fake_demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
+    like = weight.new_empty(0, dtype=dtype)
+    w = _empty(weight.shape, like, channels_last) if needs_w else like
+    d = weight.new_empty((styles.shape[0], weight.shape[0]), dtype=torch.float32)
+    return w, d.new_empty(styles.shape if needs_s else 0), d
+
+
 _ACT = "int act, float alpha, float gain, float clamp"
 _VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
 _FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
@@ -103,4 +110,13 @@ layer_weight_op = define(
     "modulated_conv2d_layer_weight(Tensor x, Tensor s, Tensor dz, int[] kernel, int[] padding) -> Tensor",
     __package__,
     fake=_fake_layer_weight,
+)
+# Weight [O, C, kh, kw] in `dtype`, its taps in reverse where they are to `flip`; styles [N, C]; d: see demodulation.py.
+# The first two are empty where they aren't needed.
+demodulation_op = define(
+    "demodulation(Tensor weight, Tensor styles, ScalarType dtype, bool flip, bool channels_last, bool needs_w, "
+    "bool needs_s) -> (Tensor, Tensor, Tensor)",
+    __package__,
+    fake=_fake_demodulation,
+    backends=("cuda",),
 )

@@ -7,6 +7,10 @@ import torch
 import triton
 import triton.language as tl
 
+from .vectors import as_float as as_float
+from .vectors import per_sample as per_sample
+from .vectors import stride_of as stride_of
+
 _LOWEST, _INFINITE = tl.constexpr(torch.finfo(torch.float32).min), tl.constexpr(-math.inf)
 
 
@@ -34,21 +38,6 @@ def leaky(value, alpha):
     lowest = tl.where(alpha == 0, _LOWEST, _INFINITE)
     value = tl.where(value < lowest, lowest, value)
     return tl.where(value > 0, value, value * alpha)
-
-
-def per_sample(partial: torch.Tensor) -> torch.Tensor:
-    """Partial sums [..., programs, C] added up to [..., C]."""
-    return partial.squeeze(-2) if partial.shape[-2] == 1 else partial.sum(-2, dtype=torch.float64).float()
-
-
-def as_float(vector: torch.Tensor | None) -> torch.Tensor | None:
-    """As the kernels read vectors."""
-    return None if vector is None else vector.float().contiguous()
-
-
-def stride_of(noise: torch.Tensor | None, hw: int) -> int:
-    """Between the samples of a noise map."""
-    return 0 if noise is None or noise.shape[0] == 1 else hw
 
 
 def numbers(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """FIR up- and downsampling: zero-insert, pad, filter, decimate in one pass."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
 from .. import _backends, _checks
+from .._lean import Launches, key_of
 from . import autograd, reference
 from .geometry import check_filter, filter_taps, native_limit, validate
 
@@ -14,7 +15,9 @@ _operator = _backends.register(
     reference=_backends.Implementation(reference.upfirdn2d, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.upfirdn2d, native="_cpu"),
     triton=_backends.on_gpu(autograd.upfirdn2d),
+    cuda=_backends.on_cuda(autograd.upfirdn2d),
 )
+_launches = Launches()
 
 
 def upfirdn2d(
@@ -48,8 +51,31 @@ def upfirdn2d(
 
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
+    key = key_of(x, f, "upfirdn2d", up, down, padding, flip_filter, gain)
+    if launch := _launches.get(key):
+        return launch(x, f)
+    return _run(key, x, f, up, down, padding, flip_filter, gain)
+
+
+def _run(
+    key: Hashable,
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int],
+    down: int | Sequence[int],
+    padding: int | Sequence[int],
+    flip_filter: bool,
+    gain: float,
+) -> torch.Tensor:
+    """The long way; what comes of it is noted under `key`, if there is one."""
     geometry = validate(x, f, up, down, padding, flip_filter, gain)
-    return _operator.select(x, native_limit(f, max(geometry.up + geometry.down)))(x, f, geometry)
+    limit = native_limit(f, max(geometry.up + geometry.down))
+    y = _operator.select(x, limit)(x, f, geometry)
+    if key is not None and _operator.choose(x, limit, quiet=True) == "cuda":
+        from . import cuda_impl
+
+        _launches.note(key, cuda_impl.prepared(x, f, geometry))
+    return y
 
 
 def setup_filter(
@@ -111,10 +137,13 @@ def filter2d(
     gain: float = 1,
 ) -> torch.Tensor:
     """Filters images and keeps their size; `padding` comes on top. Arguments as for `upfirdn2d`."""
+    key = key_of(x, f, "filter2d", padding, flip_filter, gain)
+    if launch := _launches.get(key):
+        return launch(x, f)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
     fh, fw = filter_taps(check_filter(f))
     centred = (x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2)
-    return upfirdn2d(x, f, padding=centred, flip_filter=flip_filter, gain=gain)
+    return _run(key, x, f, 1, 1, centred, flip_filter, gain)
 
 
 def upsample2d(
@@ -126,6 +155,9 @@ def upsample2d(
     gain: float = 1,
 ) -> torch.Tensor:
     """Enlarges images by `up`, centred and of the same brightness; `padding` comes on top. See `upfirdn2d`."""
+    key = key_of(x, f, "upsample2d", up, padding, flip_filter, gain)
+    if launch := _launches.get(key):
+        return launch(x, f)
     upx, upy = _checks.pair("up", up)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
     fh, fw = filter_taps(check_filter(f))
@@ -133,7 +165,7 @@ def upsample2d(
         x0 + (fw + upx - 1) // 2, x1 + (fw - upx) // 2,
         y0 + (fh + upy - 1) // 2, y1 + (fh - upy) // 2,
     )  # fmt: skip
-    return upfirdn2d(x, f, up=(upx, upy), padding=centred, flip_filter=flip_filter, gain=gain * upx * upy)
+    return _run(key, x, f, (upx, upy), 1, centred, flip_filter, gain * upx * upy)
 
 
 def downsample2d(
@@ -145,6 +177,9 @@ def downsample2d(
     gain: float = 1,
 ) -> torch.Tensor:
     """Filters images and keeps every down-th pixel, centred; `padding` comes on top. See `upfirdn2d`."""
+    key = key_of(x, f, "downsample2d", down, padding, flip_filter, gain)
+    if launch := _launches.get(key):
+        return launch(x, f)
     downx, downy = _checks.pair("down", down)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
     fh, fw = filter_taps(check_filter(f))
@@ -152,4 +187,4 @@ def downsample2d(
         x0 + (fw - downx + 1) // 2, x1 + (fw - downx) // 2,
         y0 + (fh - downy + 1) // 2, y1 + (fh - downy) // 2,
     )  # fmt: skip
-    return upfirdn2d(x, f, down=(downx, downy), padding=centred, flip_filter=flip_filter, gain=gain)
+    return _run(key, x, f, 1, (downx, downy), centred, flip_filter, gain)

@@ -6,13 +6,14 @@ images whose rows can be walked in vectors, one for the rest. Other filters take
 those that are given as one axis of many taps take it twice, with a float32 image in between.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from .._registry import NHWC, dense_image, image_format
 from .._triton import cdiv, on_device_of, power_of_2
 from .geometry import Geometry, filter_taps, geometry_of
+from .passes import OUTER, FirPass, along_each_axis
 from .triton_kernels import upfirdn2d_kernel, upfirdn2d_looped_kernel, upfirdn2d_rows_kernel
 
 WARPS = 4
@@ -23,39 +24,21 @@ _UNROLLED_OUTER_TAPS = 16  # of each axis of an outer product
 _SHORT = 6  # taps of each axis of an outer product that are unrolled without vectors too
 _UNROLLED_FACTOR = 2
 _ALIGNED = 16  # pixels: the rows that are walked in vectors are multiples of this, as their kernel takes for granted
-_NO_FILTER, _OUTER, _PLAIN = 0, 1, 2  # of one tap; the outer product of a row with itself; [height, width]
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One launch: a geometry and its filter, which stays where it is in memory."""
-
-    geometry: Geometry
-    f: torch.Tensor | None
-    taps: tuple[int, int]  # height, width
+class Pass(FirPass):
+    """One launch of a Triton kernel."""
 
     @property
     def unrolled(self) -> bool:
         g = self.geometry
-        if self.kind == _OUTER:
+        if self.kind == OUTER:
             few = self.taps[0] <= _UNROLLED_OUTER_TAPS
         else:
             few = self.taps[0] * self.taps[1] <= _UNROLLED_TAPS
         axes = zip(g.up, g.down, strict=True)
         return few and all(min(up, down) == 1 and max(up, down) <= _UNROLLED_FACTOR for up, down in axes)
-
-    @property
-    def filter_args(self) -> tuple:
-        """(f, index of the correlation's first tap, steps (y, x)): an unflipped filter is walked backwards."""
-        if self.f is None:
-            return None, 0, 0, 0
-        f = self.f
-        steps = f.stride() if f.ndim == 2 else (f.stride(0), f.stride(0))
-        if self.geometry.flip_filter:
-            return f, 0, *steps
-        if f.ndim == 1:
-            return f, (f.shape[0] - 1) * steps[0], -steps[0], -steps[1]
-        return f, sum((n - 1) * step for n, step in zip(f.shape, steps, strict=True)), -steps[0], -steps[1]
 
     def unrolled_args(self, vectors: bool = False) -> tuple:
         """What the unrolled kernels take: up, down, phases, taps, kind of filter, groups of rows."""
@@ -66,10 +49,6 @@ class Pass:
     @property
     def is_long(self) -> bool:
         return self.taps[0] > 8
-
-    @property
-    def kind(self) -> int:
-        return _NO_FILTER if self.f is None else _OUTER if self.f.ndim == 1 else _PLAIN
 
     def groups(self, vectors: bool) -> int:
         """Groups of rows to a lane, which share rows that they read; as many as registers are left for.
@@ -108,11 +87,7 @@ def passes_of(f: torch.Tensor | None, geometry: Geometry, in_vectors: bool = Fal
     whole = Pass(geometry, f, filter_taps(f))
     if f is None or f.ndim == 2 or (whole.unrolled and (in_vectors or f.shape[0] <= _SHORT)):
         return [whole]
-    g, n = geometry, f.shape[0]
-    x0, x1, y0, y1 = g.padding
-    rows = replace(g, up=(g.up[0], 1), down=(g.down[0], 1), padding=(x0, x1, 0, 0))
-    columns = replace(g, up=(1, g.up[1]), down=(1, g.down[1]), padding=(0, 0, y0, y1), gain=1.0)
-    return [Pass(rows, f[None, :], (1, n)), Pass(columns, f[:, None], (n, 1))]
+    return along_each_axis(whole)
 
 
 def tile_of_channels(planes: int, lines: int, columns: int, channels: int, itemsize: int) -> tuple[int, int, int]:

@@ -13,14 +13,14 @@ import torch
 from benchmarks import gpu, gpu_routes, gpu_table
 from benchmarks.cases import Case, Target
 from benchmarks.gpu_cases import GPU_CASES
-from benchmarks.gpu_table import OUT_OF_TIME, Measured, Time
+from benchmarks.gpu_table import OUT_OF_TIME, Choices, Measured, Time
 from benchmarks.memory import ROOT
 from benchmarks.workloads import BOTH, FORWARD, MAIN, PATH, SCHEDULE, STEP
 from hsr_kernels.modulated_conv2d import routes
 from hsr_kernels.modulated_conv2d.routes import CONVOLUTION, FUSED, PASSES
+from tests.benchmarks.conftest import SETTING
 from tests.native import requires_native
 
-SETTING = {"chip": "none", "driver": "0", "torch": torch.__version__, "triton": "0", "commit": "0"}
 BY_NAME = {case.name: case for case in GPU_CASES}
 
 
@@ -33,30 +33,6 @@ def test_without_a_gpu_one_sentence_and_exit_code_2(tmp_path):
         "gpu-report needs a CUDA device, and PyTorch sees none; `roofline` works without one"
     )
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def cpu_for_gpu(monkeypatch):
-    """The report's own logic on CPU tensors and the cpu backend."""
-
-    def timed(call):
-        began = time.perf_counter()
-        call()
-        spent = time.perf_counter() - began
-        return Time(spent, spent, spent)
-
-    monkeypatch.setattr(gpu, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu, "OURS", "cpu")
-    monkeypatch.setattr(gpu, "available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(gpu, "environment", lambda: SETTING)
-    monkeypatch.setattr(gpu, "_time", timed)
-    monkeypatch.setattr(gpu, "copy_bandwidth", lambda size: 1e9)
-    monkeypatch.setattr(gpu, "_captured", lambda call: call)
-    monkeypatch.setattr(gpu, "_peak", lambda call: 1_000_000)
-    monkeypatch.setenv(routes.ENVIRONMENT, "")  # the report names its own
-    # The generated code is for inductor's own tests: here it only has to be one more contender.
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
 def report(folder, name, **options):
@@ -134,7 +110,7 @@ def test_routes_are_measured_and_then_taken(tmp_path, monkeypatch):
     assert all((m.chip, m.fused, m.convolution, m.faster) == ("none", 1.0, 3.0, FUSED) for m in found)
     layer = torch.empty(1, 8, 8, 8, dtype=torch.float16).to(memory_format=torch.channels_last)
     assert routes.choose("forward", layer, (4, 8, 3, 3))[0] == FUSED
-    text = gpu_table.markdown([], SETTING, "", 1.0, found)
+    text = gpu_table.markdown([], SETTING, "", 1.0, Choices(found))
     assert "| 3x3, 8 -> 4 channels, 64 pixels | half | forward | 1 µs | 3 µs | fused |" in text
 
 
@@ -260,9 +236,9 @@ def test_verdicts_of_speed_and_memory():
     assert list(layer.verdicts(1.0)) == ["1.5x reference: reached (2)", "1.2x compile: not measured"]
     hsr = measured("training_256_hsr", SCHEDULE, triton=11.1, without=10.0)
     assert list(hsr.verdicts(1.0)) == ["1.1x the time without: **not reached** (1.11)"]
-    text = gpu_table.markdown(list(gpu_table.rows(layer, 1.0)), SETTING, "1 passed", 1e12)
+    text = gpu_table.markdown(list(gpu_table.rows(layer, 1.0)), SETTING, "1 passed", 1e12, Choices())
     assert "Goals: 1 reached, 0 not reached, 1 not measured." in text
-    assert "| 2 ms | — | — | — | — | 1 ms | 100 µs | 2 | — | — | — |" in text
+    assert "| 2 ms | — | — | — | — | 1 ms | 100 µs | — | — | 2 | — | — | — |" in text
 
 
 def test_1000_images_take_the_steps_of_the_schedule():

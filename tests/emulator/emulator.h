@@ -10,6 +10,7 @@
 
 #define HSR_DEVICE inline
 #define HSR_KERNEL(threads) void
+#define HSR_KERNEL_OF(threads, blocks) void
 // The array is static, so that every fibre sees the same one, and each instantiation of a kernel has its own.
 #define HSR_SHARED(T, n, name)               \
   static ::hsr::cuda::Shared<T, (n)> name{}; \

@@ -33,6 +33,7 @@ def without_extension(monkeypatch):
     """The package as it is where the extension couldn't be built."""
     monkeypatch.setattr(_native, "load", lambda name: (None, f"no C++ compiler was found for {name}"))
     monkeypatch.setattr(_backends, "_warned", set())
+    monkeypatch.setattr(_backends, "_choices", {})
 
 
 @requires_native
@@ -145,6 +146,7 @@ def test_backends_lists_what_can_run():
 def old_gpu(monkeypatch):
     """A machine with a Turing card as device 0 and a Hopper card as device 1."""
     asked = []
+    monkeypatch.setattr(_backends, "_choices", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
         torch.cuda, "get_device_capability", lambda i=None: asked.append(i) or ((9, 0) if i == 1 else (7, 5))
@@ -174,6 +176,7 @@ def test_older_gpu_falls_to_reference_with_a_warning(old_gpu, monkeypatch):
 
     class OnGpu:
         device, dtype = torch.device("cuda", 0), torch.float32
+        numel, is_contiguous = staticmethod(lambda: 1), staticmethod(lambda: True)
 
     with pytest.warns(RuntimeWarning, match="reference backend .*compute capability 8.0 or newer, this one is 7.5"):
         assert operator.choose(OnGpu) == "reference"

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 import hsr_kernels as hk
-from tests.native import TRITON_DEVICES, requires_native
+from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
 
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 _VALUES = (torch.nan, torch.inf, -torch.inf, -2.0, 0.0, 3.0)
 _BACKENDS = [
     pytest.param("cpu", "cpu", marks=requires_native),
     *(pytest.param("triton", device, marks=mark) for device, mark in TRITON_DEVICES.items()),
+    *(pytest.param("cuda", device, marks=mark) for device, mark in CUDA_DEVICES.items()),
 ]
 
 

@@ -2,7 +2,7 @@
 """Every operator, backend, dtype, layout and order of derivative against the float64 reference."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
@@ -13,10 +13,11 @@ from hsr_kernels.modulated_conv2d import composed
 from tests import tolerances
 from tests.cases import BY_NAME, CASES, LARGE_CASES, Case
 from tests.inputs import LAYOUTS, Inputs, draw, evaluate
-from tests.native import TRITON_DEVICES, requires_native
+from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _BY_PYTORCH_ALONE = ("conv2d", "conv_transpose2d", "grid_sample")  # no kernels of ours: nothing to interpret
+_WITHOUT_CUDA_KERNELS = (*_BY_PYTORCH_ALONE, "feature_projection_loss")
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,9 @@ def _table():
                 for device, mark in TRITON_DEVICES.items():
                     if dtype != torch.float64 and (device == "cuda" or _interpreted(case, layout, dtype)):
                         yield case, "triton", device, layout, dtype, mark
+                if dtype != torch.float64 and case.op not in _WITHOUT_CUDA_KERNELS:
+                    for device, mark in CUDA_DEVICES.items():
+                        yield case, "cuda", device, layout, dtype, mark
 
 
 def _interpreted(case: Case, layout: str, dtype: torch.dtype) -> bool:
@@ -80,6 +84,8 @@ def _interpreted(case: Case, layout: str, dtype: torch.dtype) -> bool:
         torch.bfloat16: ("slice",),
         torch.float16: ("channels_last",),
     }
+    if case.op == "conv2d_resample" and dtype != torch.float32:
+        return False  # its only kernels are upfirdn2d's
     return case.op not in _BY_PYTORCH_ALONE and layout in layouts[dtype]
 
 
@@ -158,7 +164,20 @@ def test_fused_route_matches_float64_reference(case, backend, device, layout, dt
 
 _TRITON = [pytest.param("triton", device, marks=mark) for device, mark in TRITON_DEVICES.items()]
 _NATIVE = pytest.param("cpu", "cpu", marks=requires_native)
-_EVERY = [pytest.param("reference", "cpu"), _NATIVE, *_TRITON]
+_CUDA = [pytest.param("cuda", device, marks=mark) for device, mark in CUDA_DEVICES.items()]
+_EVERY = [pytest.param("reference", "cpu"), _NATIVE, *_TRITON, *_CUDA]
+
+
+def _on(backends: list, cases: Iterable[Case]) -> list:
+    """(case, backend, device) of all that there are kernels for."""
+    return [
+        pytest.param(case, *entry.values, marks=entry.marks, id=f"{case}-{'-'.join(entry.values)}")
+        for case in cases
+        for entry in backends
+        if entry.values[0] != "cuda" or case.op not in _WITHOUT_CUDA_KERNELS
+    ]
+
+
 _MIXED = ("bias_act-styled-clamped", "bias_act-swish-clamped", "conv2d_resample-up-2", "modulated_conv2d-styled",
           "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb", "modulated_conv2d-1x1-down",
           "modulated_conv2d-scalar-noise", "feature_projection_loss-grow-equal-shrink")  # fmt: skip
@@ -177,10 +196,8 @@ def _mixed(inputs: Inputs) -> Inputs:
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("order", (0, 1, 2))
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=("float16", "bfloat16"))
-@pytest.mark.parametrize("backend, device", _EVERY)
-@pytest.mark.parametrize("name", _MIXED)
-def test_parameters_in_float32(name, backend, device, dtype, order):
-    case = BY_NAME[name]
+@pytest.mark.parametrize("case, backend, device", _on(_EVERY, (BY_NAME[name] for name in _MIXED)))
+def test_parameters_in_float32(case, backend, device, dtype, order):
     with use_backend(backend):
         actual = evaluate(case, _mixed(_inputs(case, dtype)), order, device=device)
     errors = _errors_of_reference(case, dtype, order, _mixed)
@@ -199,8 +216,8 @@ def test_where_tf32_is_allowed(name, layout, order):
 
 @pytest.mark.parametrize("order", (0, 1, 2))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
-@pytest.mark.parametrize("backend, device", [_NATIVE, *_TRITON[1:]])  # interpreting these takes minutes each
-@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
+# Interpreting these takes minutes each.
+@pytest.mark.parametrize("case, backend, device", _on([_NATIVE, *_TRITON[1:], *_CUDA], LARGE_CASES))
 def test_large_tensors_match_float64_reference(case, backend, device, dtype, order):
     for layout in ("contiguous", "channels_last"):
         check(case, backend, device, layout, dtype, order)

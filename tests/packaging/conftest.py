@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment without this project's settings, the interpreter's own tools first on the path."""
+    """The environment without this project's settings, the interpreter's own tools first on the path.
+
+    CUDA code, whose compilation takes minutes, is built where a test asks for it.
+    """
+    changes = {"HSR_BUILD_CUDA": "0"} | changes
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HSR_") and k != "PYTHONPATH"}
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     return kept | changes
@@ -27,7 +31,7 @@ def pip(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.Completed
 
 def copy_sources(target: Path) -> Path:
     """What a build reads, without what earlier builds left: setuptools builds in its source folder."""
-    leftovers = shutil.ignore_patterns("*.so", "__pycache__", "_build_report.txt")
+    leftovers = shutil.ignore_patterns("*.so", "__pycache__", "_*_build.txt")
     target.mkdir()
     for folder in ("csrc", "hsr", "hsr_kernels"):
         shutil.copytree(ROOT / folder, target / folder, ignore=leftovers)

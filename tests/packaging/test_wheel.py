@@ -36,10 +36,12 @@ def test_wheel_holds_both_packages_and_nothing_else(wheel):
     sources = {str(p.relative_to(ROOT)) for folder in ("hsr", "hsr_kernels") for p in (ROOT / folder).rglob("*.py")}
     assert sources <= names
     rest = {name for name in names - sources if ".dist-info/" not in name}
-    assert len(rest) == 3
-    assert "hsr_kernels/modulated_conv2d/routes.csv" in rest
+    reports = {"hsr_kernels/_cpu_build.txt", "hsr_kernels/_cuda_build.txt"}
+    assert len(rest) == 5
+    assert {"hsr_kernels/measured.csv", "hsr_kernels/modulated_conv2d/routes.csv", *reports} <= rest
     assert any(re.fullmatch(r"hsr_kernels/_cpu\..*so", name) for name in rest)
-    assert zipfile.ZipFile(wheel).read("hsr_kernels/_build_report.txt") == b""
+    assert zipfile.ZipFile(wheel).read("hsr_kernels/_cpu_build.txt") == b""
+    assert b"HSR_BUILD_CUDA=0" in zipfile.ZipFile(wheel).read("hsr_kernels/_cuda_build.txt")
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -89,14 +91,14 @@ def test_native_code_includes_no_torch_header():
 def objects(built: Path) -> dict[str, list[Path]]:
     """Instruction set -> the object files compiled for it; "" for those that are compiled once."""
     found: dict[str, list[Path]] = {}
-    for path in built.glob("build/temp*/cmake/CMakeFiles/*/**/*.o"):
+    for path in built.glob("build/temp*/cmake_cpu/CMakeFiles/*/**/*.o"):
         (target,) = [part for part in path.parts if part.endswith(".dir")]
         found.setdefault(target.removesuffix(".dir").removeprefix("hsr_cpu_").removeprefix("_cpu"), []).append(path)
     return found
 
 
 def test_instruction_sets_are_asked_for_by_name(built):
-    (folder,) = built.glob("build/temp*/cmake")
+    (folder,) = built.glob("build/temp*/cmake_cpu")
     statement = re.compile(r"^build CMakeFiles/(\w+)\.dir/.*\.o:.*\n(?:  .*\n)*?  FLAGS = (.*)$", re.MULTILINE)
     machine: dict[str, set[str]] = {}
     for target, flags in statement.findall((folder / "build.ninja").read_text()):

@@ -29,12 +29,17 @@ HSR_HD TapRange tap_range(int64_t o, int up, int down, int64_t pad) { return tap
 // How many taps of a filter touch pixels, starting at `first`.
 HSR_HD int tap_count(int taps, int first, int up) { return first < taps ? (taps - first + up - 1) / up : 0; }
 
-// `up` adjacent outputs are a group where the first of them starts with tap 0: they weigh the same `near` pixels, output
-// r of them pixel d with tap up * d - r if there is such a tap.
+// `up` adjacent outputs are a group where the first of them starts with tap 0: they weigh the same `near` pixels,
+// output r of them pixel d with tap up * d - r if there is such a tap.
 HSR_HD constexpr int near_pixels(int taps, int up) { return (taps + up - 2) / up + 1; }
 HSR_HD constexpr int near_tap(int d, int r, int up) { return up * d - r; }
 HSR_HD constexpr bool near_meets(int d, int r, int up, int taps) {
   return d >= 0 && near_tap(d, r, up) >= 0 && near_tap(d, r, up) < taps;
+}
+
+// Pixels that n outputs weigh, whole groups side by side.
+HSR_HD constexpr int group_pixels(int n, int taps, int up, int down) {
+  return (n / up - 1) * down + near_pixels(taps, up);
 }
 
 }  // namespace hsr

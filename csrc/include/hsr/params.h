@@ -36,11 +36,11 @@ struct BiasActParams {
   ActivationParams act;
 };
 
-// A filter that stays in a GPU's memory. As a correlation its tap (y, x) is f[start + y * step_y + x * step_x]; where it
-// is separable, f[start + y * step_y] * f[start + x * step_x].
+// A filter that stays in a GPU's memory. As a correlation its tap (y, x) is f[start + y * step_y + x * step_x]; where
+// it is separable, f[start + y * step_y] * f[start + x * step_x].
 struct FirTaps {
   const float* f;  // null: one tap of 1
-  int64_t start, step_y, step_x;
+  int start, step_y, step_x;
   float gain;
 };
 
@@ -79,6 +79,7 @@ struct EpilogueParams {
   const void* ddb;           // second order: [c] gradient of db
   void* gy;                  // second order: gradient of y
   double* sums;              // second order: [3, n, c] sums of ddz * dpre, dpre * z * d and dpre
+  float* partial;            // on a GPU: partial sums [kinds, n, parts, c]: dd and db, or the three of `sums`
   int64_t n, c, h, w;
   int64_t noise_stride;  // between samples: h * w or 0
   Layout layout;         // of y and dy
@@ -92,10 +93,26 @@ struct ScaleParams {
   const void* s;   // [n, c] accumulation type
   const void* du;  // backward: [n, hw, c]
   void* out;       // forward: u (nhwc); backward: dx (layout of x)
-  double* ds;      // backward: [n, c] or null
+  double* ds;      // backward on the CPU: [n, c] or null
+  float* partial;  // backward on a GPU: ds in partial sums [n, parts, c]
   int64_t n, c, hw;
   Layout layout;  // of x and dx
   DType dtype;
+};
+
+// What a demodulating layer computes from its parameters: d = rsqrt(sum over c and k of (weight * styles)^2 + 1e-8).
+struct DemodulationParams {
+  const void* weight;  // [o, c, k], or [o, k, c] where it is channels_last
+  const void* styles;  // [n, c]
+  void* w;             // weight in `dtype`, or null
+  float* s;            // [n, c] styles, or null
+  float* d;            // [n, o]
+  int64_t n, o, c, k;
+  bool prescale;       // by their largest magnitudes, which d cancels, weight and styles first
+  bool flip;           // w's taps in reverse
+  bool weight_last;    // weight is channels_last
+  bool channels_last;  // w is to be
+  DType weight_dtype, styles_dtype, dtype;
 };
 
 // The hidden layer of the HSR loss, a block of k rows at a time: relu(z + b) * gain, area-pooled from h x w to t x t.

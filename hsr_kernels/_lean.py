@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that were seen before: launched without being checked, chosen and dispatched again.
+
+Of a small tensor the host's work before a launch takes longer than the kernel. So a call of a public function whose
+arguments are those of an earlier one, but for the tensors' values, goes straight to what that one came to. Only where
+nobody is to hear of it: no gradient, no compiler, no mode of PyTorch's that watches or transforms operators.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch.compiler import is_compiling
+
+from . import _backends
+
+# Types of tensors that behave like no more than tensors.
+PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
+# Whether something watches or transforms operators; a PyTorch that doesn't tell has everything go the long way.
+modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+transforms: Callable[[], object] = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: 1)
+_MOST = 4096  # calls to remember; beyond, all are forgotten
+
+
+def key_of(x: Any, f: Any, *options: object) -> Hashable:
+    """All that a call with images x and a filter f depends on but values; None where it has to go the long way."""
+    if is_compiling() or type(x) not in PLAIN or (f is not None and type(f) not in PLAIN):
+        return None
+    if modes() or transforms() is not None:
+        return None
+    if torch.is_grad_enabled() and (x.requires_grad or (f is not None and f.requires_grad)):
+        return None
+    of_f = None if f is None else (f.shape, f.stride(), f.dtype, f.device)
+    key = (x.shape, x.is_contiguous() or x.stride(), x.dtype, x.device, of_f, options, _backends.requested())
+    try:
+        hash(key)
+    except TypeError:  # padding in a list, say
+        return None
+    return key
+
+
+class Launches(dict[Hashable, Callable[..., Any]]):
+    """What calls came to, by all that they depend on."""
+
+    def note(self, key: Hashable, launch: Callable[..., Any] | None) -> None:
+        """Remembers a launch, if it is one that can be repeated."""
+        if launch is None:
+            return
+        if len(self) >= _MOST:
+            self.clear()
+        self[key] = launch

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a GPU's two backends, cuda or triton, is faster for an operator, and how that is known.
+
+It depends on the chip, and on how much there is to do: launching Triton's kernels costs the host more. Measurements
+stand in measured.csv, one line per operator, tensor and chip, as `python -m benchmarks gpu-report` writes them; that of
+the tensor most like the one at hand decides, and cuda is taken where it is at least as fast. Far from all measurements
+triton is.
+"""
+
+import csv
+import math
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+_TABLE = Path(__file__).with_name("measured.csv")
+ENVIRONMENT = "HSR_KERNELS_MEASURED"  # names a table to be read instead
+HEADER = ("chip", "op", "dtype", "layout", "elements", "cuda_us", "triton_us")
+_REACH = 3.0  # a measurement speaks for tensors up to so many times (as a power of 2) larger or smaller
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Microseconds of both backends for an operator on images of so many elements.
+
+    Attributes:
+        chip: Compute capability, "9.0".
+        op: The operator's folder, "upfirdn2d".
+        dtype: "float32", "float16" or "bfloat16".
+        layout: "contiguous" or "channels_last".
+    """
+
+    chip: str
+    op: str
+    dtype: str
+    layout: str
+    elements: int
+    cuda: float
+    triton: float
+
+
+def faster(op: str, x: torch.Tensor) -> tuple[str, str]:
+    """("cuda" or "triton", reason) for an operator on x, which is on a GPU."""
+    last = x.ndim == 4 and not x.is_contiguous() and x.stride(1) == 1
+    return _faster(op, x.device.index or 0, x.dtype, last, x.numel().bit_length(), _table())
+
+
+def _table() -> str:
+    return os.environ.get(ENVIRONMENT) or str(_TABLE)
+
+
+@lru_cache(maxsize=4096)
+def _faster(op: str, device: int, dtype: torch.dtype, last: bool, bits: int, table: str) -> tuple[str, str]:
+    chip = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    key = (chip, op, str(dtype).removeprefix("torch."), "channels_last" if last else "contiguous")
+    near = [m for m in read(table) if (m.chip, m.op, m.dtype, m.layout) == key]
+    if not near:
+        return "triton", "nothing has been measured on this chip; python -m benchmarks gpu-report does"
+
+    def distance(m: Measurement) -> float:
+        return abs(math.log2(max(m.elements, 1)) - max(bits - 0.5, 0))
+
+    nearest = min(near, key=distance)
+    if distance(nearest) > _REACH:
+        return "triton", "no tensor of about this size has been measured on this chip"
+    name = "cuda" if nearest.cuda <= nearest.triton else "triton"
+    return name, f"measured for {nearest.elements} elements: cuda {nearest.cuda:.1f} µs, triton {nearest.triton:.1f} µs"
+
+
+_faster._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=8)
+def read(table: str) -> tuple[Measurement, ...]:
+    """The measurements in a file.
+
+    Raises:
+        ValueError: It isn't such a file; the message says where.
+    """
+    found = []
+    with open(table, newline="") as file:
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != HEADER:
+            raise ValueError(f"{table} must begin with the columns {','.join(HEADER)}")
+        for row in rows:
+            try:
+                times = float(row["cuda_us"]), float(row["triton_us"])
+                found.append(
+                    Measurement(row["chip"], row["op"], row["dtype"], row["layout"], int(row["elements"]), *times)
+                )
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{table}, line {rows.line_num}: {error}") from None
+    return tuple(found)
+
+
+def write(table: Path, measurements: list[Measurement]) -> None:
+    """What `read` reads; to be copied over measured.csv, or named by HSR_KERNELS_MEASURED."""
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for m in measurements:
+            writer.writerow((m.chip, m.op, m.dtype, m.layout, m.elements, f"{m.cuda:.1f}", f"{m.triton:.1f}"))

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA kernels of bias_act: any dense layout, one pass each."""
+
+from collections.abc import Callable
+
+import torch
+
+from .. import _native
+from .._registry import DTYPE_CODES, address, dense, laid_out_like, place, stream, walk
+from .activations import Epilogue
+
+Launch = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+def _vector(b: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """The bias as the kernels read it."""
+    if b is None or (b.dtype == like.dtype and b.is_contiguous()):
+        return b
+    return b.to(like.dtype).contiguous()
+
+
+def bias_act(x, b, dim, act, alpha, gain, clamp):
+    y = torch.empty_like(x)
+    x, b = dense(x), _vector(b, x)
+    call = _native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], (act, alpha, gain, clamp))
+    call(x.data_ptr(), address(b), y.data_ptr(), *place(x))
+    return y
+
+
+def prepared(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue) -> Launch | None:
+    """A forward launch for tensors like these; None where they would have to be copied or are reference's."""
+    plain = b is None or (b.dtype == x.dtype and b.is_contiguous())
+    if not plain or not x.numel() or epilogue.gain == 0 or dense(x) is not x:
+        return None
+    run = _native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], epilogue.args).__call__  # bound: found once
+    empty_like, stream_of, device = torch.empty_like, stream, x.get_device()
+
+    def launch(x: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+        y = empty_like(x)
+        run(x.data_ptr(), 0 if b is None else b.data_ptr(), y.data_ptr(), device, stream_of(device))
+        return y
+
+    return launch
+
+
+def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp):
+    cuda, dx = _native.cuda(), torch.empty_like(ref)
+    ref, dy, b = dense(ref), laid_out_like(dy, dx), _vector(b, ref)
+    size, dtype, partial = walk(ref, dim), DTYPE_CODES[ref.dtype], None
+    if needs_db:
+        partial = dx.new_empty(cuda.bias_act_bwd_sums(size, dtype), dtype=torch.float32)
+    cuda.bias_act_bwd(
+        dy.data_ptr(), ref.data_ptr(), address(b), dx.data_ptr(), address(partial), size, from_output, dtype,
+        (act, alpha, gain, clamp), place(ref),
+    )  # fmt: skip
+    if partial is None:
+        return dx, dx.new_empty(0, dtype=torch.float64)
+    if not partial.numel():
+        return dx, dx.new_zeros(ref.shape[dim], dtype=torch.float64)
+    return dx, partial.view(-1, ref.shape[dim]).sum(0, dtype=torch.float64)
+
+
+def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp):
+    ddy, dref = torch.empty_like(ref), torch.empty_like(ref)
+    ref, ddx, dy, b = dense(ref), laid_out_like(ddx, ddy), laid_out_like(dy, ddy), _vector(b, ref)
+    _native.cuda().bias_act_bwd_bwd(
+        ddx.data_ptr(), dy.data_ptr(), ref.data_ptr(), address(b), ddy.data_ptr(), dref.data_ptr(), walk(ref, dim),
+        from_output, DTYPE_CODES[ref.dtype], (act, alpha, gain, clamp), place(ref),
+    )  # fmt: skip
+    return ddy, dref

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA kernels around the convolution of a modulated layer: one pass over memory each.
+
+Sums are deterministic: blocks keep their own float32 partial sums, and PyTorch adds those up.
+"""
+
+import torch
+
+from .. import _native
+from .._registry import DTYPE_CODES, address, dense_image, laid_out_like, place
+from .composed import modulated_conv2d_layer as modulated_conv2d_layer
+from .composed import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
+from .composed import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
+from .cuda_fir_epilogue import modulated_conv2d_fir_epilogue as modulated_conv2d_fir_epilogue
+from .vectors import as_float, per_pixel, per_sample, stride_of
+
+_LAST = torch.channels_last
+
+
+def scale_channels(x, s):
+    u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_LAST)
+    x, layout = dense_image(x)
+    n, c, h, w = x.shape
+    s = as_float(s)
+    _native.cuda().scale_channels(
+        x.data_ptr(), s.data_ptr(), u.data_ptr(), (n, c, h * w), layout, DTYPE_CODES[x.dtype], place(x)
+    )
+    return u
+
+
+def scale_channels_bwd(du, x, s):
+    cuda = _native.cuda()
+    x, layout = dense_image(x)
+    dx, du, s = torch.empty_like(x), du.contiguous(memory_format=_LAST), as_float(s)
+    n, c, h, w = x.shape
+    parts, _ = cuda.tile_sums(n, c, h * w)
+    partial = x.new_empty((n, parts, c), dtype=torch.float32)
+    cuda.scale_channels_bwd(
+        du.data_ptr(), x.data_ptr(), s.data_ptr(), dx.data_ptr(), partial.data_ptr(), (n, c, h * w), layout,
+        DTYPE_CODES[x.dtype], place(x),
+    )  # fmt: skip
+    return dx, per_sample(partial)
+
+
+def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
+    z = z.contiguous(memory_format=_LAST)
+    memory_format = _LAST if channels_last else torch.contiguous_format
+    y = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=memory_format)
+    d, noise, b = as_float(d), as_float(noise), as_float(b)
+    _native.cuda().modulated_conv2d_epilogue(
+        z.data_ptr(), y.data_ptr(), *_read(d, noise, b, z), tuple(z.shape), int(channels_last), DTYPE_CODES[z.dtype],
+        (act, alpha, gain, clamp), place(z),
+    )  # fmt: skip
+    return y
+
+
+def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
+    y, layout = dense_image(y)
+    dy = laid_out_like(dy, y)
+    dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
+    d, noise, b = as_float(d), as_float(noise), as_float(b)
+    sums, dnoise = _partial_sums(y, 2, needs_dnoise)
+    _native.cuda().modulated_conv2d_epilogue_bwd(
+        dy.data_ptr(), y.data_ptr(), dz.data_ptr(), *_read(d, noise, b, y), sums.data_ptr(), address(dnoise),
+        tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), place(y),
+    )  # fmt: skip
+    return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), per_pixel(dnoise, sums)
+
+
+def modulated_conv2d_epilogue_bwd_bwd(
+    ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp
+):
+    y, layout = dense_image(y)
+    dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
+    gdy, gy = torch.empty_like(y), torch.empty_like(y)
+    ddnoise = None if ddnoise is None else ddnoise.expand(y.shape[0], 1, *y.shape[2:])
+    ratio, ddnoise, ddb = as_float(ratio), as_float(ddnoise), as_float(ddb)
+    d, noise, b = as_float(d), as_float(noise), as_float(b)
+    sums, gnoise = _partial_sums(y, 3, needs_gnoise)
+    _native.cuda().modulated_conv2d_epilogue_bwd_bwd(
+        ddz.data_ptr(), ratio.data_ptr(), address(ddnoise), ddb.data_ptr(), dy.data_ptr(), y.data_ptr(),
+        *_read(d, noise, b, y), gdy.data_ptr(), gy.data_ptr(), sums.data_ptr(), address(gnoise), tuple(y.shape), layout,
+        DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), place(y),
+    )  # fmt: skip
+    return gdy, gy, per_pixel(gnoise, sums), per_sample(sums)
+
+
+def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
+    last = not weight.is_contiguous() and weight.is_contiguous(memory_format=_LAST)
+    weight, styles = weight if last else weight.contiguous(), styles.contiguous()
+    (o, c, kh, kw), n = weight.shape, styles.shape[0]
+    w = s = None
+    if needs_w:
+        memory_format = _LAST if channels_last else torch.contiguous_format
+        w = torch.empty(weight.shape, dtype=dtype, device=weight.device, memory_format=memory_format)
+    if needs_s:
+        s = torch.empty((n, c), dtype=torch.float32, device=weight.device)
+    d = torch.empty((n, o), dtype=torch.float32, device=weight.device)
+    _native.cuda().demodulation(
+        weight.data_ptr(), styles.data_ptr(), address(w), address(s), d.data_ptr(), (n, o, c, kh * kw),
+        (DTYPE_CODES[weight.dtype], DTYPE_CODES[styles.dtype], DTYPE_CODES[dtype]), dtype == torch.float16, flip, last,
+        channels_last, place(weight),
+    )  # fmt: skip
+    return d.new_empty(0, dtype=dtype) if w is None else w, d.new_empty(0) if s is None else s, d
+
+
+def _read(d, noise, b, images):
+    """What every epilogue reads besides its images, as the kernels take it."""
+    return address(d), address(noise), stride_of(noise, images.shape[2] * images.shape[3]), address(b)
+
+
+def _partial_sums(images, kinds, needs_map):
+    """Room for sums: per channel [kinds, N, parts, C]; per pixel [blocks of channels, N, 1, H, W], or None."""
+    n, c, h, w = images.shape
+    parts, blocks = _native.cuda().tile_sums(n, c, h * w)
+    sums = images.new_empty((kinds, n, parts, c), dtype=torch.float32)
+    return sums, sums.new_empty((blocks, n, 1, h, w)) if needs_map else None
