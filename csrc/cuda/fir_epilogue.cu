@@ -105,7 +105,7 @@ modulated_conv2d_fir_epilogue_kernel(const T* x, T* y, FirTaps filter, bool sepa
                                      bool last, bool whole) {
   static_assert(S::across == 1 && S::below == 4, "turned tiles are 1 column and 4 rows to a thread");
   HSR_SHARED(T, S::staged * S::vector, tile);
-  HSR_SHARED(float, F::taps* F::taps, taps);
+  HSR_SHARED(float, F::square, taps);
   const ChannelPlace<S> at(t);
   stage_taps<F::taps>(filter, separable, t.threads, taps);
   stage_channels<S, F>(x, t, at, tile);
@@ -190,7 +190,8 @@ void launch_modulated_conv2d_fir_epilogue(const EpilogueParams& p, const Place& 
   if (same_size && fir.taps_x == 4 && fir.taps_y == 4 && fir.dtype == p.dtype) {
     with_dtype(p.dtype, [&](auto zero) { launch_filtered<decltype(zero)>(p, place); });
   } else {
-    require(!fir.filter.f && fir.dtype == DType::float32 && fir.h == fir.oh && fir.w == fir.ow,
+    require(!fir.filter.f && fir.dtype == DType::float32 && fir.h == p.h && fir.w == p.w && fir.pad_x == 0 &&
+                fir.pad_y == 0,
             "the epilogue rides on 4 x 4 taps at the same size, or comes after the filter");
     launch_filtered_before(p, place);
   }

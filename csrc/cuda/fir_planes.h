@@ -72,7 +72,7 @@ struct PlaneShape {
   static constexpr int extra = 16;  // words that may be added to rows
   // Pixels, and outputs where they are rearranged before they are stored.
   static constexpr int staged =
-      larger(F::pixels(height) * (place(F::pixels(width)) + extra), width* height / V * (V + 1));
+      larger(F::pixels(height) * (place(F::pixels(width)) + extra), (V + 1) * width * height / V);
   static constexpr int middle = separable ? F::pixels(height) * width : 4;  // pixels whose rows are filtered
 };
 

@@ -37,7 +37,7 @@ struct Divisor {
 // Factors and taps, the same along both axes.
 template <int UP, int DOWN, int TAPS>
 struct Fir {
-  static constexpr int up = UP, down = DOWN, taps = TAPS;
+  static constexpr int up = UP, down = DOWN, taps = TAPS, square = TAPS * TAPS;
   HSR_HD static constexpr int pixels(int n) { return group_pixels(n, TAPS, UP, DOWN); }
 };
 

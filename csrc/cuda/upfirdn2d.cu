@@ -146,7 +146,7 @@ template <class T, class F, class S = ChannelShape<T, F>>
 HSR_KERNEL(S::threads)
 upfirdn2d_channels_kernel(const T* x, T* y, FirTaps filter, bool separable, ChannelTiles t, bool whole) {
   HSR_SHARED(T, S::staged * S::vector, tile);
-  HSR_SHARED(float, F::taps* F::taps, taps);
+  HSR_SHARED(float, F::square, taps);
   const ChannelPlace<S> at(t);
   stage_taps<F::taps>(filter, separable, t.threads, taps);
   stage_channels<S, F>(x, t, at, tile);
@@ -175,14 +175,14 @@ HSR_KERNEL(S::threads)
 upfirdn2d_planes_kernel(const T* x, T* y, FirTaps filter, bool separable, PlaneTiles t) {
   constexpr int V = S::vector, R = S::below;
   HSR_SHARED(float, S::staged, tile);
-  HSR_SHARED(float, F::taps* F::taps, staged_taps);
+  HSR_SHARED(float, F::square, staged_taps);
   const PlanePlace<S> at(t);
   stage_taps<F::taps>(filter, separable, t.threads, staged_taps);
   stage_planes<S, F>(x, t, at, tile);
   sync();
-  float taps[F::taps * F::taps], sums[R][V] = {};
+  float taps[F::square], sums[R][V] = {};
 #pragma unroll
-  for (int k = 0; k < F::taps * F::taps; k++) taps[k] = staged_taps[k];
+  for (int k = 0; k < F::square; k++) taps[k] = staged_taps[k];
   const int corner = (at.plane * t.rows + at.y * S::row_step) * t.pitch + at.x * (S::step + 1);
 #pragma unroll
   for (int i = 0; i < F::pixels(R); i++) {
