@@ -95,7 +95,8 @@ def accesses(library: Path) -> dict[str, set[tuple[str, int]]]:
         kernel = re.search(r"(\w+_kernel)<?(.*)>?\(", name)
         pieces = re.findall(r"\b(ld|st)\.global(?:\.nc)?(?:\.v(\d))?\.\w(\d+)", entry)
         dtype = next((t for t in ("half", "bfloat16") if f"hsr::{t}" in kernel[2]), "float")
-        found[f"{kernel[1]} {dtype}"] = {(kind, int(n or 1) * int(bits) // 8) for kind, n, bits in pieces}
+        told = {(kind, int(n or 1) * int(bits) // 8) for kind, n, bits in pieces}
+        found.setdefault(f"{kernel[1]} {dtype}", set()).update(told)
     return found
 
 
