@@ -8,10 +8,11 @@ warns once per operator and reason.
 
 import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -149,8 +150,17 @@ class Operator:
             warnings.warn(
                 f"hsr_kernels.{self.name} runs on the slow reference backend ({reason})",
                 RuntimeWarning,
-                stacklevel=6,
+                stacklevel=_levels_inside() + 1,
             )
+
+
+def _levels_inside() -> int:
+    """How many callers, the nearest included, are this package's own: a warning points at the one after them."""
+    levels = 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        levels, frame = levels + 1, frame.f_back
+    return levels
 
 
 def _without_autocast(function: Callable[..., Any], tensor: torch.Tensor) -> Callable[..., Any]:

@@ -48,18 +48,7 @@ def missing(name: str) -> str:
     """Why an extension, or "triton", can't be used, "" where it can; torch.compile takes it for granted."""
     if name == "triton":
         return _without_triton()
-    return _without_cuda() if name == "_cuda" else _without_cpu()
-
-
-def _without_cpu() -> str:
-    module, reason = load("_cpu")
-    if module is None:
-        return reason
-    try:
-        module.isa()  # fails where HSR_CPU_ISA asks for what this processor hasn't
-    except RuntimeError as error:
-        return str(error)
-    return ""
+    return _without_cuda() if name == "_cuda" else load(name)[1]
 
 
 @functools.cache

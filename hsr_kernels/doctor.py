@@ -145,6 +145,8 @@ def why_not(operator: Operator, backend: str, on: Device, machine: Machine) -> s
     if native in ("_cpu", "_cuda") and _native.load(native)[0] is None:
         return f"hsr_kernels.{native} can't be loaded"
     reason = operator.why_not(backend, on.device, torch.float32)
+    if not reason and native == "_cpu":
+        return machine.isa_problem
     if not reason and native == "triton" and not _native.triton_interprets():
         return machine.triton_lacks
     return reason

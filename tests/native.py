@@ -22,3 +22,9 @@ TRITON_DEVICES = {"cpu": pytest.mark.interpret, "cuda": pytest.mark.gpu}
 CUDA_DEVICES = {"cpu": pytest.mark.emulate, "cuda": pytest.mark.gpu}
 BACKENDS = [pytest.param("reference"), pytest.param("cpu", marks=requires_native)]
 EMULATED = pytest.param("cuda", marks=pytest.mark.emulate)
+NVCC = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+# As with the compiler: a machine that has nvcc builds the extension on installation.
+requires_cuda = pytest.mark.skipif(
+    NVCC is None and importlib.util.find_spec("hsr_kernels._cuda") is None,
+    reason="no nvcc here, so the cuda backend wasn't built",
+)

@@ -77,9 +77,8 @@ def main(
     faults = [f"{b.launch.kernel} ({report.configuration(b.launch)}) on {b.chip.name}: {p}"
               for b in builds for p in b.problems]  # fmt: skip
     faults += [f"{b.kernel} ({b.configuration}) on {b.arch}: {p}" for b in compiled for p in b.problems]
-    faults += [
-        f"CUDA kernels for {name}: {native.why_none()}" for name in demanded if name not in {b.arch for b in compiled}
-    ]
+    without = [name for name in demanded if name not in {b.arch for b in compiled}]
+    faults += [f"there are no CUDA kernels for {name}: {native.why_none()}" for name in without]
     faults += [f"{name} is never launched" for name in record.forgotten(recorded.values()) if kernel in name]
     for fault in faults:
         console.print(fault, highlight=False, markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ _operator = _backends.register(
     reference=_backends.Implementation(reference.feature_projection_loss, devices=("cpu", "cuda", "meta")),
     cpu=_backends.Implementation(autograd.feature_projection_loss, native="_cpu"),
     triton=_backends.on_gpu(autograd.feature_projection_loss),
-    without={"cuda": ": its pooling rides on a product on tensor cores, and apart would move the hidden layer"},
+    without={"cuda": ", as products bound it"},
 )
 
 

@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ tl = pytest.importorskip("triton.language")
 
 import hsr_kernels  # noqa: E402
 from hsr_kernels.aot import __main__ as cli  # noqa: E402
-from hsr_kernels.aot import build, record, report, workload  # noqa: E402
+from hsr_kernels.aot import build, native, record, report, workload  # noqa: E402
+from tests.native import requires_cuda  # noqa: E402
 
 SM90, SM120 = record.CHIPS["sm_90"], record.CHIPS["sm_120"]
 
@@ -192,6 +194,7 @@ def test_a_sample_of_some_chips_and_all_of_others(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "library_kernels", lambda: {"tests.ops.test_aot.copy_kernel"})
     monkeypatch.setattr(record, "forgotten", lambda recordings: [])
     monkeypatch.setattr(build, "build_all", lambda jobs, _: [build.build(*job) for job in jobs])
+    monkeypatch.setattr(native, "builds", lambda *_: [])
 
     def compiled(**options):
         cli.main(arch="sm_80,sm_90", csv=tmp_path / "x.csv", **options)
@@ -203,6 +206,41 @@ def test_a_sample_of_some_chips_and_all_of_others(monkeypatch, tmp_path):
         ("sm_80", "SIZE=128"), ("sm_90", "SIZE=128"), ("sm_90", "SIZE=64"),
     ]  # fmt: skip
     assert len(compiled()) == 4
+
+
+@pytest.mark.parametrize("spills, demanded, sentence", (
+    (8, "", "copy_kernel (fp32 i32) on sm_90: spills 8 bytes"),
+    (0, "sm_80,sm_90", "there are no CUDA kernels for sm_80"),
+    (0, "sm_90", ""),
+))  # fmt: skip
+def test_cuda_kernels_are_held_to_the_same(spills, demanded, sentence, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(record, "record", lambda calls, chips: {chip: record.Recording({}) for chip in chips})
+    monkeypatch.setattr(record, "forgotten", lambda recordings: [])
+    one = native.CudaBuild("copy_kernel", "fp32 i32", "sm_90", 40, spills, 0)
+    monkeypatch.setattr(native, "builds", lambda *_: [one])
+    run = partial(cli.main, arch="sm_80,sm_90", csv=tmp_path / "x.csv", cuda=demanded)
+    if not sentence:
+        return run()
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert stop.value.code == 1
+    assert sentence in capsys.readouterr().out
+    assert f"copy_kernel,fp32 i32,sm_90,40,{spills},0,none" in (tmp_path / "x.csv").read_text()
+
+
+@requires_cuda
+def test_cuda_kernels_are_read_from_the_extension():
+    chips = list(record.CHIPS)
+    found = list(native.builds(chips))
+    assert {
+        "bias_act_kernel",
+        "upfirdn2d_planes_kernel",
+        "modulated_conv2d_epilogue_kernel",
+        "demodulation_kernel",
+    } <= {b.kernel for b in found}
+    for b in found:
+        assert b.arch in chips and 16 <= b.registers <= 255 and b.spills == 0 and b.shared <= 48 << 10
+    assert "fp16 i32" in {b.configuration for b in native.builds(chips, "bias_act_bwd_kernel")}
 
 
 def test_a_fault_ends_with_1(monkeypatch, capsys, tmp_path):
@@ -233,7 +271,8 @@ def test_command_line(tmp_path):
     assert "no problems" in done.stdout
     header, *lines = path.read_text().splitlines()
     assert header == "kernel,configuration,arch,registers,spills,shared,tensor_core,signature,attributes,problems"
-    assert [line.split(",")[1].split()[0] for line in lines] == ["fp16"]
+    triton = [line for line in lines if "{" in line]  # with a signature; the others are CUDA kernels
+    assert [line.split(",")[1].split()[0] for line in triton] == ["fp16"]
     assert all(line.split(",")[4] == "0" and int(line.split(",")[3]) > 16 for line in lines)
 
 

@@ -206,7 +206,7 @@ def test_instruction_set_that_the_processor_lacks(screen, monkeypatch):
     code, text = screen()
     assert code == 1
     assert "HSR_CPU_ISA must be base, avx2 or avx512, and one that this processor has; it is mmx." in text
-    assert column(text, "bias_act") == ["reference"] and column(text, "conv2d") == ["cpu"]
+    assert column(text, "bias_act") == ["error"] and column(text, "conv2d") == ["cpu"]
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -2,23 +2,18 @@
 """The CUDA extension: built where nvcc is found, loaded without a driver, needs nothing of PyTorch's or CUDA's."""
 
 import importlib.util
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.native import NVCC, requires_cuda
+
 from .conftest import copy_sources, environment, pip
 
-NVCC = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
 SPEC = importlib.util.find_spec("hsr_kernels._cuda")
-# A machine that has nvcc builds the extension on installation: there, tests of it fail rather than skip.
-requires_cuda = pytest.mark.skipif(
-    NVCC is None and SPEC is None, reason="no nvcc here, so the cuda backend wasn't built"
-)
 SYSTEM_LIBRARIES = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "ld-linux-x86-64.so.2"}
 
 
