@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a demodulating layer's convolution and epilogue take, computed from its parameters in one launch: the weight in
 // the dtype, the tap order and the layout of the convolution, the styles in float32, and the demodulation coefficients
-//   d[n, o] = rsqrt(sum over c of styles[n, c]^2 * energy[o, c] + eps),  energy[o, c] = sum over k of weight[o, c,
-//   k]^2.
+//   d[n, o] = rsqrt(sum over c of styles[n, c]^2 * energy[o, c] + eps)
+//   with energy[o, c] = sum over k of weight[o, c, k]^2.
 // For float16 results, weight and styles are first scaled by their largest magnitudes: d cancels the factors.
 //
 // A block takes one output channel: its row of weights passes through shared memory, and leaves it an energy per input

@@ -192,9 +192,7 @@ class Tile {
     const int at = own();
 #pragma unroll
     for (int j = 0; j < V; j++) {
-      Pack<T, kHeld> pair;
-#pragma unroll
-      for (int i = 0; i < kHeld; i++) pair.v[i] = narrow(in[i][j], T{});
+      const Pack<T, kHeld> pair{{narrow(in[0][j], T{}), narrow(in[1][j], T{})}};
       shared_store<kHeld>(memory, at + (j << log_pixels()), pair);
     }
   }
