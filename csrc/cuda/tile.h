@@ -52,7 +52,7 @@ inline int log_lanes_of(int64_t c, int64_t hw, int vector) {
 }
 
 inline Tiling tiling_of(int64_t n, int64_t c, int64_t hw, int vector, bool sums) {
-  require(c <= kInt32 >> kLogPixels, "images with so many channels");
+  require(c <= kInt32 >> kLogPixels, "the cuda backend takes images of up to 2097152 channels");
   Tiling t{};
   t.c = int(c), t.hw = hw, t.log_lanes = log_lanes_of(c, hw, vector);
   t.channel_blocks = int(ceil_div(c, int64_t(vector) << t.log_lanes));
@@ -60,7 +60,7 @@ inline Tiling tiling_of(int64_t n, int64_t c, int64_t hw, int vector, bool sums)
   int64_t tiles = sums ? n * per_sample * t.channel_blocks / kBlocks : 1;
   if (tiles > per_sample) tiles = per_sample;
   if (tiles < 1) tiles = 1;
-  require(tiles * pixels < kInt32, "images of so many pixels");
+  require(tiles * pixels < kInt32, "the cuda backend doesn't take images of so many pixels");
   t.pixels_per_block = int(tiles * pixels);
   t.parts = int(ceil_div(per_sample, tiles));
   return t;
@@ -192,7 +192,9 @@ class Tile {
     const int at = own();
 #pragma unroll
     for (int j = 0; j < V; j++) {
-      const Pack<T, kHeld> pair{{narrow(in[0][j], T{}), narrow(in[1][j], T{})}};
+      Pack<T, kHeld> pair;
+#pragma unroll
+      for (int i = 0; i < kHeld; i++) pair.v[i] = narrow(in[i][j], T{});
       shared_store<kHeld>(memory, at + (j << log_pixels()), pair);
     }
   }
