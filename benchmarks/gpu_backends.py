@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import hsr_kernels as hk
+from hsr_kernels import _tables
 from hsr_kernels._measured import Measurement
-from hsr_kernels.modulated_conv2d import routes
 
 from .cases import Case
 from .run import differentiate
@@ -110,5 +110,5 @@ def measure(one: Comparison, device: str, batch: Callable[[Callable[[], Any], in
         for backend in (CUDA, TRITON) if i % 2 == 0 else (TRITON, CUDA):
             with hk.use_backend(backend):
                 times[backend].append(1e6 * batch(run, calls[backend]))
-    known = (routes.chip(torch.device(device)), one.op, one.precision, one.layout, one.tensor.elements)
+    known = (_tables.chip(torch.device(device)), one.op, one.precision, one.layout, one.tensor.elements)
     return Measurement(*known, median(times[CUDA]), median(times[TRITON]))

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from hsr_kernels import use_backend, use_route
-from hsr_kernels.modulated_conv2d import ops, routes
+from hsr_kernels import _tables, use_backend, use_route
+from hsr_kernels.modulated_conv2d import ops
 from hsr_kernels.modulated_conv2d.routes import CONVOLUTION, FUSED, PASSES, Layer, Measurement
 
 _CLAMPED_LRELU = (2, 0.2, math.sqrt(2), 256.0)  # code, alpha, gain, clamp
@@ -87,7 +87,7 @@ def measure(
     Args:
         seconds_of: Times a call.
     """
-    chip = routes.chip(torch.device(device))
+    chip = _tables.chip(torch.device(device))
     for layer in layers:
         with _multiplying(layer.products):
             for direction, call in _passes(layer, device).items():

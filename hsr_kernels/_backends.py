@@ -217,12 +217,21 @@ def gpu_backend(op: str, x: torch.Tensor) -> str:
 
 def _gpu_order(op: str, x: torch.Tensor) -> tuple[tuple[str, ...], str]:
     """A GPU's backends, the fastest that can run first, and why they are in this order."""
-    if _native.missing("_cuda") or _unsuitable("_cuda", x.device):
+    last = x.ndim == 4 and not x.is_contiguous() and x.stride(1) == 1
+    return _order(op, x.device, x.dtype, last, x.numel().bit_length())
+
+
+@functools.lru_cache(maxsize=4096)
+def _order(op: str, device: torch.device, dtype: torch.dtype, last: bool, bits: int) -> tuple[tuple[str, ...], str]:
+    if _native.missing("_cuda") or _unsuitable("_cuda", device):
         return ("triton", "cuda"), ""
-    if _native.missing("triton") or _unsuitable("triton", x.device):
+    if _native.missing("triton") or _unsuitable("triton", device):
         return ("cuda", "triton"), ""
-    name, reason = _measured.faster(op, x)
+    name, reason = _measured.faster(op, device, dtype, last, bits)
     return (name, "triton" if name == "cuda" else "cuda"), reason
+
+
+_order._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def on_gpu(function: Callable[..., Any], details: Callable[..., Iterable[str]] | None = None) -> Implementation:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.compiler import is_compiling
 
-from . import _backends
+from . import _backends, _native
 
+# Emulated, launches are remembered on CPU tensors too; else they would only take time there.
+EMULATED = _native.cuda_is_emulated()
 # Types of tensors that behave like no more than tensors.
 PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 # Whether something watches or transforms operators; a PyTorch that doesn't tell has everything go the long way.
@@ -25,6 +27,8 @@ _MOST = 4096  # calls to remember; beyond, all are forgotten
 def key_of(x: Any, f: Any, *options: object) -> Hashable:
     """All that a call with images x and a filter f depends on but values; None where it has to go the long way."""
     if is_compiling() or type(x) not in PLAIN or (f is not None and type(f) not in PLAIN):
+        return None
+    if not (EMULATED or x.is_cuda):
         return None
     if modes() or transforms() is not None:
         return None

@@ -7,14 +7,16 @@ the tensor most like the one at hand decides, and cuda is taken where it is at l
 triton is.
 """
 
-import csv
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+
+from . import _tables
 
 _TABLE = Path(__file__).with_name("measured.csv")
 ENVIRONMENT = "HSR_KERNELS_MEASURED"  # names a table to be read instead
@@ -42,21 +44,16 @@ class Measurement:
     triton: float
 
 
-def faster(op: str, x: torch.Tensor) -> tuple[str, str]:
-    """("cuda" or "triton", reason) for an operator on x, which is on a GPU."""
-    last = x.ndim == 4 and not x.is_contiguous() and x.stride(1) == 1
-    return _faster(op, x.device.index or 0, x.dtype, last, x.numel().bit_length(), _table())
+def faster(op: str, device: torch.device, dtype: torch.dtype, last: bool, bits: int) -> tuple[str, str]:
+    """("cuda" or "triton", reason) for an operator's folder and images on a GPU.
 
-
-def _table() -> str:
-    return os.environ.get(ENVIRONMENT) or str(_TABLE)
-
-
-@lru_cache(maxsize=4096)
-def _faster(op: str, device: int, dtype: torch.dtype, last: bool, bits: int, table: str) -> tuple[str, str]:
-    chip = "{}.{}".format(*torch.cuda.get_device_capability(device))
-    key = (chip, op, str(dtype).removeprefix("torch."), "channels_last" if last else "contiguous")
-    near = [m for m in read(table) if (m.chip, m.op, m.dtype, m.layout) == key]
+    Args:
+        last: Whether the images are channels_last.
+        bits: Binary digits of their number of elements.
+    """
+    layout = "channels_last" if last else "contiguous"
+    key = (_tables.chip(device), op, str(dtype).removeprefix("torch."), layout)
+    near = [m for m in read(os.environ.get(ENVIRONMENT) or str(_TABLE)) if (m.chip, m.op, m.dtype, m.layout) == key]
     if not near:
         return "triton", "nothing has been measured on this chip; python -m benchmarks gpu-report does"
 
@@ -70,9 +67,6 @@ def _faster(op: str, device: int, dtype: torch.dtype, last: bool, bits: int, tab
     return name, f"measured for {nearest.elements} elements: cuda {nearest.cuda:.1f} µs, triton {nearest.triton:.1f} µs"
 
 
-_faster._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 @lru_cache(maxsize=8)
 def read(table: str) -> tuple[Measurement, ...]:
     """The measurements in a file.
@@ -80,26 +74,15 @@ def read(table: str) -> tuple[Measurement, ...]:
     Raises:
         ValueError: It isn't such a file; the message says where.
     """
-    found = []
-    with open(table, newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != HEADER:
-            raise ValueError(f"{table} must begin with the columns {','.join(HEADER)}")
-        for row in rows:
-            try:
-                times = float(row["cuda_us"]), float(row["triton_us"])
-                found.append(
-                    Measurement(row["chip"], row["op"], row["dtype"], row["layout"], int(row["elements"]), *times)
-                )
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{table}, line {rows.line_num}: {error}") from None
-    return tuple(found)
+    return _tables.read(table, HEADER, _parsed)
+
+
+def _parsed(row: Mapping[str, str]) -> Measurement:
+    times = float(row["cuda_us"]), float(row["triton_us"])
+    return Measurement(row["chip"], row["op"], row["dtype"], row["layout"], int(row["elements"]), *times)
 
 
 def write(table: Path, measurements: list[Measurement]) -> None:
     """What `read` reads; to be copied over measured.csv, or named by HSR_KERNELS_MEASURED."""
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(HEADER)
-        for m in measurements:
-            writer.writerow((m.chip, m.op, m.dtype, m.layout, m.elements, f"{m.cuda:.1f}", f"{m.triton:.1f}"))
+    rows = ((m.chip, m.op, m.dtype, m.layout, m.elements, f"{m.cuda:.1f}", f"{m.triton:.1f}") for m in measurements)
+    _tables.write(table, HEADER, rows)

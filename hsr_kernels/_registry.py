@@ -69,7 +69,8 @@ def _on_cpu(kernels: dict[str, _Kernel]) -> Callable[..., Any] | None:
         return kernels.get("cpu")
 
     def run(*args: Any) -> Any:
-        return kernels[_backends.requested() or "cpu"](*args)
+        wanted = _backends.requested()
+        return kernels[wanted if wanted in ("triton", "cuda") else "cpu"](*args)
 
     return run
 

@@ -229,7 +229,7 @@ template <class T, class I>
 HSR_KERNEL(kThreads)
 bias_act_bwd_columns_kernel(BiasActParams p, ActivationNumbers<float> numbers, Sums s, bool whole) {
   constexpr int V = kVector<T>;
-  HSR_SHARED(float, kThreads * V, memory);
+  HSR_SHARED(float, kThreads* V, memory);
   const int lane = thread_index() % s.lanes, line = thread_index() / s.lanes, lines = kThreads / s.lanes;
   const int64_t part = block_index() / s.blocks_across;
   const I column = I(block_index() % s.blocks_across * s.lanes + lane) * V, columns = I(s.columns);
@@ -286,9 +286,8 @@ int64_t blocks_of(const BiasActParams& p) {
 // Calls f with values of the storage type and of the index type.
 template <class F>
 void with_types(const BiasActParams& p, F&& f) {
-  with_dtype(p.dtype, [&](auto zero) {
-    with_index(p.outer * p.channels * p.inner, [&](auto index) { f(zero, index); });
-  });
+  with_dtype(p.dtype,
+             [&](auto zero) { with_index(p.outer * p.channels * p.inner, [&](auto index) { f(zero, index); }); });
 }
 
 }  // namespace

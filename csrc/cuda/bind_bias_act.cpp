@@ -70,9 +70,7 @@ void bias_act_bwd_bwd(Address ddx, Address dy, Address ref, Address b, Address d
 }  // namespace
 
 void define_bias_act(py::module_& m) {
-  py::class_<Call>(m, "BiasAct")
-      .def(py::init<const Walk3&, int, const Activation4&>())
-      .def("__call__", &bias_act);
+  py::class_<Call>(m, "BiasAct").def(py::init<const Walk3&, int, const Activation4&>()).def("__call__", &bias_act);
   m.def("bias_act_bwd_sums", &bwd_sums);
   m.def("bias_act_bwd", &bias_act_bwd);
   m.def("bias_act_bwd_bwd", &bias_act_bwd_bwd);

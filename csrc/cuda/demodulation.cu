@@ -82,16 +82,6 @@ HSR_DEVICE float bring(const DemodulationParams& p, const T* row, const Piece& p
   return most;
 }
 
-HSR_DEVICE void store_as(void* to, DType dtype, int64_t at, float value) {
-  if (dtype == DType::float32) {
-    store(static_cast<float*>(to) + at, value);
-  } else if (dtype == DType::float16) {
-    store(static_cast<half*>(to) + at, narrow(value, half{}));
-  } else {
-    store(static_cast<bfloat16*>(to) + at, narrow(value, bfloat16{}));
-  }
-}
-
 // Writes a piece of w's row, which starts at `start`, in the order of its layout.
 HSR_DEVICE void write_row(const DemodulationParams& p, int64_t start, const Piece& piece, float factor, Row& memory) {
   const int k = int(p.k), count = piece.channels * k;
@@ -102,7 +92,7 @@ HSR_DEVICE void write_row(const DemodulationParams& p, int64_t start, const Piec
   for (int e = thread_index(); e < count; e += kThreads) {
     const int channel = p.channels_last ? inner : outer, tap = p.channels_last ? outer : inner;
     const int64_t at = start + (p.channels_last ? tap * int(p.c) + piece.first + channel : piece.first * k + e);
-    store_as(p.w, p.dtype, at, memory[channel * k + (p.flip ? k - 1 - tap : tap)] * factor);
+    store_as(p.dtype, p.w, at, memory[channel * k + (p.flip ? k - 1 - tap : tap)] * factor);
     outer += step_outer, inner += step_inner;
     if (inner >= inner_size) outer++, inner -= inner_size;
   }

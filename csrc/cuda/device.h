@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a kernel sees of a GPU. The emulator of the tests (tests/emulator) defines the same names for the CPU, so kernels
-// use these and nothing else of CUDA: one-dimensional grids and blocks, shared arrays, barriers, sums across lanes.
+// What a kernel sees of a GPU. The emulator of the tests (tests/emulator) defines the same names for the CPU, so
+// kernels use these and nothing else of CUDA: one-dimensional grids and blocks, shared arrays, barriers, sums across
+// lanes.
 #pragma once
 
 #include <cstdint>
 
+#include "hsr/params.h"
 #include "hsr/storage.h"
 
 #ifdef __CUDACC__
@@ -99,6 +101,17 @@ HSR_DEVICE void write(T* p, int count, bool whole, const float (&in)[V]) {
 #pragma unroll
     for (int j = 0; j < V; j++)
       if (j < count) store(p + j, narrow(in[j], T{}));
+  }
+}
+
+// Writes a float to element `at` of a tensor of a dtype that is known at run time.
+HSR_DEVICE void store_as(DType dtype, void* to, int64_t at, float value) {
+  if (dtype == DType::float32) {
+    store(static_cast<float*>(to) + at, value);
+  } else if (dtype == DType::float16) {
+    store(static_cast<half*>(to) + at, narrow(value, half{}));
+  } else {
+    store(static_cast<bfloat16*>(to) + at, narrow(value, bfloat16{}));
   }
 }
 

@@ -107,11 +107,8 @@ modulated_conv2d_fir_epilogue_kernel(const T* x, T* y, FirTaps filter, bool sepa
   HSR_SHARED(T, S::staged * S::vector, tile);
   HSR_SHARED(float, F::square, taps);
   const ChannelPlace<S> at(t);
-  stage_taps<F::taps>(filter, separable, t.threads, taps);
-  stage_channels<S, F>(x, t, at, tile);
-  sync();
   float sums[S::below][S::across][S::vector];
-  filter_channels<S, F>(tile, taps, t, at, sums);
+  filter_tile<S, F>(x, filter, separable, t, at, tile, taps, sums);
   finish(e, t, at, sums);
   if (last) {
     write_channels(y, t, at, whole, tile, sums);
@@ -144,16 +141,6 @@ void launch_filtered(const EpilogueParams& p, const Place& place) {
 // ---- Images that have been filtered ----
 
 constexpr int kThreads = 256;
-
-HSR_DEVICE void store_as(DType dtype, void* to, int64_t at, float value) {
-  if (dtype == DType::float32) {
-    store(static_cast<float*>(to) + at, value);
-  } else if (dtype == DType::float16) {
-    store(static_cast<half*>(to) + at, narrow(value, half{}));
-  } else {
-    store(static_cast<bfloat16*>(to) + at, narrow(value, bfloat16{}));
-  }
-}
 
 // One element to a thread, in the order in which y lies in memory.
 HSR_KERNEL(kThreads)

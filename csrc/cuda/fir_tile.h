@@ -298,5 +298,16 @@ HSR_DEVICE void write_channels(T* y, const ChannelTiles& t, const ChannelPlace<S
   }
 }
 
+// A thread's outputs from images in memory: what every kernel of such tiles begins with.
+template <class S, class F, class T, int N>
+HSR_DEVICE void filter_tile(const T* x, const FirTaps& filter, bool separable, const ChannelTiles& t,
+                            const ChannelPlace<S>& at, Shared<T, N>& tile, Shared<float, F::square>& taps,
+                            float (&sums)[S::below][S::across][S::vector]) {
+  stage_taps<F::taps>(filter, separable, t.threads, taps);
+  stage_channels<S, F>(x, t, at, tile);
+  sync();
+  filter_channels<S, F>(tile, taps, t, at, sums);
+}
+
 }  // namespace cuda
 }  // namespace hsr

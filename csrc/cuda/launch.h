@@ -18,7 +18,7 @@ struct Same {
   using type = T;
 };
 
-constexpr int64_t kMostBlocks = 0x7fffffff;  // of a grid
+constexpr int64_t kMostBlocks = 0x7fffffff;   // of a grid
 constexpr int64_t kInt32 = int64_t(1) << 30;  // offsets below this fit 32 bits, those beyond the end of a tile too
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -39,6 +39,23 @@ modulated_conv2d_epilogue_kernel(EpilogueParams p, Act act, Tiling by) {
   }
 }
 
+// This thread's share of a tile of dy and y, which have one layout.
+template <class View, class T, int V>
+HSR_DEVICE void read_both(const View& tile, const Tiling& by, const T* dy_image, const T* y_image,
+                          typename View::Memory& dys, typename View::Memory& ys, float (&dy)[kHeld][V],
+                          float (&y)[kHeld][V]) {
+  if (by.nhwc) {
+    tile.read_nhwc(dy_image, dy);
+    tile.read_nhwc(y_image, y);
+  } else {
+    tile.fetch(dy_image, dys);
+    tile.fetch(y_image, ys);
+    sync();
+    tile.take(dys, dy);
+    tile.take(ys, y);
+  }
+}
+
 // dz = dpre * d with dpre = dy * dy/dpre; the sums are dd and db. z * d is told from the output, by inverting the
 // activation; where it can't be (clamped, ReLU below 0) dpre is 0.
 template <class T>
@@ -57,16 +74,7 @@ modulated_conv2d_epilogue_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
   tile.read_vector(p.b, 0, 0.0f, b);
   for (; tile.there(); tile.advance()) {
     float dy[kHeld][V], y[kHeld][V], noise[kHeld], total[kHeld];
-    if (by.nhwc) {
-      tile.read_nhwc(dy_image, dy);
-      tile.read_nhwc(y_image, y);
-    } else {
-      tile.fetch(dy_image, dys);
-      tile.fetch(y_image, ys);
-      sync();
-      tile.take(dys, dy);
-      tile.take(ys, y);
-    }
+    read_both(tile, by, dy_image, y_image, dys, ys, dy, y);
     tile.read_map(p.noise, tile.sample * p.noise_stride, noise);
 #pragma unroll
     for (int i = 0; i < kHeld; i++) {
@@ -107,16 +115,7 @@ modulated_conv2d_epilogue_bwd_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
   for (; tile.there(); tile.advance()) {
     float ddz[kHeld][V], dy[kHeld][V], y[kHeld][V], noise[kHeld], ddnoise[kHeld], total[kHeld];
     tile.read_nhwc(ddz_image, ddz);
-    if (by.nhwc) {
-      tile.read_nhwc(dy_image, dy);
-      tile.read_nhwc(y_image, y);
-    } else {
-      tile.fetch(dy_image, dys);
-      tile.fetch(y_image, ys);
-      sync();
-      tile.take(dys, dy);
-      tile.take(ys, y);
-    }
+    read_both(tile, by, dy_image, y_image, dys, ys, dy, y);
     tile.read_map(p.noise, tile.sample * p.noise_stride, noise);
     tile.read_map(p.ddnoise, tile.sample * (p.h * p.w), ddnoise);
     // Read again for each tile, from a cache: kept, they would take the registers of other blocks.

@@ -148,11 +148,8 @@ upfirdn2d_channels_kernel(const T* x, T* y, FirTaps filter, bool separable, Chan
   HSR_SHARED(T, S::staged * S::vector, tile);
   HSR_SHARED(float, F::square, taps);
   const ChannelPlace<S> at(t);
-  stage_taps<F::taps>(filter, separable, t.threads, taps);
-  stage_channels<S, F>(x, t, at, tile);
-  sync();
   float sums[S::below][S::across][S::vector];
-  filter_channels<S, F>(tile, taps, t, at, sums);
+  filter_tile<S, F>(x, filter, separable, t, at, tile, taps, sums);
   write_channels(y, t, at, whole, tile, sums);
 }
 

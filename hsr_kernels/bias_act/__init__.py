@@ -6,7 +6,7 @@ from torch import is_grad_enabled
 from torch.compiler import is_compiling
 
 from .. import _backends, _checks
-from .._lean import PLAIN, Launches, modes, transforms
+from .._lean import EMULATED, PLAIN, Launches, modes, transforms
 from . import autograd, reference
 from .activations import epilogue as _epilogue
 
@@ -58,6 +58,7 @@ def bias_act(
     if (
         not is_compiling()
         and type(x) in PLAIN
+        and (EMULATED or x.is_cuda)
         and (b is None or type(b) in PLAIN)
         and not modes()
         and transforms() is None

@@ -9,10 +9,9 @@ one line per pass, layer and chip, as `python -m benchmarks gpu-report` writes t
 like the one at hand decides. Far from all measurements the convolution is taken.
 """
 
-import csv
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from types import TracebackType
 
 import torch
 
+from .. import _tables
 from .._registry import is_channels_last
 
 FUSED, CONVOLUTION = "fused", "convolution"
@@ -119,7 +119,7 @@ def choose(direction: str, x: torch.Tensor, weight: torch.Size | tuple[int, ...]
     if kh == 1 and o <= FEW:
         return FUSED, "so few outputs are bound by memory, and it reads the images once"
     layer = Layer(kh, c, o, max(x.shape[2] * x.shape[3], 1), products(x.dtype))
-    return _measured(direction, layer, chip(x.device), os.environ.get(ENVIRONMENT) or str(_TABLE))
+    return _measured(direction, layer, _tables.chip(x.device), os.environ.get(ENVIRONMENT) or str(_TABLE))
 
 
 def describe(x: torch.Tensor | None = None, weight: torch.Tensor | None = None, *_: torch.Tensor) -> Iterator[str]:
@@ -130,11 +130,6 @@ def describe(x: torch.Tensor | None = None, weight: torch.Tensor | None = None, 
     for direction in PASSES:
         route, reason = choose(direction, x, weight.shape)
         yield f"{direction} of a layer that doesn't resample: {route} ({reason})"
-
-
-def chip(device: torch.device) -> str:
-    """A GPU's compute capability, "9.0"."""
-    return "{}.{}".format(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else "none"
 
 
 @lru_cache(maxsize=1024)
@@ -162,27 +157,19 @@ def read(table: str) -> tuple[Measurement, ...]:
     Raises:
         ValueError: It isn't such a file; the message says where.
     """
-    found = []
-    with open(table, newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != HEADER:
-            raise ValueError(f"{table} must begin with the columns {','.join(HEADER)}")
-        for row in rows:
-            try:
-                kernel, c, o, pixels = (int(row[name]) for name in ("kernel", "c", "o", "pixels"))
-                layer = Layer(kernel, c, o, pixels, row["products"])
-                times = float(row["fused_us"]), float(row["convolution_us"])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{table}, line {rows.line_num}: {error}") from None
-            found.append(Measurement(row["chip"], row["pass"], layer, *times))
-    return tuple(found)
+    return _tables.read(table, HEADER, _parsed)
+
+
+def _parsed(row: Mapping[str, str]) -> Measurement:
+    kernel, c, o, pixels = (int(row[name]) for name in ("kernel", "c", "o", "pixels"))
+    layer = Layer(kernel, c, o, pixels, row["products"])
+    return Measurement(row["chip"], row["pass"], layer, float(row["fused_us"]), float(row["convolution_us"]))
 
 
 def write(table: Path, measurements: list[Measurement]) -> None:
     """What `read` reads; to be copied over routes.csv, or named by HSR_KERNELS_ROUTES."""
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(HEADER)
-        for m in measurements:
-            shape = (m.layer.kernel, m.layer.c, m.layer.o, m.layer.pixels, m.layer.products)
-            writer.writerow((m.chip, m.direction, *shape, f"{m.fused:.1f}", f"{m.convolution:.1f}"))
+    rows = []
+    for m in measurements:
+        shape = (m.layer.kernel, m.layer.c, m.layer.o, m.layer.pixels, m.layer.products)
+        rows.append((m.chip, m.direction, *shape, f"{m.fused:.1f}", f"{m.convolution:.1f}"))
+    _tables.write(table, HEADER, rows)

@@ -24,7 +24,8 @@ import triton.language as tl
 from .._triton import cdiv, fits_int32, on_device_of, power_of_2
 from . import composed
 from .routes import FUSED, choose, products
-from .triton_vectors import as_float, channel_vector, leaky, noise_tile, numbers, per_sample, stride_of
+from .triton_vectors import channel_vector, leaky, noise_tile, numbers
+from .vectors import as_float, per_sample, stride_of
 
 _LAST = torch.channels_last
 _PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]

@@ -20,7 +20,8 @@ from .triton_conv import modulated_conv2d_layer as modulated_conv2d_layer
 from .triton_conv import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
 from .triton_conv import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
 from .triton_fir_epilogue import modulated_conv2d_fir_epilogue as modulated_conv2d_fir_epilogue
-from .triton_vectors import as_float, channel_vector, leaky, noise_tile, numbers, per_sample, stride_of
+from .triton_vectors import channel_vector, leaky, noise_tile, numbers
+from .vectors import as_float, per_pixel, per_sample, stride_of
 
 _LAST = torch.channels_last
 _WARPS = 8
@@ -298,7 +299,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
                 *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
                 *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS,
             )  # fmt: skip
-    return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), _per_pixel(dnoise, sums)
+    return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), per_pixel(dnoise, sums)
 
 
 def modulated_conv2d_epilogue_bwd_bwd(
@@ -319,11 +320,4 @@ def modulated_conv2d_epilogue_bwd_bwd(
                 *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
                 *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS if by.channels == _FEW else None,
             )  # fmt: skip
-    return gdy, gy, _per_pixel(gnoise, sums), per_sample(sums)
-
-
-def _per_pixel(partial: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    """Sums over blocks of channels [blocks, N, 1, H, W] added up, or an empty tensor for None."""
-    if partial is None:
-        return like.new_empty(0)
-    return partial[0] if partial.shape[0] == 1 else partial.sum(0)
+    return gdy, gy, per_pixel(gnoise, sums), per_sample(sums)

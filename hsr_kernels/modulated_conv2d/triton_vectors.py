@@ -7,10 +7,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .vectors import as_float as as_float
-from .vectors import per_sample as per_sample
-from .vectors import stride_of as stride_of
-
 _LOWEST, _INFINITE = tl.constexpr(torch.finfo(torch.float32).min), tl.constexpr(-math.inf)
 
 

@@ -8,7 +8,7 @@ import torch
 from .. import _backends, _checks
 from .._lean import Launches, key_of
 from . import autograd, reference
-from .geometry import check_filter, filter_taps, native_limit, validate
+from .geometry import Geometry, check_filter, filter_taps, native_limit, validate
 
 _operator = _backends.register(
     "upfirdn2d",
@@ -54,21 +54,11 @@ def upfirdn2d(
     key = key_of(x, f, "upfirdn2d", up, down, padding, flip_filter, gain)
     if launch := _launches.get(key):
         return launch(x, f)
-    return _run(key, x, f, up, down, padding, flip_filter, gain)
+    return _run(key, x, f, validate(x, f, up, down, padding, flip_filter, gain))
 
 
-def _run(
-    key: Hashable,
-    x: torch.Tensor,
-    f: torch.Tensor | None,
-    up: int | Sequence[int],
-    down: int | Sequence[int],
-    padding: int | Sequence[int],
-    flip_filter: bool,
-    gain: float,
-) -> torch.Tensor:
+def _run(key: Hashable, x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
     """The long way; what comes of it is noted under `key`, if there is one."""
-    geometry = validate(x, f, up, down, padding, flip_filter, gain)
     limit = native_limit(f, max(geometry.up + geometry.down))
     y = _operator.select(x, limit)(x, f, geometry)
     if key is not None and _operator.choose(x, limit, quiet=True) == "cuda":
@@ -143,7 +133,7 @@ def filter2d(
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
     fh, fw = filter_taps(check_filter(f))
     centred = (x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2)
-    return _run(key, x, f, 1, 1, centred, flip_filter, gain)
+    return _run(key, x, f, validate(x, f, 1, 1, centred, flip_filter, gain))
 
 
 def upsample2d(
@@ -165,7 +155,7 @@ def upsample2d(
         x0 + (fw + upx - 1) // 2, x1 + (fw - upx) // 2,
         y0 + (fh + upy - 1) // 2, y1 + (fh - upy) // 2,
     )  # fmt: skip
-    return _run(key, x, f, (upx, upy), 1, centred, flip_filter, gain * upx * upy)
+    return _run(key, x, f, validate(x, f, (upx, upy), 1, centred, flip_filter, gain * upx * upy))
 
 
 def downsample2d(
@@ -187,4 +177,4 @@ def downsample2d(
         x0 + (fw - downx + 1) // 2, x1 + (fw - downx) // 2,
         y0 + (fh - downy + 1) // 2, y1 + (fh - downy) // 2,
     )  # fmt: skip
-    return _run(key, x, f, 1, (downx, downy), centred, flip_filter, gain)
+    return _run(key, x, f, validate(x, f, 1, (downx, downy), centred, flip_filter, gain))

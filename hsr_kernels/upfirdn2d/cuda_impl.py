@@ -31,7 +31,7 @@ def fir_args(step: FirPass, shape: torch.Size, size: tuple[int, int]) -> tuple:
     return taps, (*shape, *size), (*g.up, *g.down, pad_x, pad_y)
 
 
-def as_float(f: torch.Tensor | None) -> torch.Tensor | None:
+def as_taps(f: torch.Tensor | None) -> torch.Tensor | None:
     """The filter as the kernels read it; its strides don't matter."""
     return f if f is None or f.dtype == torch.float32 else f.float()
 
@@ -40,7 +40,7 @@ def passes_of(f: torch.Tensor | None, geometry: Geometry, layout: int) -> list[F
     """The launches that a call takes: two for an axis of many taps, unless there is a kernel for both at once.
 
     Args:
-        f: Of `as_float`.
+        f: Of `as_taps`.
         layout: NCHW or NHWC.
     """
     whole = FirPass(geometry, f, filter_taps(f))
@@ -74,7 +74,7 @@ def run_passes(x: torch.Tensor, passes: list[FirPass], layout: int, dtype: torch
 def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     x, layout = dense_image(x)
     geometry = geometry_of(up, down, padding, flip_filter, gain)
-    return run_passes(x, passes_of(as_float(f), geometry, layout), layout, x.dtype)
+    return run_passes(x, passes_of(as_taps(f), geometry, layout), layout, x.dtype)
 
 
 def prepared(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> Launch | None:

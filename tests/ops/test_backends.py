@@ -176,7 +176,7 @@ def test_older_gpu_falls_to_reference_with_a_warning(old_gpu, monkeypatch):
 
     class OnGpu:
         device, dtype = torch.device("cuda", 0), torch.float32
-        numel, is_contiguous = staticmethod(lambda: 1), staticmethod(lambda: True)
+        ndim, numel, is_contiguous = 1, staticmethod(lambda: 1), staticmethod(lambda: True)
 
     with pytest.warns(RuntimeWarning, match="reference backend .*compute capability 8.0 or newer, this one is 7.5"):
         assert operator.choose(OnGpu) == "reference"

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import hsr_kernels as hk
+from benchmarks.overhead import Operations
 from hsr_kernels import _native
 from hsr_kernels.conv2d import autograd as convolutions
 from tests.cases import BY_NAME, FIR4
@@ -56,24 +57,6 @@ def test_results_do_not_depend_on_the_order_of_threads(name, layout, emulator):
     assert emulator.emulator_launches()
 
 
-class Launches(TorchDispatchMode):
-    """Counts what PyTorch would launch on a GPU: operators that compute."""
-
-    # These make or describe tensors, or only run what is counted where it is launched.
-    FREE = ("empty", "view", "detach", "alias", "expand", "transpose", "permute", "t.default", "reshape", "unsqueeze",
-            "squeeze", "select", "slice", "as_strided", "lift_fresh", "hsr_kernels::")  # fmt: skip
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = str(func)
-        if not any(word in f"{func.namespace}::{name}" for word in self.FREE):
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.fixture
 def convolution_apart(monkeypatch):
     """Leaves the convolution itself out of the count; on CPUs it also casts float16 to float32 and back."""
@@ -102,7 +85,7 @@ def test_a_styled_layer_takes_few_launches(images, parameters, side, up, emulato
         hk.modulated_conv2d, x, weight, styles, noise, padding=1, bias=torch.randn(16, dtype=parameters), act="lrelu",
         clamp=256, **options,
     )  # fmt: skip
-    with torch.no_grad(), Launches() as others:
+    with torch.no_grad(), Operations() as others:
         layer()
     launched = [*emulator.emulator_launches(), *others.names]
     assert emulator.emulator_launches() and len(launched) <= 5, launched

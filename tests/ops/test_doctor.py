@@ -15,7 +15,7 @@ from tests.native import requires_native
 
 CACHED = (
     _native._without_triton, _native._without_cuda, _native.cuda_lacks, _backends._capability,
-    _backends._from_environment, _measured._faster,
+    _backends._from_environment, _backends._order,
 )  # fmt: skip
 BLOCKED = ("numpy", "triton", "rich", "tyro", "pybind11")
 

@@ -42,9 +42,9 @@ def hopper(monkeypatch, tmp_path):
     monkeypatch.setattr(_native, "missing", lambda name: "")
     monkeypatch.setattr(_backends, "_unsuitable", lambda native, device: "")
     monkeypatch.setattr(_backends, "_choices", {})
-    _measured._faster.cache_clear()
+    _backends._order.cache_clear()
     yield table
-    _measured._faster.cache_clear()
+    _backends._order.cache_clear()
 
 
 SMALL, LARGE = OnGpu(1, 4, 16, 16), OnGpu(16, 256, 128, 128)
