@@ -233,8 +233,9 @@ def modulated_conv2d(
     epilogue: Epilogue,
 ) -> torch.Tensor:
     """See `hsr_kernels.modulated_conv2d`."""
+    # conv2d correlates; a transposed convolution convolves.
     flip = flip_weight == plan.convolution.transposed and weight.shape[2] * weight.shape[3] > 1
-    w = d = None  # conv2d correlates; a transposed convolution convolves
+    w = d = None
     if demodulate and runs_on(_FOLDER, x) == "cuda" and in_one_launch(weight, styles):
         w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not plan.convolution.transposed)
         w, styles = weight if w is None else w, styles if s is None else s
