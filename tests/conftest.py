@@ -4,7 +4,6 @@
 import os
 
 import hypothesis
-import numpy as np
 import pytest
 import torch
 from torch.utils import deterministic
@@ -48,34 +47,11 @@ hypothesis.settings.load_profile("hsr")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _bfloat16_interpreter():
-    """Triton's interpreter keeps bfloat16 as integers: it cuts float32 off to it, and multiplies the integers.
+def _interpreter():
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from tests import interpreter
 
-    A GPU rounds to nearest, ties to even, and multiplies the numbers, and so does this.
-    """
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        return
-    from triton.runtime import interpreter
-
-    tl, builder = interpreter.tl, interpreter.InterpreterBuilder
-    convert, dot = interpreter._convert_float, builder.create_dot
-
-    def rounding(values, source, target, mode):
-        if source == tl.float32 and target == tl.bfloat16:
-            floats = torch.from_numpy(np.ascontiguousarray(values).view(np.float32))
-            return floats.bfloat16().view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
-        return convert(values, source, target, mode)
-
-    def widened(operand):
-        if operand.dtype.scalar != tl.bfloat16:
-            return operand
-        bits = np.ascontiguousarray(operand.data).view(np.uint16).astype(np.uint32) << 16
-        return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
-
-    def multiplying(self, a, b, *rest):
-        return dot(self, widened(a), widened(b), *rest)
-
-    interpreter._convert_float, builder.create_dot = rounding, multiplying
+        interpreter.mend()
 
 
 @pytest.fixture(autouse=True)
