@@ -149,7 +149,7 @@ def lay_out(name: str, tensor: torch.Tensor, layout: str) -> torch.Tensor:
 def evaluate(
     case: Case, inputs: Inputs, order: int, layout: str = "contiguous", device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """The output (order 0), its first derivatives or its second ones, under names that say what they are, on the CPU.
+    """The output (order 0), it and its first derivatives or the second ones, under names that say it, on the CPU.
 
     Order 1 is <output, v> differentiated by each tensor; order 2 is the sum over tensors of <first derivative, u>
     differentiated by each tensor and by v, as R1 and path length do.
@@ -167,7 +167,8 @@ def evaluate(
     y = case.call(tensors)
     first = torch.autograd.grad(y, leaves, v, create_graph=order == 2)
     if order == 1:
-        return {f"d/d({name})": g.cpu() for name, g in zip(case.differentiated, first, strict=True)}
+        results = {f"d/d({name})": g.cpu() for name, g in zip(case.differentiated, first, strict=True)}
+        return {"output": y.detach().cpu()} | results
     u = [place(name, inputs.second[name]) for name in case.differentiated]
     *second, by_v = torch.autograd.grad(first, [*leaves, v], u, materialize_grads=True)
     results = {f"d2/d({name})": g.cpu() for name, g in zip(case.differentiated, second, strict=True)}

@@ -15,7 +15,7 @@ import hsr_kernels as hk  # noqa: E402
 from hsr_kernels.aot import record  # noqa: E402
 
 SM90 = record.CHIPS["sm_90"]
-DTYPES = pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16), ids=str)
+DTYPES = pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)  # bfloat16 is as wide
 LAYOUTS = pytest.mark.parametrize("last", (False, True), ids=("contiguous", "channels_last"))
 FIR4 = hk.setup_filter([1, 3, 3, 1])
 _ACCESS = re.compile(r"\b(ld|st)\.global(?:\.[\w:]+)*?(?:\.v(\d))?\.b(\d+)\b")
