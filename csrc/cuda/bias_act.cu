@@ -283,18 +283,11 @@ int64_t blocks_of(const BiasActParams& p) {
   return ceil_div(p.outer * p.channels * p.inner, int64_t(kThreads) * kVector<T>);
 }
 
-// Calls f with values of the storage type and of the index type.
-template <class F>
-void with_types(const BiasActParams& p, F&& f) {
-  with_dtype(p.dtype,
-             [&](auto zero) { with_index(p.outer * p.channels * p.inner, [&](auto index) { f(zero, index); }); });
-}
-
 }  // namespace
 
+template <class T>
 void launch_bias_act(const BiasActParams& p, const Place& place) {
-  with_types(p, [&](auto zero, auto index) {
-    using T = decltype(zero);
+  with_index(p.outer * p.channels * p.inner, [&](auto index) {
     using I = decltype(index);
     launch("bias_act", bias_act_kernel<T, I>, place, blocks_of<T, I>(p), kThreads, p, ActivationNumbers<float>(p.act),
            walk_of<I>(p, kVector<T>));
@@ -306,9 +299,9 @@ PartialSums bias_act_bwd_sums(int64_t outer, int64_t channels, int64_t inner, DT
   return {s.parts, s.partial_columns};
 }
 
+template <class T>
 void launch_bias_act_bwd(const BiasActParams& p, const Place& place) {
-  with_types(p, [&](auto zero, auto index) {
-    using T = decltype(zero);
+  with_index(p.outer * p.channels * p.inner, [&](auto index) {
     using I = decltype(index);
     if (p.partial) return launch_sums<T, I>(p, place);
     launch("bias_act_bwd", bias_act_bwd_kernel<T, I>, place, blocks_of<T, I>(p), kThreads, p,
@@ -316,14 +309,18 @@ void launch_bias_act_bwd(const BiasActParams& p, const Place& place) {
   });
 }
 
+template <class T>
 void launch_bias_act_bwd_bwd(const BiasActParams& p, const Place& place) {
-  with_types(p, [&](auto zero, auto index) {
-    using T = decltype(zero);
+  with_index(p.outer * p.channels * p.inner, [&](auto index) {
     using I = decltype(index);
     launch("bias_act_bwd_bwd", bias_act_bwd_bwd_kernel<T, I>, place, blocks_of<T, I>(p), kThreads, p,
            ActivationNumbers<float>(p.act), walk_of<I>(p, kVector<T>));
   });
 }
+
+HSR_INSTANTIATE(launch_bias_act, BiasActParams);
+HSR_INSTANTIATE(launch_bias_act_bwd, BiasActParams);
+HSR_INSTANTIATE(launch_bias_act_bwd_bwd, BiasActParams);
 
 }  // namespace cuda
 }  // namespace hsr

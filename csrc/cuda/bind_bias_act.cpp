@@ -30,7 +30,7 @@ void bias_act(const Call& prepared, Address x, Address b, Address y, int device,
   const Extents extents;
   Call call = prepared;
   call.p.x = input(x, call.bytes), call.p.b = optional_input(b, call.bias), call.p.y = output(y, call.bytes);
-  launch_bias_act(call.p, {device, stream});
+  with_dtype(call.p.dtype, [&](auto zero) { launch_bias_act<decltype(zero)>(call.p, {device, stream}); });
 }
 
 // (rows, columns) of the partial sums of a backward.
@@ -52,7 +52,7 @@ void bias_act_bwd(Address dy, Address ref, Address b, Address dx, Address partia
     p.partial = output<float>(partial, sums.rows * sums.columns * 4);
   }
   py::gil_scoped_release release;
-  launch_bias_act_bwd(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_bias_act_bwd<decltype(zero)>(p, place(where)); });
 }
 
 void bias_act_bwd_bwd(Address ddx, Address dy, Address ref, Address b, Address ddy, Address dref, const Walk3& walk,
@@ -64,7 +64,7 @@ void bias_act_bwd_bwd(Address ddx, Address dy, Address ref, Address b, Address d
   p.b = optional_input(b, call.bias), p.from_output = from_output;
   p.y = output(ddy, call.bytes), p.dref = output(dref, call.bytes);
   py::gil_scoped_release release;
-  launch_bias_act_bwd_bwd(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_bias_act_bwd_bwd<decltype(zero)>(p, place(where)); });
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ void scale_channels(Address x, Address s, Address u, const Size3& size, int layo
   ScaleParams p = scale_params(x, s, size, layout, dtype);
   p.out = output(u, p.n * p.c * p.hw * bytes_of(p.dtype));
   py::gil_scoped_release release;
-  launch_scale_channels(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_scale_channels<decltype(zero)>(p, place(where)); });
 }
 
 void scale_channels_bwd(Address du, Address x, Address s, Address dx, Address partial, const Size3& size, int layout,
@@ -37,7 +37,7 @@ void scale_channels_bwd(Address du, Address x, Address s, Address dx, Address pa
   p.du = input(du, bytes), p.out = output(dx, bytes);
   p.partial = output<float>(partial, p.n * tile_sums(p.n, p.c, p.hw).parts * p.c * 4);
   py::gil_scoped_release release;
-  launch_scale_channels_bwd(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_scale_channels_bwd<decltype(zero)>(p, place(where)); });
 }
 
 // What every epilogue reads besides its images.
@@ -68,7 +68,7 @@ void modulated_conv2d_epilogue(Address z, Address y, Address d, Address noise, i
   EpilogueParams p = epilogue_params(d, noise, noise_stride, b, size, layout, dtype, act);
   p.z = input(z, image_bytes(p)), p.out = output(y, image_bytes(p));
   py::gil_scoped_release release;
-  launch_modulated_conv2d_epilogue(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_modulated_conv2d_epilogue<decltype(zero)>(p, place(where)); });
 }
 
 void modulated_conv2d_epilogue_bwd(Address dy, Address y, Address dz, Address d, Address noise, int64_t noise_stride,
@@ -80,7 +80,7 @@ void modulated_conv2d_epilogue_bwd(Address dy, Address y, Address dz, Address d,
   p.dy = input(dy, bytes), p.y = input(y, bytes), p.out = output(dz, bytes);
   set_sums(p, partial, 2, dnoise);
   py::gil_scoped_release release;
-  launch_modulated_conv2d_epilogue_bwd(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_modulated_conv2d_epilogue_bwd<decltype(zero)>(p, place(where)); });
 }
 
 void modulated_conv2d_epilogue_bwd_bwd(Address ddz, Address ratio, Address ddnoise, Address ddb, Address dy, Address y,
@@ -96,7 +96,7 @@ void modulated_conv2d_epilogue_bwd_bwd(Address ddz, Address ratio, Address ddnoi
   p.out = output(gdy, bytes), p.gy = output(gy, bytes);
   set_sums(p, partial, 3, gnoise);
   py::gil_scoped_release release;
-  launch_modulated_conv2d_epilogue_bwd_bwd(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_modulated_conv2d_epilogue_bwd_bwd<decltype(zero)>(p, place(where)); });
 }
 
 void demodulation(Address weight, Address styles, Address w, Address s, Address d, const Size4& size,

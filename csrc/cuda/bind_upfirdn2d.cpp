@@ -49,7 +49,7 @@ void upfirdn2d(Address x, Address y, const Filter& filter, const Sizes6& sizes, 
   p.y_dtype = dtype_of(y_dtype);
   p.y = output(y, p.n * p.c * p.oh * p.ow * bytes_of(p.y_dtype));
   py::gil_scoped_release release;
-  launch_upfirdn2d(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_upfirdn2d<decltype(zero)>(p, place(where)); });
 }
 
 // `layout` is y's; x is channels_last. d, noise and b are float32 or absent.
@@ -69,7 +69,7 @@ void modulated_conv2d_fir_epilogue(Address x, const Filter& filter, const Sizes6
   p.noise_stride = noise_stride;
   p.out = output(y, p.n * p.c * p.h * p.w * bytes_of(p.dtype));
   py::gil_scoped_release release;
-  launch_modulated_conv2d_fir_epilogue(p, place(where));
+  with_dtype(p.dtype, [&](auto zero) { launch_modulated_conv2d_fir_epilogue<decltype(zero)>(p, place(where)); });
 }
 
 }  // namespace

@@ -61,6 +61,21 @@ inline DType dtype_of(int code) {
   return DType(code);
 }
 
+// Calls f with a value of the storage type.
+template <class F>
+void with_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::float32:
+      return f(float{});
+    case DType::float16:
+      return f(half{});
+    case DType::bfloat16:
+      return f(bfloat16{});
+    case DType::float64:
+      break;  // dtype_of lets none pass
+  }
+}
+
 inline ActivationParams activation(const Activation4& a) {
   require(std::get<0>(a) >= 0 && std::get<0>(a) <= 8, "unknown activation code");
   return {std::get<0>(a), std::get<1>(a), std::get<2>(a), std::get<3>(a)};

@@ -170,12 +170,13 @@ void launch_filtered_before(const EpilogueParams& p, const Place& place) {
 
 }  // namespace
 
+template <class T>
 void launch_modulated_conv2d_fir_epilogue(const EpilogueParams& p, const Place& place) {
   const UpfirdnParams& fir = *p.fir;
   if (p.n * p.c * p.h * p.w == 0) return;
   const bool same_size = fir.up_x == 1 && fir.up_y == 1 && fir.down_x == 1 && fir.down_y == 1;
   if (same_size && fir.taps_x == 4 && fir.taps_y == 4 && fir.dtype == p.dtype) {
-    with_dtype(p.dtype, [&](auto zero) { launch_filtered<decltype(zero)>(p, place); });
+    launch_filtered<T>(p, place);
   } else {
     require(!fir.filter.f && fir.dtype == DType::float32 && fir.h == p.h && fir.w == p.w && fir.pad_x == 0 &&
                 fir.pad_y == 0,
@@ -183,6 +184,8 @@ void launch_modulated_conv2d_fir_epilogue(const EpilogueParams& p, const Place& 
     launch_filtered_before(p, place);
   }
 }
+
+HSR_INSTANTIATE(launch_modulated_conv2d_fir_epilogue, EpilogueParams);
 
 }  // namespace cuda
 }  // namespace hsr

@@ -25,6 +25,12 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
+// What is compiled of a launcher.
+#define HSR_INSTANTIATE(launcher, Params)                     \
+  template void launcher<float>(const Params&, const Place&); \
+  template void launcher<half>(const Params&, const Place&);  \
+  template void launcher<bfloat16>(const Params&, const Place&)
+
 #ifdef __CUDACC__
 
 // Throws unless `status` is success.
@@ -61,21 +67,6 @@ void launch(const char* name, void (*kernel)(A...), const Place&, int64_t blocks
 }
 
 #endif
-
-// Calls f with a value of the storage type.
-template <class F>
-void with_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::float32:
-      return f(float{});
-    case DType::float16:
-      return f(half{});
-    case DType::bfloat16:
-      return f(bfloat16{});
-    case DType::float64:
-      throw std::runtime_error("hsr_kernels: the cuda backend doesn't compute in float64");
-  }
-}
 
 // Calls f with an index type that holds offsets up to n.
 template <class F>

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launchers of the CUDA kernels, one file of kernels per operator.
+// The launchers of the CUDA kernels, one file of kernels per operator, which instantiates them for the storage types T
+// of their images.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "hsr/params.h"
+#include "hsr/storage.h"
 
 namespace hsr {
 namespace cuda {
@@ -27,20 +29,30 @@ struct PartialSums {
   int64_t rows, columns;
 };
 
+template <class T>
 void launch_bias_act(const BiasActParams&, const Place&);
+template <class T>
 void launch_bias_act_bwd(const BiasActParams&, const Place&);
+template <class T>
 void launch_bias_act_bwd_bwd(const BiasActParams&, const Place&);
 // Of the backward with a gradient of the bias; the columns are those of the channels, over and over.
 PartialSums bias_act_bwd_sums(int64_t outer, int64_t channels, int64_t inner, DType);
 
+template <class T>
 void launch_upfirdn2d(const UpfirdnParams&, const Place&);
 // Of 4 x 4 taps at the same size; or of a single one, of a float32 image.
+template <class T>
 void launch_modulated_conv2d_fir_epilogue(const EpilogueParams&, const Place&);
 
+template <class T>
 void launch_scale_channels(const ScaleParams&, const Place&);
+template <class T>
 void launch_scale_channels_bwd(const ScaleParams&, const Place&);
+template <class T>
 void launch_modulated_conv2d_epilogue(const EpilogueParams&, const Place&);
+template <class T>
 void launch_modulated_conv2d_epilogue_bwd(const EpilogueParams&, const Place&);
+template <class T>
 void launch_modulated_conv2d_epilogue_bwd_bwd(const EpilogueParams&, const Place&);
 // Of these three's backwards: sums per channel are [kinds, n, parts, c], sums per pixel [channel_blocks, n, h * w].
 struct TileSums {

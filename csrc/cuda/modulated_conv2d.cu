@@ -159,33 +159,31 @@ modulated_conv2d_epilogue_bwd_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
 
 }  // namespace
 
+template <class T>
 void launch_modulated_conv2d_epilogue(const EpilogueParams& p, const Place& place) {
-  with_dtype(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto by = tiling_of(p.n, p.c, p.h * p.w, kVector<T>, false, p.layout, {p.z, p.out}, {p.d, p.b});
-    launch("modulated_conv2d_epilogue", modulated_conv2d_epilogue_kernel<T>, place, blocks_of(p.n, by), kThreads, p,
-           Act(p.act), by);
-  });
+  const auto by = tiling_of(p.n, p.c, p.h * p.w, kVector<T>, false, p.layout, {p.z, p.out}, {p.d, p.b});
+  launch("modulated_conv2d_epilogue", modulated_conv2d_epilogue_kernel<T>, place, blocks_of(p.n, by), kThreads, p,
+         Act(p.act), by);
 }
 
+template <class T>
 void launch_modulated_conv2d_epilogue_bwd(const EpilogueParams& p, const Place& place) {
-  with_dtype(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto by = tiling_of(p.n, p.c, p.h * p.w, kFew, true, p.layout, {p.dy, p.y, p.out}, {p.d, p.b});
-    launch("modulated_conv2d_epilogue_bwd", modulated_conv2d_epilogue_bwd_kernel<T>, place, blocks_of(p.n, by),
-           kThreads, p, Act(p.act), by);
-  });
+  const auto by = tiling_of(p.n, p.c, p.h * p.w, kFew, true, p.layout, {p.dy, p.y, p.out}, {p.d, p.b});
+  launch("modulated_conv2d_epilogue_bwd", modulated_conv2d_epilogue_bwd_kernel<T>, place, blocks_of(p.n, by), kThreads,
+         p, Act(p.act), by);
 }
 
+template <class T>
 void launch_modulated_conv2d_epilogue_bwd_bwd(const EpilogueParams& p, const Place& place) {
-  with_dtype(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto by =
-        tiling_of(p.n, p.c, p.h * p.w, kFew, true, p.layout, {p.z, p.dy, p.y, p.out, p.gy}, {p.d, p.b, p.ratio, p.ddb});
-    launch("modulated_conv2d_epilogue_bwd_bwd", modulated_conv2d_epilogue_bwd_bwd_kernel<T>, place, blocks_of(p.n, by),
-           kThreads, p, Act(p.act), by);
-  });
+  const auto by =
+      tiling_of(p.n, p.c, p.h * p.w, kFew, true, p.layout, {p.z, p.dy, p.y, p.out, p.gy}, {p.d, p.b, p.ratio, p.ddb});
+  launch("modulated_conv2d_epilogue_bwd_bwd", modulated_conv2d_epilogue_bwd_bwd_kernel<T>, place, blocks_of(p.n, by),
+         kThreads, p, Act(p.act), by);
 }
+
+HSR_INSTANTIATE(launch_modulated_conv2d_epilogue, EpilogueParams);
+HSR_INSTANTIATE(launch_modulated_conv2d_epilogue_bwd, EpilogueParams);
+HSR_INSTANTIATE(launch_modulated_conv2d_epilogue_bwd_bwd, EpilogueParams);
 
 }  // namespace cuda
 }  // namespace hsr

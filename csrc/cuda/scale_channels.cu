@@ -78,26 +78,25 @@ scale_channels_bwd_kernel(ScaleParams p, Tiling by) {
 
 }  // namespace
 
+template <class T>
 void launch_scale_channels(const ScaleParams& p, const Place& place) {
-  with_dtype(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto by = tiling_of(p.n, p.c, p.hw, kVector<T>, false, p.layout, {p.x, p.out}, {p.s});
-    launch("scale_channels", scale_channels_kernel<T>, place, blocks_of(p.n, by), kThreads, p, by);
-  });
+  const auto by = tiling_of(p.n, p.c, p.hw, kVector<T>, false, p.layout, {p.x, p.out}, {p.s});
+  launch("scale_channels", scale_channels_kernel<T>, place, blocks_of(p.n, by), kThreads, p, by);
 }
 
+template <class T>
 void launch_scale_channels_bwd(const ScaleParams& p, const Place& place) {
-  with_dtype(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto by = tiling_of(p.n, p.c, p.hw, kFew, true, p.layout, {p.x, p.du, p.out}, {p.s});
-    launch("scale_channels_bwd", scale_channels_bwd_kernel<T>, place, blocks_of(p.n, by), kThreads, p, by);
-  });
+  const auto by = tiling_of(p.n, p.c, p.hw, kFew, true, p.layout, {p.x, p.du, p.out}, {p.s});
+  launch("scale_channels_bwd", scale_channels_bwd_kernel<T>, place, blocks_of(p.n, by), kThreads, p, by);
 }
 
 TileSums tile_sums(int64_t n, int64_t c, int64_t hw) {
   const auto by = tiling_of(n, c, hw, kFew, true);
   return {by.parts, by.channel_blocks};
 }
+
+HSR_INSTANTIATE(launch_scale_channels, ScaleParams);
+HSR_INSTANTIATE(launch_scale_channels_bwd, ScaleParams);
 
 }  // namespace cuda
 }  // namespace hsr

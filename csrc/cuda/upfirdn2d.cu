@@ -4,6 +4,8 @@
 // Factors of 1 and 2 with 4 taps along each axis, or 12 of an outer product, have kernels that work on tiles in shared
 // memory: contiguous images are staged as floats (fir_planes.h), channels_last ones as they are (fir_tile.h). All else
 // goes through a loop over taps.
+#include <type_traits>
+
 #include "fir_planes.h"
 #include "fir_tile.h"
 #include "hsr/error.h"
@@ -284,6 +286,7 @@ bool launch_separable(const UpfirdnParams& p, const Place& place) {
 // ---- Which kernel ----
 
 // Launches a kernel that works on tiles, if there is one.
+template <class T>
 bool launch_tiles(const UpfirdnParams& p, const Place& place) {
   if (p.up_x != p.up_y || p.down_x != p.down_y || p.taps_x != p.taps_y || p.y_dtype != p.dtype || !short_axes(p) ||
       p.h * p.w == 0)
@@ -292,23 +295,24 @@ bool launch_tiles(const UpfirdnParams& p, const Place& place) {
     if (p.n * p.c >= kInt32) return false;
     if (p.taps_x == 12 && p.separable) return launch_separable(p, place);
     if (p.taps_x != 4) return false;
-    return p.dtype == DType::float32 ? launch_planes<float>(p, place) : launch_planes<Bits16>(p, place);
+    return launch_planes<std::conditional_t<sizeof(T) == 2, Bits16, T>>(p, place);
   }
-  bool launched = false;
-  if (p.taps_x == 4) with_dtype(p.dtype, [&](auto zero) { launched = launch_channels<decltype(zero)>(p, place); });
-  return launched;
+  return p.taps_x == 4 && launch_channels<T>(p, place);
 }
 
 }  // namespace
 
+template <class T>
 void launch_upfirdn2d(const UpfirdnParams& p, const Place& place) {
-  if (p.n * p.c * p.oh * p.ow == 0 || launch_tiles(p, place)) return;
+  if (p.n * p.c * p.oh * p.ow == 0 || launch_tiles<T>(p, place)) return;
   if (p.layout == Layout::nhwc) {
     launch_looped<8>(p, place);
   } else {
     launch_looped<1>(p, place);
   }
 }
+
+HSR_INSTANTIATE(launch_upfirdn2d, UpfirdnParams);
 
 }  // namespace cuda
 }  // namespace hsr
