@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The launchers of the CUDA kernels, one file of kernels per operator, which instantiates them for the storage types T
-// of their images.
+// of p.dtype.
 #pragma once
 
 #include <cstdint>
