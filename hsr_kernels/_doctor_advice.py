@@ -57,15 +57,15 @@ def advice(machine: Machine) -> Iterator[Advice]:
     yield from extension("CPU", bool(machine.compiler.path))
     if machine.unused:
         yield unused_gpu(machine)
-    if machine.unused or any(gpu.capability >= _backends._CAPABILITY for gpu in machine.gpus):
+    archs = architectures(machine)
+    if machine.unused or archs:
         if not machine.triton:
             yield Advice("Triton isn't installed, so its kernels don't run.", "pip install triton", ("triton",))
         elif machine.triton_lacks and not _native.triton_interprets():
             header = "Python.h" in machine.triton_lacks
             command = install("python3-dev", "python3-devel") if header else install("gcc", "gcc")
             yield Advice(f"{machine.triton_lacks}.", command, ("triton",))
-    if machine.has_gpu:
-        yield from extension("CUDA", bool(machine.nvcc.path))
+        yield from extension("CUDA", bool(machine.nvcc.path), archs)
     if not _native.missing("_cuda"):
         yield from other_architectures(machine)
 
@@ -73,14 +73,20 @@ def advice(machine: Machine) -> Iterator[Advice]:
 def other_architectures(machine: Machine) -> Iterator[Advice]:
     """On GPUs that the CUDA extension, which is there, wasn't compiled for."""
     lacking = [g for g in machine.gpus if not g.problem and "compiled for" in _native.cuda_lacks(g.indices[0])]
-    if lacking:
-        archs = ",".join(sorted({"{}{}".format(*g.capability) for g in machine.gpus}, key=int))
-        sentence = f"hsr_kernels._cuda wasn't compiled for {named(g.label for g in lacking)}."
-        yield Advice(sentence, build("CUDA", archs), ("cuda",))
+    able = [g for g in lacking if g.capability >= _backends._CAPABILITY]
+    if able:
+        sentence = f"hsr_kernels._cuda wasn't compiled for {named(g.label for g in able)}."
+        yield Advice(sentence, build("CUDA", architectures(machine)), ("cuda",))
 
 
-def extension(what: str, has_compiler: bool) -> Iterator[Advice]:
-    """On an extension, "CPU" or "CUDA", that isn't there."""
+def architectures(machine: Machine) -> str:
+    """Those of this machine's GPUs that CUDA code can be compiled for, as HSR_CUDA_ARCHS takes them; "": unknown."""
+    able = {gpu.capability for gpu in machine.gpus if gpu.capability >= _backends._CAPABILITY}
+    return ",".join("{}{}".format(*capability) for capability in sorted(able))
+
+
+def extension(what: str, has_compiler: bool, archs: str = "") -> Iterator[Advice]:
+    """On an extension, "CPU" or "CUDA", that isn't there; `archs`: what CUDA code is to be compiled for."""
     name, backends = f"_{what.lower()}", (what.lower(),)
     if _native.load(name)[0] is not None:
         return
@@ -89,14 +95,14 @@ def extension(what: str, has_compiler: bool) -> Iterator[Advice]:
         sentence = f"The copy in {Path(_package).parent} has no {name} and hides the one in {hidden}, which has it."
         yield Advice(sentence, "cd / && python -m hsr_kernels.doctor", backends)
     elif has_compiler:
-        yield Advice(f"hsr_kernels.{name} can't be loaded, so {cost}.", build(what), backends)
+        yield Advice(f"hsr_kernels.{name} can't be loaded, so {cost}.", build(what, archs), backends)
     elif what == "CPU":
         command = f"{install('g++', 'gcc-c++')} && {build(what)}"
         yield Advice(f"There is no C++ compiler to build hsr_kernels._cpu with, so {cost}.", command, backends)
     else:
         sentence = f"There is no nvcc to build hsr_kernels._cuda with, so {cost}. "
         source = "It comes from NVIDIA's repository: https://developer.nvidia.com/cuda-downloads"
-        command = f"{install('cuda-toolkit', 'cuda-toolkit')} && {build(what)}"
+        command = f"{install('cuda-toolkit', 'cuda-toolkit')} && {build(what, archs)}"
         yield Advice(sentence + source, command, backends)
 
 

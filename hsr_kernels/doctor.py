@@ -279,8 +279,9 @@ def notes(machine: Machine, choices: Choices, problems: list[Advice]) -> Iterato
         yield "TRITON_INTERPRET=1 makes Triton interpret its kernels: slow, but on request on CPU tensors too."
     if _native.cuda_is_emulated():
         yield f"{_native._EMULATED} has the CUDA kernels emulated: slow, but on request on CPU tensors too."
-    if os.environ.get(routes._ROUTE) and not machine.gpus:
-        yield f"{routes._ROUTE} has no effect without a GPU."
+    layers_run_on = {choices["modulated_conv2d", on.label][0] for on in machine.devices}
+    if os.environ.get(routes._ROUTE) and "triton" not in layers_run_on:
+        yield f"{routes._ROUTE} has no effect where modulated_conv2d doesn't run on triton, which alone has two routes."
     if torch.get_num_threads() == 1 and (os.cpu_count() or 1) > 1:
         yield "PyTorch uses one thread, and the CPU kernels as many: OMP_NUM_THREADS sets another number."
     reasons = dict.fromkeys(reason for chosen, reason in choices.values() if chosen == _RAISES)

@@ -14,18 +14,17 @@ import triton.language as tl
 
 from .._registry import dense, laid_out_like, walk
 from .._triton import cdiv, on_device_of
+from .activations import ACTIVATIONS
 
 _TILE = 4096  # elements of a tile
 _WARPS = 8  # with fewer, masks in 64 bits and three tensors spill registers
 _NARROW, _WIDE, _WIDEST = 64, 256, 1024  # columns of a tile
 _PROGRAMS = 1024  # enough to fill a GPU; four times as many at most keep a partial sum per column each
 
-# The codes of csrc/include/hsr/activation.h. Linear and selu are lrelu and elu with other numbers: see `_form`.
-_LINEAR, _SELU = 0, 6
-_RELU, _LRELU, _TANH, _SIGMOID = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
-_ELU, _SOFTPLUS, _SWISH = tl.constexpr(5), tl.constexpr(7), tl.constexpr(8)
+# Kernels know activations by name. By numbers they would know them from module-level constants, and in Triton 3.6 the
+# key of a kernel's compiled code depends on whether helpers that use such constants were hashed before the kernel.
+_NAMES = {activation.code: name for name, activation in ACTIVATIONS.items()}
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-_SOFTPLUS_LINEAR = tl.constexpr(20.0)  # where PyTorch's softplus becomes the identity
 
 
 @triton.jit
@@ -36,20 +35,21 @@ def _logistic(x):
 @triton.jit
 def _raw(x, alpha, ACT: tl.constexpr):
     """act(x), before gain and clamp; of NaN it is NaN."""
-    if ACT == _RELU:
+    if ACT == "relu":
         return tl.where(x <= 0, 0.0, x)
-    elif ACT == _LRELU:
+    elif ACT == "lrelu":
         return tl.where(x > 0, x, x * alpha)
-    elif ACT == _TANH:
+    elif ACT == "tanh":
         decay = tl.exp(-2.0 * tl.abs(x))
         t = (1.0 - decay) / (1.0 + decay)
         return tl.where(x > 0, t, -t)
-    elif ACT == _SIGMOID:
+    elif ACT == "sigmoid":
         return _logistic(x)
-    elif ACT == _ELU:
+    elif ACT == "elu":
         return tl.where(x > 0, x, alpha * (tl.exp(x) - 1.0))
-    elif ACT == _SOFTPLUS:
-        return tl.where(x > _SOFTPLUS_LINEAR, x, tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))))
+    elif ACT == "softplus":
+        # Beyond 20 PyTorch's softplus is the identity.
+        return tl.where(x > 20.0, x, tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))))
     else:  # swish
         return x * _logistic(x)
 
@@ -57,29 +57,29 @@ def _raw(x, alpha, ACT: tl.constexpr):
 @triton.jit
 def _raw_slope(t, alpha, ACT: tl.constexpr):
     """act'(x) told from t = act(x); swish's can't be."""
-    if ACT == _LRELU:
+    if ACT == "lrelu":
         return tl.where(t > 0, 1.0, alpha)
-    elif ACT == _TANH:
+    elif ACT == "tanh":
         return 1.0 - t * t
-    elif ACT == _SIGMOID:
+    elif ACT == "sigmoid":
         return t * (1.0 - t)
-    elif ACT == _ELU:
+    elif ACT == "elu":
         return tl.where(t > 0, 1.0, t + alpha)
     else:  # softplus
-        return tl.where(t > _SOFTPLUS_LINEAR, 1.0, 1.0 - tl.exp(-t))
+        return tl.where(t > 20.0, 1.0, 1.0 - tl.exp(-t))
 
 
 @triton.jit
 def _raw_curvature(t, ACT: tl.constexpr):
     """Derivative of _raw_slope by t, of a curved activation."""
-    if ACT == _TANH:
+    if ACT == "tanh":
         return -2.0 * t
-    elif ACT == _SIGMOID:
+    elif ACT == "sigmoid":
         return 1.0 - 2.0 * t
-    elif ACT == _ELU:
+    elif ACT == "elu":
         return tl.where(t > 0, 0.0, 1.0)
     else:  # softplus
-        return tl.where(t > _SOFTPLUS_LINEAR, 0.0, tl.exp(-t))
+        return tl.where(t > 20.0, 0.0, tl.exp(-t))
 
 
 @triton.jit
@@ -88,7 +88,7 @@ def _slope(ref, alpha, gain, clamp, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr
     if FROM_OUTPUT:
         slope = gain * _raw_slope(ref / gain, alpha, ACT)
         y = ref
-    elif ACT == _SWISH:
+    elif ACT == "swish":
         s = _logistic(ref)
         y = ref * (gain * s)
         slope = gain * s + y * (1.0 - s)
@@ -101,7 +101,7 @@ def _slope(ref, alpha, gain, clamp, ACT: tl.constexpr, FROM_OUTPUT: tl.constexpr
 @triton.jit
 def _curvature(ref, gain, clamp, ACT: tl.constexpr):
     """Derivative of _slope by ref, of a curved activation."""
-    if ACT == _SWISH:
+    if ACT == "swish":
         s = _logistic(ref)
         curvature = gain * s * (1.0 - s) * (2.0 + ref * (1.0 - 2.0 * s))
         y = ref * s * gain
@@ -250,19 +250,22 @@ def _matrix(x: torch.Tensor, dim: int, per_channel: bool) -> _Matrix:
     return _Matrix(channels, rows, columns, 2 if inner == 1 else 1, (_TILE // width, width))
 
 
-def _form(act: int, alpha: float, gain: float, clamp: float) -> tuple[int, float, float, float]:
+def _form(act: int, alpha: float, gain: float, clamp: float) -> tuple[str, float, float, float]:
     """act, alpha, gain and clamp as the kernels take them: fewer activations by more numbers; no clamp is infinity."""
-    if act == _LINEAR:
-        act, alpha = _LRELU.value, 1.0
-    elif act in (_ELU.value, _SELU):
-        alpha, gain = (_SELU_ALPHA, gain * _SELU_SCALE) if act == _SELU else (1.0, gain)
-        act = _ELU.value
-    return act, alpha, gain, math.inf if clamp < 0 else clamp
+    name = _NAMES[act]
+    if name == "linear":
+        name, alpha = "lrelu", 1.0
+    elif name == "elu":
+        alpha = 1.0
+    elif name == "selu":
+        name, alpha, gain = "elu", _SELU_ALPHA, gain * _SELU_SCALE
+    return name, alpha, gain, math.inf if clamp < 0 else clamp
 
 
-def _slope_form(act: int, alpha: float, gain: float, clamp: float) -> tuple[int, float, float, float]:
+def _slope_form(act: int, alpha: float, gain: float, clamp: float) -> tuple[str, float, float, float]:
     """The same for slopes: relu is a lrelu too, whose product of 0 and infinity isn't met here."""
-    return _form(_LRELU.value, 0.0, gain, clamp) if act == _RELU.value else _form(act, alpha, gain, clamp)
+    name, alpha, gain, clamp = _form(act, alpha, gain, clamp)
+    return ("lrelu", 0.0, gain, clamp) if name == "relu" else (name, alpha, gain, clamp)
 
 
 def bias_act(x, b, dim, act, alpha, gain, clamp):

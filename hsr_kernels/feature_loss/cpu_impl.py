@@ -15,8 +15,8 @@ import math
 import torch
 
 from .. import _native
-from .._registry import DTYPE_CODES, address, wide
-from .ops import pooled_size
+from .._registry import DTYPE_CODES, address, is_channels_last, wide
+from .ops import empty_gradient, pooled_size
 
 _BLOCK = 1 << 20  # elements of the hidden layer at a time
 
@@ -129,26 +129,30 @@ def _hidden(x, w1, b1, th, tw, gain):
 
 
 def _hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
-    """dx (its own dtype), dw1 and db1 (that of accumulation)."""
-    n, c, h, w = x.shape
+    """dx (dtype and layout of x), dw1 and db1 (dtype of accumulation)."""
+    h, w = x.shape[2:]
     k = w1.shape[0]
     w1, dpooled = w1.to(wide(x.dtype)), dpooled.contiguous()
-    dx = w1.new_zeros((n, c, h, w) if needs_dx else 0)
+    dx = empty_gradient(x, w1.dtype).zero_() if needs_dx else w1.new_zeros(0)
+    of_samples = _matrices(dx) if needs_dx else []
+    last = is_channels_last(x)
     dw = torch.zeros_like(w1, memory_format=torch.contiguous_format) if needs_dw else w1.new_zeros(0)
     db = torch.zeros(k, dtype=torch.float64)
     blocks = _blocks(k, h * w)
     z = w1.new_empty((blocks[0][1] if blocks else 0, h * w))
     for i, matrix in enumerate(_matrices(x)):
-        for first, last in blocks:
-            dz = z[: last - first]
+        for first, end in blocks:
+            dz = z[: end - first]
             _native.cpu().feature_pool_bwd(
                 address(dz), address(dpooled[i, first:]), address(mask[i, first:]), address(db[first:]),
-                (last - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
+                (end - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
             )  # fmt: skip
             if needs_dw:
-                _product(dz, matrix.t(), dw[first:last], add=True)
-            if needs_dx:
-                _product(w1[first:last].t(), dz, dx[i].view(c, h * w), add=True)
+                _product(dz, matrix.t(), dw[first:end], add=True)
+            if needs_dx and last:  # rows of a product lie in memory as rows
+                _product(dz.t(), w1[first:end], of_samples[i].t(), add=True)
+            elif needs_dx:
+                _product(w1[first:end].t(), dz, of_samples[i], add=True)
     return dx.to(x.dtype), dw, db.to(w1.dtype)
 
 

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of the HSR loss that its backends implement: all scales of one dtype at once, and their gradients.
 
-Features and heads come in one dtype; the gradients of heads are in the dtype that is accumulated in.
+Features and heads come in one dtype; the gradients of heads are in the dtype that is accumulated in, those of features
+have the dtype and the layout of the features.
 `feature_loss` returns the losses, one per scale, and what the backend keeps for `feature_loss_bwd`, which is its own
 affair: the CPU keeps the pooled hidden layer and one bit per element of the hidden layer, Triton recomputes both.
 """
 
 import torch
 
-from .._registry import define, wide
+from .._registry import define, image_format, wide
 
 
 def pooled_size(x, side: int) -> tuple[int, int]:
     """Height and width of the layer that the CPU's second layer sees: its result is resized where the map grows."""
     h, w = x.shape[2], x.shape[3]
     return (side, side) if side * side <= h * w else (h, w)
+
+
+def empty_gradient(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A gradient of features x without values, laid out as they are; in their dtype where none is given."""
+    return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=image_format(x))
 
 
 def _fake_loss(x, target, w1, b1, w2, b2, gain):
@@ -35,10 +41,10 @@ def _fake_loss(x, target, w1, b1, w2, b2, gain):
 
 
 def _fake_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
-    inputs = [t for scale in zip(x, w1, b1, w2, b2, strict=True) for t in scale]
-    dtypes = [x[0].dtype, *[wide(x[0].dtype)] * 4] * len(x)
-    shapes = (t.shape if need else (0,) for t, need in zip(inputs, needs, strict=True))
-    return [x[0].new_empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    grads = []
+    for images, *head in zip(x, w1, b1, w2, b2, strict=True):
+        grads += [empty_gradient(images), *(t.new_empty(t.shape, dtype=wide(t.dtype)) for t in head)]
+    return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
 
 
 loss_op = define(

@@ -62,16 +62,16 @@ def _hidden_gradient(
 def feature_hidden_bwd_data_kernel(
     dpooled, mask, w1, dx, loss, dloss, share, starts, c, k, h, w, th, tw, n, gain,
     BK: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr, BQ: tl.constexpr, CHUNKS: tl.constexpr,
-    ALIGN: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """dx = w1^T @ dz: a program owns a tile of pixels and a block of channels."""
+    """dx = w1^T @ dz: a program owns a tile of pixels and a block of channels. LAST: dx is channels_last."""
     for i in tl.static_range(len(dx)):
         program = number() - starts[i]
         if program >= 0 and program < starts[i + 1] - starts[i]:
             _bwd_data(
                 program, dpooled[i], mask[i], w1[i], dx[i], unit(loss + i), tl.load(dloss + i) * share[i],
                 aligned(c[i], ALIGN), k[i], h[i], aligned(w[i], ALIGN), th[i], tw[i], n, gain,
-                BK, BC, BP, BQ[i], CHUNKS[i], PRECISION, INDEX,
+                BK, BC, BP, BQ[i], CHUNKS[i], LAST, PRECISION, INDEX,
             )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def feature_hidden_bwd_data_kernel(
 def _bwd_data(
     program, dpooled, mask, w1, dx, unit, factor, c, k, h, w, th, tw, n, gain,
     BK: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr, BQ: tl.constexpr, CHUNKS: tl.constexpr,
-    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    LAST: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     blocks, tiles = tl.cdiv(c, BC), tl.cdiv(h * w, BP)
     channel = program % blocks * BC + tl.arange(0, BC)
@@ -97,8 +97,12 @@ def _bwd_data(
         total = tl.dot(weights, dz.to(weights.dtype), total, input_precision=PRECISION)
     total *= factor / unit
     pixel = tile * BP + tl.arange(0, BP)
-    to = dx + sample * c * (h * w) + (channel.to(INDEX)[:, None] * (h * w) + pixel[None, :])
-    tl.store(to, total.to(dx.dtype.element_ty), mask=(channel < c)[:, None] & (pixel < h * w)[None, :])
+    if LAST:
+        at = pixel.to(INDEX)[None, :] * c + channel[:, None]
+    else:
+        at = channel.to(INDEX)[:, None] * (h * w) + pixel[None, :]
+    inside = (channel < c)[:, None] & (pixel < h * w)[None, :]
+    tl.store(dx + sample * c * (h * w) + at, total.to(dx.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n", "steps"])

@@ -15,7 +15,9 @@ from functools import cached_property, lru_cache
 import torch
 import triton.language as tl
 
+from .._precision import convolutions_use_tf32
 from .._triton import cdiv, fits_int32, on_device_of, power_of_2
+from .ops import empty_gradient
 from .triton_hidden import feature_hidden_kernel
 from .triton_hidden_bwd import feature_hidden_bwd_data_kernel, feature_hidden_bwd_weight_kernel
 from .triton_projection import (
@@ -66,6 +68,10 @@ def _spreading(h: int, w: int, th: int, tw: int, tile: int, most: int) -> tuple[
     return chunk, cdiv(touched, chunk)
 
 
+def _layout(last: bool) -> torch.memory_format:
+    return torch.channels_last if last else torch.contiguous_format
+
+
 @dataclass(frozen=True)
 class _Scales:
     """The scales of one call: x, w1, b1, w2 and b2 of each, contiguous and of one dtype, and their sizes."""
@@ -83,8 +89,7 @@ class _Scales:
     def of(cls, x, w1, b1, w2, b2, sides, gain) -> "_Scales":
         last = all(t.is_contiguous(memory_format=torch.channels_last) for t in x)
         last = last and not all(t.is_contiguous() for t in x)
-        layout = torch.channels_last if last else torch.contiguous_format
-        images = tuple(t.contiguous(memory_format=layout) for t in x)
+        images = tuple(t.contiguous(memory_format=_layout(last)) for t in x)
         w1, b1, w2, b2 = (tuple(t.contiguous() for t in tensors) for tensors in (w1, b1, w2, b2))
         return cls(images, w1, b1, w2, b2, tuple(sides), gain, last)
 
@@ -125,10 +130,10 @@ class _Scales:
 
     @cached_property
     def kind(self) -> str:
-        """How tl.dot multiplies: "half", "tf32" or "ieee"."""
+        """How tl.dot multiplies: "half", "tf32" or "ieee", as the reference's convolutions do."""
         if self.x[0].dtype != torch.float32:
             return "half"
-        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        return "tf32" if convolutions_use_tf32() else "ieee"
 
     @property
     def precision(self) -> str:
@@ -252,13 +257,13 @@ def _add_up(parts, sums, dloss, share) -> None:
 
 def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     s = _Scales.of(x, w1, b1, w2, b2, sides, gain)
-    inputs = [t for scale in zip(x, w1, b1, w2, b2, strict=True) for t in scale]
     # What one scale needs is computed for all: they share their launches.
-    wanted = [any(needs[i::5]) for i in range(5)] * len(x)
-    dtypes = [x[0].dtype, *[torch.float32] * 4] * len(x)
-    shapes = (t.shape if want else (0,) for t, want in zip(inputs, wanted, strict=True))
-    grads = [s.empty(*shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
-    dx, dw1, db1, dw2, db2 = (tuple(grads[i::5]) for i in range(5))
+    wanted = [any(needs[i::5]) for i in range(5)]
+    dx = [t.new_empty(0) for t in x]
+    dw1, db1, dw2, db2 = (
+        tuple(s.empty(*(t.shape if want else (0,)), dtype=torch.float32) for t in tensors)
+        for tensors, want in zip((w1, b1, w2, b2), wanted[1:], strict=True)
+    )
     errors, dloss = tuple(kept[::2]), dloss.contiguous()
     share = tuple(2 / max(e.numel(), 1) for e in errors)
     totals = [(part[None], total) for part, total in zip(kept[1::2], db2, strict=True)] if wanted[4] else []
@@ -271,7 +276,7 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
             if mask:
                 dpooled = _bwd_projection_data(s, errors, loss)
                 if wanted[0]:
-                    _bwd_data(s, dpooled, tuple(mask), loss, dloss, share, dx)
+                    dx = _bwd_data(s, dpooled, tuple(mask), loss, dloss, share, x)
                 if wanted[1] or wanted[2]:
                     dw, db = _bwd_weight(s, dpooled, tuple(mask), loss, dw1, db1)
                     totals += [*zip(dw, dw1, strict=True)] if wanted[1] else []
@@ -280,6 +285,7 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
             parts, sums = zip(*totals, strict=True)
             times = len(totals) // len(x)
             _add_up(parts, sums, dloss.unbind() * times, share * times)
+    grads = [g for scale in zip(dx, dw1, db1, dw2, db2, strict=True) for g in scale]
     return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
 
 
@@ -303,14 +309,23 @@ def _bwd_projection_data(s: _Scales, errors, loss) -> tuple[torch.Tensor, ...]:
     return dpooled
 
 
-def _bwd_data(s: _Scales, dpooled, mask, loss, dloss, share, dx) -> None:
+def _bwd_data(s: _Scales, dpooled, mask, loss, dloss, share, x) -> list[torch.Tensor]:
+    """dx of each scale, laid out as its features `x` are."""
+    dx = [empty_gradient(t) for t in x]
+    # A launch writes one layout; where features of several are mixed, some of their gradients are copied.
+    layout = _layout(s.last)
+    written = [g if g.is_contiguous(memory_format=layout) else torch.empty_like(g, memory_format=layout) for g in dx]
     bk, bc, bp = _BWD_DATA[s.kind]
     bc = power_of_2(max(s.c), 16, bc)
     starts = _starts([cdiv(c, bc) * cdiv(h * w, bp) * s.n for c, (h, w) in zip(s.c, s.hw, strict=True)])
     feature_hidden_bwd_data_kernel[(starts[-1],)](
-        dpooled, mask, s.w1, dx, loss, dloss, share, starts, *s.hidden_sizes, s.n, s.gain, bk, bc, bp,
-        *s.spreading(bp), s.hidden_align, s.precision, s.index(), num_warps=8, num_stages=3, **_MOST,
+        dpooled, mask, s.w1, tuple(written), loss, dloss, share, starts, *s.hidden_sizes, s.n, s.gain, bk, bc, bp,
+        *s.spreading(bp), s.last, s.hidden_align, s.precision, s.index(), num_warps=8, num_stages=3, **_MOST,
     )  # fmt: skip
+    for grad, found in zip(dx, written, strict=True):
+        if grad is not found:
+            grad.copy_(found)
+    return dx
 
 
 def _bwd_weight(s: _Scales, dpooled, mask, loss, dw1, db1) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

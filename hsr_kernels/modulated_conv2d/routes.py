@@ -19,7 +19,7 @@ from types import TracebackType
 
 import torch
 
-from .. import _tables
+from .. import _precision, _tables
 from .._registry import is_channels_last
 
 FUSED, CONVOLUTION = "fused", "convolution"
@@ -68,8 +68,9 @@ class Measurement:
 class use_route:
     """Makes modulated layers on GPUs take one route: `use_route("fused")`, or `with use_route("convolution"): ...`.
 
-    Acts at once in the whole process, wherever a layer has both routes; as a context manager it restores the earlier
-    setting on exit. It outranks the environment variable HSR_KERNELS_ROUTE. `use_route(None)`: as measured.
+    Acts at once in the whole process, wherever a layer has both routes, which it has on the triton backend alone; as a
+    context manager it restores the earlier setting on exit. It outranks the environment variable HSR_KERNELS_ROUTE.
+    `use_route(None)`: as measured.
 
     Args:
         name: "fused", "convolution" or None.
@@ -103,7 +104,7 @@ def products(dtype: torch.dtype) -> str:
     """How elements are multiplied: 16-bit, or float32 as tf32, where convolutions may, or as IEEE numbers."""
     if dtype != torch.float32:
         return "half"
-    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    return "tf32" if _precision.convolutions_use_tf32() else "ieee"
 
 
 def choose(direction: str, x: torch.Tensor, weight: torch.Size | tuple[int, ...]) -> tuple[str, str]:

@@ -37,14 +37,14 @@ class _Tile(NamedTuple):
     """Rows and columns of a program, what it adds up at a time, loads in flight, and registers of a thread, at most.
 
     Without the last the assembler would rather spill a few registers, to get by with a round number of them, than take
-    one more. Large tiles on chips whose products aren't asynchronous, and IEEE products on all, spill with it instead.
+    one more. Large tiles on chips whose products aren't asynchronous spill with it instead.
     """
 
     rows: int
     columns: int
     depth: int
     stages: int
-    registers: int | None
+    registers: int
     everywhere: bool = False  # the limit is for all chips
 
     def columns_of(self, channels: int, kernel: int) -> int:
@@ -56,11 +56,11 @@ class _Tile(NamedTuple):
         return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.registers if limited else None}
 
 
-# By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units.
+# By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units. No side of a tl.dot may be under 16.
 _TILES = {
     "half": _Tile(128, 128, 32, 3, 224),
     "tf32": _Tile(128, 64, 16, 3, 224, True),
-    "ieee": _Tile(64, 16, 8, 2, None),
+    "ieee": _Tile(32, 32, 16, 2, 255, True),
 }
 
 

@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernels of a modulated layer share: reading vectors per channel and noise, and numbers for the launches."""
 
-import math
-
-import torch
 import triton
 import triton.language as tl
-
-_LOWEST, _INFINITE = tl.constexpr(torch.finfo(torch.float32).min), tl.constexpr(-math.inf)
 
 
 @triton.jit
@@ -31,7 +26,8 @@ def noise_tile(noise, start, pixel, hw):
 @triton.jit
 def leaky(value, alpha):
     """value where it's above 0, else value * alpha; with an alpha of 0, 0 below it, infinity included."""
-    lowest = tl.where(alpha == 0, _LOWEST, _INFINITE)
+    # Literals: Triton 3.6 hashes module-level constants of a helper only if the helper was hashed before its kernel.
+    lowest = tl.where(alpha == 0, -3.4028234663852886e38, float("-inf"))
     value = tl.where(value < lowest, lowest, value)
     return tl.where(value > 0, value, value * alpha)
 

@@ -261,10 +261,19 @@ def test_gpu_without_the_cuda_extension(screen, gpus, monkeypatch):
     assert "\nNVIDIA driver     570.86.15\n" in text
     assert column(text, "upfirdn2d") == ["cpu", "triton"]
     assert "There is no nvcc to build hsr_kernels._cuda with" in section(text, "Missing")
-    assert "HSR_BUILD_CUDA=1 pip install" in section(text, "Missing")
+    assert "HSR_BUILD_CUDA=1 HSR_CUDA_ARCHS=90 pip install" in section(text, "Missing")
     code, text = screen("cuda")
     assert code == 1
-    assert "HSR_BUILD_CUDA=1 pip install" in section(text, "Problems")
+    assert "HSR_BUILD_CUDA=1 HSR_CUDA_ARCHS=90 pip install" in section(text, "Problems")
+
+
+@requires_native
+def test_a_gpu_that_nothing_can_be_compiled_for(screen, gpus, monkeypatch):
+    monkeypatch.setattr(_doctor_machine, "triton_version", lambda: "")
+    gpus((7, 5))
+    code, text = screen()
+    assert code == 0
+    assert section(text, "Missing") == "", "neither Triton nor the extension would run on it"
 
 
 @requires_native
@@ -275,7 +284,7 @@ def test_two_kinds_of_gpu_and_a_request_for_all(screen, gpus, monkeypatch):
     extension = SimpleNamespace(
         architectures=lambda: "sm_90 PTX", problem=lambda: "", problem_of=lambda i: lacks if i == 1 else ""
     )
-    gpus((9, 0), (7, 5), extension=extension)
+    gpus((9, 0), (8, 6), extension=extension)
     monkeypatch.setenv("HSR_KERNELS_BACKEND", "cuda")
     code, text = screen()
     assert code == 0
@@ -283,7 +292,7 @@ def test_two_kinds_of_gpu_and_a_request_for_all(screen, gpus, monkeypatch):
     assert column(text, "bias_act") == ["error", "cuda", "error"]
     assert f"runs on cuda:0; not on cuda:1: {lacks}" in section(text, "Backends")
     assert "Triton isn't installed, so its kernels don't run. pip install triton" in section(text, "Missing")
-    assert "HSR_BUILD_CUDA=1 HSR_CUDA_ARCHS=75,90 pip install" in section(text, "Missing")
+    assert "HSR_BUILD_CUDA=1 HSR_CUDA_ARCHS=86,90 pip install" in section(text, "Missing")
     said = section(text, "Notes")
     assert "a call raises one, as HSR_KERNELS_BACKEND=cuda allows no other backend: " in said
     assert "it runs on cuda tensors, not on cpu" in said
@@ -304,10 +313,15 @@ def test_how_the_faster_backend_of_a_gpu_is_known(screen, gpus, monkeypatch, tmp
     code, text = screen("triton", "cuda")
     assert code == 0
     assert column(text, "bias_act") == ["cpu", "cuda"]
-    assert column(text, "upfirdn2d") == ["cpu", "triton"]
+    assert column(text, "upfirdn2d") == ["cpu", "cuda"]
     said = section(text, "Backends")
     assert "bias_act: measured for 1048576 elements: cuda 3.0 µs, triton 9.0 µs" in said
-    assert "modulated_conv2d and upfirdn2d: nothing has been measured on this chip" in said
+    assert "modulated_conv2d and upfirdn2d: not measured on this chip" in said
+    monkeypatch.setenv("HSR_KERNELS_ROUTE", "fused")
+    assert "HSR_KERNELS_ROUTE has no effect where" in section(screen()[1], "Notes")
+    monkeypatch.setenv("HSR_KERNELS_BACKEND", "triton")
+    _backends._from_environment.cache_clear()
+    assert "HSR_KERNELS_ROUTE" not in section(screen()[1], "Notes")
 
 
 OLD = "The NVIDIA driver on your system is too old (found version 11040)"

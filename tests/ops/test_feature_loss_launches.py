@@ -7,6 +7,7 @@ import torch
 pytest.importorskip("triton")
 
 import hsr_kernels as hk
+from hsr_kernels._precision import exact_float32
 from hsr_kernels.aot import record
 
 _SIZES = ((512, 8), (512, 16), (512, 32), (256, 64))  # channels and side
@@ -68,3 +69,15 @@ def test_backward_keeps_only_differences(dtype):
     differences = len(_SIZES) * _D * _N * _T * _T * dtype.itemsize
     assert kept("triton") <= 1.01 * differences
     assert kept("reference") > 20 * kept("triton")
+
+
+@pytest.mark.parametrize("convolutions, matrices", (("tf32", "ieee"), ("ieee", "tf32")))
+def test_float32_is_multiplied_as_convolutions_are(convolutions, matrices):
+    """The reference's two layers are convolutions: what matrices are allowed doesn't matter."""
+    with exact_float32(), record.recording(record.CHIPS["sm_90"]) as found:
+        torch.backends.cudnn.conv.fp32_precision = convolutions
+        torch.backends.cuda.matmul.fp32_precision = matrices
+        features, heads, loss = _loss(_SIZES[:1], torch.float32)
+        torch.autograd.grad(loss(), [*features, *heads[0]])
+    precisions = [x.constexprs["PRECISION"] for x in found.launches.values() if "PRECISION" in x.constexprs]
+    assert precisions == [convolutions] * 7

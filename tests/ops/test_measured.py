@@ -67,14 +67,17 @@ def test_cuda_is_taken_where_both_are_as_fast(hopper):
 @pytest.mark.parametrize(
     "x", (OnGpu(1, 4, 16, 16, last=True), OnGpu(4, 64, 64, 64), OnGpu(1, 4, 16, 16, dtype=torch.half))
 )
-def test_triton_is_taken_where_nothing_alike_was_measured(hopper, x):
-    assert chosen(x) == "triton"
-    assert chosen(SMALL, "upfirdn2d") == chosen(SMALL, "conv2d_resample") == "triton"
+def test_cuda_is_taken_where_nothing_alike_was_measured(hopper, x):
+    assert chosen(x) == "cuda"
+    assert chosen(SMALL, "upfirdn2d") == chosen(SMALL, "conv2d_resample") == "cuda"
 
 
 def test_no_other_chip_speaks_for_this_one(hopper, monkeypatch):
+    assert chosen(LARGE) == "triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (10, 0))
-    assert chosen(SMALL) == "triton"
+    monkeypatch.setattr(_backends, "_choices", {})
+    _backends._order.cache_clear()
+    assert chosen(LARGE) == "cuda"
 
 
 @pytest.mark.parametrize("wanted", ("cuda", "triton"))
@@ -92,8 +95,10 @@ def test_the_other_one_runs_where_one_cannot(hopper, monkeypatch, absent, left):
 def test_explain_tells_the_measurement(hopper):
     text = str(hk.explain("bias_act", SMALL))
     assert "cuda: chosen: the fastest that can run (measured for 1024 elements: cuda 8.0 µs, triton 30.0 µs)" in text
-    text = str(hk.explain("upfirdn2d", SMALL))
-    assert "triton: chosen: the fastest that can run (nothing has been measured on this chip" in text
+    for op, x, why in (("upfirdn2d", SMALL, "on this chip"), ("bias_act", OnGpu(4, 64, 64, 64), "of about this size")):
+        explanation = hk.explain(op, x)
+        assert explanation.backend == "cuda"
+        assert "not measured" in explanation.reasons["cuda"] and why in explanation.reasons["cuda"]
 
 
 def test_the_loss_has_no_cuda_kernels_and_says_so(hopper):

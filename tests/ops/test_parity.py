@@ -229,7 +229,7 @@ def test_parameters_in_float32(case, backend, device, dtype, order):
 @pytest.mark.parametrize("name", ("feature_projection_loss-grow-equal-shrink", "feature_projection_loss-no-multiples"))
 def test_where_tf32_is_allowed(name, layout, order):
     """Launches and tiles of tf32. The interpreter computes it in float32, so float32's tolerance holds."""
-    torch.backends.cuda.matmul.allow_tf32 = True  # no attribute of the object's, so monkeypatch can't restore it
+    torch.backends.cudnn.allow_tf32 = True  # no attribute of the object's, so monkeypatch can't restore it
     check(BY_NAME[name], "triton", "cpu", layout, torch.float32, order)
 
 
