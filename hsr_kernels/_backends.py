@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from . import _checks, _measured, _native
+from ._functions import needs_reference
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _ENVIRONMENT = "HSR_KERNELS_BACKEND"
@@ -94,7 +95,7 @@ class Operator:
         return implementation.why_not(device, dtype) or limit
 
     def select(self, tensor: torch.Tensor, limit: str = "") -> Callable[..., Any]:
-        """The function to run for `tensor`.
+        """The function to run for `tensor`, in the context that it is called in.
 
         Raises:
             RuntimeError: A backend was asked for and can't run; the message says why.
@@ -103,10 +104,17 @@ class Operator:
         return _without_autocast(function, tensor) if _checks.autocast_is_on(tensor) else function
 
     def choose(self, tensor: torch.Tensor, limit: str = "", *, quiet: bool = False) -> str:
-        """The name of the backend to run for `tensor`; `quiet` leaves out the warning."""
+        """The name of the backend to run for `tensor`; `quiet` leaves out the warning.
+
+        Where the context demands plain PyTorch, that runs even if another backend was requested.
+        """
         wanted, device = requested(), tensor.device
         if torch.compiler.is_compiling():
             return self._choose(wanted, tensor, limit, quiet)
+        if demand := needs_reference():
+            if wanted != "reference" and not quiet:
+                self._warn(demand)
+            return "reference"
         # Which of a GPU's two backends is faster depends on the tensor's size and layout too.
         more = (tensor.numel().bit_length(), tensor.is_contiguous()) if device.type == "cuda" else ()
         key = (self.name, wanted, device, tensor.dtype, limit, _native.triton_recorded, *more)
@@ -366,13 +374,15 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
     chosen = operator.choose(tensor, quiet=True)
     wanted = requested()
     reasons, known = {}, operator.order_reason(tensor)
+    guessed = known.startswith("not measured")
+    best, rank = ("the default", "the default") if guessed else ("the fastest that can run", "faster")
     for name in BACKENDS:
         if name == chosen:
-            reasons[name] = "chosen: " + ("it was requested" if wanted else "the fastest that can run")
+            reasons[name] = "chosen: " + ("it was requested" if wanted else best)
             reasons[name] += f" ({known})" if known and not wanted else ""
         else:
             reasons[name] = operator.why_not(name, tensor.device, tensor.dtype) or (
-                f"it could run, but {wanted} was requested" if wanted else f"it could run, but {chosen} is faster"
+                f"it could run, but {wanted} was requested" if wanted else f"it could run, but {chosen} is {rank}"
             )
     details = operator.implementations[chosen].details
     told = tuple(details(*tensors)) if details else ()

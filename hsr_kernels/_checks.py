@@ -11,12 +11,16 @@ import torch
 _Maybe = TypeVar("_Maybe", torch.Tensor, torch.Tensor | None)
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# Of padding at a side. No image is that large, and what kernels count stays far from the ends of their integers.
+MAX_PADDING = 2**24
 
 
 def tensor(name: str, value: object, ndim: int | None = None) -> torch.Tensor:
     """Returns `value` if it is a floating-point tensor (of `ndim` dimensions); raises otherwise."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}")
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, got {value.dtype}")
     if ndim is not None and value.ndim != ndim:
@@ -56,6 +60,8 @@ def padding4(name: str, value: int | Sequence[int]) -> tuple[int, int, int, int]
         values = (values[0], values[0], values[1], values[1])
     if len(values) != 4:
         raise ValueError(f"{name} must be an int, (x, y) or (x0, x1, y0, y1), got {value!r}")
+    if max(values) > MAX_PADDING or min(values) < -MAX_PADDING:
+        raise ValueError(f"{name} must be from {-MAX_PADDING} to {MAX_PADDING}, got {value!r}")
     return values[0], values[1], values[2], values[3]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from . import _backends, _native
@@ -18,10 +19,18 @@ from . import _backends, _native
 EMULATED = _native.cuda_is_emulated()
 # Types of tensors that behave like no more than tensors.
 PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
-# Whether something watches or transforms operators; a PyTorch that doesn't tell has everything go the long way.
-modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-transforms: Callable[[], object] = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: 1)
+# What watches or transforms operators; a PyTorch that doesn't tell has everything go the long way.
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_transforms: Callable[[], object] = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: 1)
+_trace: Callable[[], object] = getattr(torch._C, "_get_tracing_state", lambda: 1)
 _MOST = 4096  # calls to remember; beyond, all are forgotten
+
+
+def is_watched() -> bool:
+    """Whether somebody is to hear of every operator: a mode, a transform, a trace or a forward-mode derivative."""
+    return bool(
+        _modes() or _transforms() is not None or _trace() is not None or forward_ad._current_level >= 0
+    )
 
 
 def key_of(x: Any, f: Any, *options: object) -> Hashable:
@@ -30,7 +39,7 @@ def key_of(x: Any, f: Any, *options: object) -> Hashable:
         return None
     if not (EMULATED or x.is_cuda):
         return None
-    if modes() or transforms() is not None:
+    if is_watched():
         return None
     if torch.is_grad_enabled() and (x.requires_grad or (f is not None and f.requires_grad)):
         return None

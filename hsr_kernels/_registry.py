@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from . import _backends, _native
 
@@ -60,7 +61,29 @@ def define(
         _library.impl(name, on_cpu, "CPU")
     _library.impl(name, _on_gpu(folder, kernels), "CUDA")
     torch.library.register_fake(f"hsr_kernels::{name}", fake, lib=_library)
-    return getattr(torch.ops.hsr_kernels, name).default
+    operator = getattr(torch.ops.hsr_kernels, name).default
+    torch.library.register_vmap(f"hsr_kernels::{name}", _one_by_one(operator), lib=_library)
+    return operator
+
+
+def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator under vmap: run for one element of the batch after another, as kernels know no batch of batches."""
+
+    def run(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        leaves, structure = pytree.tree_flatten(args)
+        dims = pytree.tree_flatten(in_dims, is_leaf=lambda dim: dim is None)[0]
+
+        def element(i: int) -> Any:
+            chosen = [leaf if dim is None else leaf.select(dim, i) for leaf, dim in zip(leaves, dims, strict=True)]
+            return operator(*pytree.tree_unflatten(chosen, structure))
+
+        found = [element(i) for i in range(info.batch_size)]
+        outputs, structure_of_one = pytree.tree_flatten(found[0])
+        rows = zip(*(pytree.tree_leaves(one) for one in found), strict=True)
+        stacked = pytree.tree_unflatten([torch.stack(row) for row in rows], structure_of_one)
+        return stacked, pytree.tree_unflatten([0] * len(outputs), structure_of_one)
+
+    return run
 
 
 def _on_cpu(kernels: dict[str, _Kernel]) -> Callable[..., Any] | None:

@@ -6,7 +6,7 @@ from torch import is_grad_enabled
 from torch.compiler import is_compiling
 
 from .. import _backends, _checks
-from .._lean import EMULATED, PLAIN, Launches, modes, transforms
+from .._lean import EMULATED, PLAIN, Launches, is_watched
 from . import autograd, reference
 from .activations import epilogue as _epilogue
 
@@ -60,8 +60,7 @@ def bias_act(
         and type(x) in PLAIN
         and (EMULATED or x.is_cuda)
         and (b is None or type(b) in PLAIN)
-        and not modes()
-        and transforms() is None
+        and not is_watched()
         and not (is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)))
     ):
         of_b = None if b is None else (b.shape, b.is_contiguous(), b.dtype, b.device)

@@ -7,6 +7,7 @@ into y: dx = dy * slope(y), and the node of y passes the rest on to x and b. Swi
 
 import torch
 
+from .._functions import Function
 from . import ops as _ops
 from . import reference
 from .activations import Epilogue
@@ -19,21 +20,24 @@ def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilog
     return BiasAct.apply(x, b, dim, epilogue)
 
 
+@Function
 class BiasAct(torch.autograd.Function):
     """y from x and b."""
 
     @staticmethod
-    def forward(ctx, x, b, dim, epilogue):
-        y = _ops.forward_op(x, b, dim, *epilogue.args)
-        ctx.dim, ctx.epilogue = dim, epilogue
+    def forward(x, b, dim, epilogue):
+        return _ops.forward_op(x, b, dim, *epilogue.args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, y):
+        x, b, ctx.dim, ctx.epilogue = inputs
         ctx.b_dtype = None if b is None else b.dtype
-        if not epilogue.from_output:
+        if not ctx.epilogue.from_output:
             ctx.save_for_backward(x, b)
-        elif epilogue.act != "linear" or epilogue.clamp >= 0:
+        elif ctx.epilogue.act != "linear" or ctx.epilogue.clamp >= 0:
             ctx.save_for_backward(y, None)
         else:
             ctx.save_for_backward(None, None)
-        return y
 
     @staticmethod
     def backward(ctx, dy):
@@ -43,15 +47,19 @@ class BiasAct(torch.autograd.Function):
         return dx, db.to(ctx.b_dtype) if needs_db else None, None, None
 
 
+@Function
 class BiasActBackward(torch.autograd.Function):
     """(dx, db) from dy and ref, which is y or, with b, x; db is float64 and empty unless needed."""
 
     @staticmethod
-    def forward(ctx, dy, ref, b, dim, epilogue, needs_db):
-        ctx.dim, ctx.epilogue = dim, epilogue
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(dy if epilogue.activation.curved else None, ref, b)
+    def forward(dy, ref, b, dim, epilogue, needs_db):
         return _ops.backward_op(dy, ref, b, dim, epilogue.from_output, needs_db, *epilogue.args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, outputs):
+        dy, ref, b, ctx.dim, ctx.epilogue, _ = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(dy if ctx.epilogue.activation.curved else None, ref, b)
 
     @staticmethod
     def backward(ctx, ddx, ddb):
@@ -72,12 +80,17 @@ class BiasActBackward(torch.autograd.Function):
         return ddy, dref, db, None, None, None
 
 
+@Function
 class BiasActSecond(torch.autograd.Function):
     """Derivatives of BiasActBackward with respect to dy and ref, for curved activations."""
 
     @staticmethod
-    def forward(ctx, ddx, dy, ref, b, dim, epilogue):
+    def forward(ddx, dy, ref, b, dim, epilogue):
         return _ops.second_op(ddx, dy, ref, b, dim, epilogue.from_output, *epilogue.args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, outputs):
+        """Keeps nothing: there is no third derivative."""
 
     @staticmethod
     def backward(ctx, *cotangents):

@@ -14,5 +14,6 @@ def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilog
     if epilogue.gain != 1:
         x = x * epilogue.gain
     if epilogue.clamp >= 0:
-        x = x.clamp(-epilogue.clamp, epilogue.clamp)
+        # Not clamp alone, whose gradient is 1 on the limit itself: an output there may have been cut.
+        x = torch.where(x.abs() < epilogue.clamp, x, x.detach().clamp(-epilogue.clamp, epilogue.clamp))
     return x

@@ -9,12 +9,14 @@ Each backward goes through `.apply` of the others, so every order exists, and ea
 convolution: PyTorch's own double backward instead convolves with image-sized kernels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
+from .._functions import Function
 from .reference import every_dtype
 from .weight_gradients import weight_gradients_disabled
 
@@ -32,8 +34,8 @@ class Spec:
     groups: int = 1
     output_padding: tuple[int, int] = (0, 0)
 
-    def transposed(self, image: torch.Size, out: torch.Size, kernel: torch.Size) -> "Spec":
-        """The transposed convolution that takes `out` back to the size of `image`."""
+    def transposed(self, image: Sequence[int], out: torch.Size, kernel: torch.Size) -> "Spec":
+        """The transposed convolution that takes images of shape `out` back to the size that `image` ends with."""
         y, x = (
             image[i] - ((out[i] - 1) * self.stride[i] - 2 * self.padding[i] + self.dilation[i] * (kernel[i] - 1) + 1)
             for i in (-2, -1)
@@ -44,14 +46,18 @@ class Spec:
         return replace(self, output_padding=(0, 0))
 
 
+@Function
 class Convolution(torch.autograd.Function):
     """y = conv2d(x, w) + b."""
 
     @staticmethod
-    def forward(ctx, x, w, b, spec):
-        ctx.save_for_backward(x, w)
-        ctx.spec = spec
+    def forward(x, w, b, spec):
         return _conv2d(x, w, b, spec.stride, spec.padding, spec.dilation, spec.groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, w, _, ctx.spec = inputs
+        ctx.save_for_backward(x, w)
 
     @staticmethod
     def backward(ctx, dy):
@@ -66,14 +72,18 @@ class Convolution(torch.autograd.Function):
         return dx, dw, db, None
 
 
+@Function
 class TransposedConvolution(torch.autograd.Function):
     """y = conv_transpose2d(x, w) + b; also the input gradient of a convolution."""
 
     @staticmethod
-    def forward(ctx, x, w, b, spec):
-        ctx.save_for_backward(x, w)
-        ctx.spec = spec
+    def forward(x, w, b, spec):
         return _conv_transpose2d(x, w, b, spec.stride, spec.padding, spec.output_padding, spec.groups, spec.dilation)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, w, _, ctx.spec = inputs
+        ctx.save_for_backward(x, w)
 
     @staticmethod
     def backward(ctx, dy):
@@ -88,14 +98,18 @@ class TransposedConvolution(torch.autograd.Function):
         return dx, dw, db, None
 
 
+@Function
 class WeightGradient(torch.autograd.Function):
     """dw of a convolution from its input x and the gradient dy of its output."""
 
     @staticmethod
-    def forward(ctx, x, dy, shape, spec):
-        ctx.save_for_backward(x, dy)
-        ctx.spec = spec
+    def forward(x, dy, shape, spec):
         return conv2d_weight(x, shape, dy, spec.stride, spec.padding, spec.dilation, spec.groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, dy, _, ctx.spec = inputs
+        ctx.save_for_backward(x, dy)
 
     @staticmethod
     def backward(ctx, ddw):

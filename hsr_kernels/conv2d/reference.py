@@ -14,7 +14,8 @@ def every_dtype(function):
 
     @functools.wraps(function)
     def call(input, weight, bias=None, *args, **kwargs):
-        if weight.requires_grad and torch.is_grad_enabled():
+        # A trace could hold no Function of ours, and knows no backward anyway.
+        if weight.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
             weight = DropGradient.apply(weight)
         if input.dtype != torch.float16 or input.device.type != "cpu":
             return function(input, weight, bias, *args, **kwargs)

@@ -58,7 +58,8 @@ def conv2d_resample(
     x, w = _checks.autocast(x), _checks.autocast(w)
     _checks.tensor("x", x, ndim=4)
     _checks.tensor("w", w, ndim=4)
-    _checks.same_device("x", x, w=w, f=check_filter(f))
+    f = check_filter(f)
+    _checks.same_device("x", x, w=w, f=f)
     _checks.positive(up=up, down=down, groups=groups)
     _checks.not_empty("w", w)
     if x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:

@@ -40,6 +40,12 @@ class Plan:
 
     def output_size(self, x: torch.Tensor, kernel: tuple[int, int], taps: tuple[int, int]) -> tuple[int, int]:
         """(H', W') for images x, a kernel and a filter of (height, width); raises where nothing would be left."""
+        return self.sizes(x, kernel, taps)[2]
+
+    def sizes(
+        self, x: torch.Tensor, kernel: tuple[int, int], taps: tuple[int, int]
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """(height, width) before the convolution, after it, and at the end; raises where nothing would be left."""
         image = (x.shape[2], x.shape[3])
         taps = taps if self.filtered else (1, 1)
         if self.before is not None:
@@ -50,8 +56,8 @@ class Plan:
         else:
             _checks.kernel_fits("x", x, [image[i] + 2 * pads[i] for i in (0, 1)], kernel)
             sizes = [(image[i] + 2 * pads[i] - kernel[i]) // stride + 1 for i in (0, 1)]
-        image = (sizes[0], sizes[1])
-        return self.after.output_size(*image, taps) if self.after is not None else image
+        convolved = (sizes[0], sizes[1])
+        return image, convolved, self.after.output_size(*convolved, taps) if self.after is not None else convolved
 
 
 def plan(

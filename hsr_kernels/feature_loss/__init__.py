@@ -78,6 +78,9 @@ def _check_scale(i: int, x: torch.Tensor, target: torch.Tensor, head: Head) -> N
     _checks.shape(f"heads[{i}].b1", named["b1"], (hidden,))
     _checks.shape(f"heads[{i}].w2", named["w2"], (out, hidden))
     _checks.shape(f"heads[{i}].b2", named["b2"], (out,))
+    for name, images in ((f"features[{i}]", x), (f"targets[{i}]", target)):
+        if 0 in images.shape[2:]:
+            raise ValueError(f"{name} must have pixels, got shape {list(images.shape)}")
     if tuple(target.shape) != (x.shape[0], out, target.shape[2], target.shape[2]):
         raise ValueError(
             f"targets[{i}] must have shape [{x.shape[0]}, {out}, T, T] for features {list(x.shape)} "

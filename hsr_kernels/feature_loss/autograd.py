@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .._functions import Function, is_batched
 from . import ops as _ops
 from . import reference
 from .reference import Head
@@ -22,7 +23,7 @@ def feature_projection_loss(
     for dtype in dict.fromkeys(x.dtype for x in features):
         group = [i for i, x in enumerate(features) if x.dtype == dtype]
         tensors = [t for i in group for t in scales[i]]
-        found = ProjectionLoss.apply(hidden_gain, *tensors)
+        found = ProjectionLoss.apply(hidden_gain, *tensors)[0]
         if len(group) == len(scales):
             return found
         losses.update(zip(group, found.unbind(), strict=True))
@@ -34,19 +35,29 @@ def _by_argument(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
     return [list(tensors[i::6]) for i in range(6)]
 
 
+@Function
 class ProjectionLoss(torch.autograd.Function):
-    """The losses of scales of one dtype, whose x, target, w1, b1, w2 and b2 follow one another."""
+    """The losses of scales of one dtype, whose x, target, w1, b1, w2 and b2 follow one another; and what is kept."""
 
     @staticmethod
-    def forward(ctx, gain, *tensors):
+    def forward(gain, *tensors):
         x, target, *heads = _by_argument(tensors)
         loss, kept = _ops.loss_op(x, target, *_like(x, heads), gain)
-        ctx.gain, ctx.count = gain, len(tensors)
-        ctx.save_for_backward(loss, *tensors, *kept)
-        return loss
+        return loss, *kept
 
     @staticmethod
-    def backward(ctx, dloss):
+    def setup_context(ctx, inputs, outputs):
+        ctx.gain, *tensors = inputs
+        ctx.count = len(tensors)
+        loss, *kept = outputs
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(loss, *tensors, *kept)
+
+    @staticmethod
+    def backward(ctx, dloss, *_):
+        if dloss is None:
+            return (None,) * (ctx.count + 1)
         loss, *saved = ctx.saved_tensors
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
         if torch.is_grad_enabled():
@@ -54,9 +65,15 @@ class ProjectionLoss(torch.autograd.Function):
         x, target, *heads = _by_argument(tensors)
         needs = [need for i, need in enumerate(ctx.needs_input_grad[1:]) if i % 6 != 1]
         sides = [t.shape[2] for t in target]
+        # PyTorch batches no operator that returns a list. Gradients are linear in dloss, which can as well come later.
+        batched = is_batched(dloss)
+        given = torch.ones_like(loss) if batched else dloss
         # Cast again rather than kept: heads are often larger than all that is.
-        found = iter(_ops.loss_bwd_op(dloss, loss, kept, x, *_like(x, heads), sides, ctx.gain, needs))
-        grads = [None if i % 6 == 1 else next(found).to(t.dtype) for i, t in enumerate(tensors)]
+        found = iter(_ops.loss_bwd_op(given, loss, kept, x, *_like(x, heads), sides, ctx.gain, needs))
+        grads = [None if i % 6 == 1 else next(found) for i in range(ctx.count)]
+        if batched:
+            grads = [g if g is None or not g.numel() else g * dloss[i // 6] for i, g in enumerate(grads)]
+        grads = [g if g is None else g.to(t.dtype) for g, t in zip(grads, tensors, strict=True)]
         return None, *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[1:], strict=True))
 
 
@@ -67,11 +84,13 @@ def _like(x: Sequence[torch.Tensor], heads: Sequence[Sequence[torch.Tensor]]) ->
 
 def _through_reference(ctx, tensors, dloss):
     """The same gradients as a graph that can be differentiated again."""
-    features, targets, *heads = _by_argument(tensors)
-    loss = reference.feature_projection_loss(features, targets, list(zip(*heads, strict=True)), ctx.gain)
     wanted = [i for i, need in enumerate(ctx.needs_input_grad[1:]) if need]
-    found = torch.autograd.grad(loss, [tensors[i] for i in wanted], dloss, create_graph=True)
-    grads: list[torch.Tensor | None] = [None] * (ctx.count + 1)
-    for i, grad in zip(wanted, found, strict=True):
-        grads[i + 1] = grad
-    return tuple(grads)
+
+    def losses(*varied: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(wanted, varied, strict=True))
+        features, targets, *heads = _by_argument([given.get(i, t) for i, t in enumerate(tensors)])
+        return reference.feature_projection_loss(features, targets, list(zip(*heads, strict=True)), ctx.gain)
+
+    pull = torch.func.vjp(losses, *(tensors[i] for i in wanted))[1]
+    found = dict(zip(wanted, pull(dloss), strict=True))
+    return None, *(found.get(i) for i in range(ctx.count))

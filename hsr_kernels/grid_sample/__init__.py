@@ -22,20 +22,21 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
     Args:
         input: Images [N, C, H, W], float32, float16, bfloat16 or float64.
-        grid: Places [N, H', W', 2] as (x, y), the image spanning [-1, 1]; the dtype of input.
+        grid: Places [N, H', W', 2] as (x, y), the image spanning [-1, 1]; of any of these dtypes. Positions are
+            computed in float32 at least, whatever the dtypes. NaN means -1; infinite places are outside.
 
     Returns:
-        [N, C, H', W'] in the dtype of input.
+        [N, C, H', W'] in the dtype of input; under autocast in PyTorch's for this operator: float32 on the CPU, the
+        wider of both dtypes on CUDA.
 
     Raises:
         TypeError, ValueError: An argument of the wrong type, shape, dtype or device.
 
-    Derivatives: every order, with respect to input and grid (almost everywhere: bilinear interpolation has kinks
-    at pixel centres).
+    Derivatives: every order, with respect to input and grid. Bilinear interpolation has kinks at pixel centres: the
+    derivative there is that towards larger x and y.
 
     Source: torch.nn.functional.grid_sample, whose backward has no derivative.
     """
-    input, grid = _checks.autocast(input), _checks.autocast(grid)
     _checks.tensor("input", input, ndim=4)
     _checks.tensor("grid", grid, ndim=4)
     _checks.same_device("input", input, grid=grid)
@@ -43,4 +44,7 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"grid must have shape [{input.shape[0]}, H', W', 2], got {list(grid.shape)}")
     if 0 in input.shape[1:]:
         raise ValueError(f"input must have pixels and channels, got shape {list(input.shape)}")
-    return _operator.select(input)(input, grid.to(input.dtype))
+    if _checks.autocast_is_on(input):
+        wide = torch.float32 if input.device.type == "cpu" else grid.dtype
+        input = input.to(torch.promote_types(input.dtype, wide))
+    return _operator.select(input)(input, grid)

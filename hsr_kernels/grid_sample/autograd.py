@@ -1,66 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's grid_sample with the second derivative that it lacks."""
+"""PyTorch's grid_sample with the second derivative that it lacks, and with positions that 16 bits can't hold."""
 
 import torch
-import torch.nn.functional as F
 
+from .._functions import Function, is_batched
 from . import reference
 
+# Of PyTorch's kernels: bilinear, zeros outside, corners not aligned.
+_MODE = (0, 0, False)
 
-def _sample(input, grid):
-    return F.grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+def _prepared(input: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and grid as PyTorch's kernels take them: in one dtype, of more than 16 bits, which hold no position."""
+    dtype = torch.promote_types(torch.promote_types(input.dtype, grid.dtype), torch.float32)
+    return _in_front(input.to(dtype)), _in_front(reference.within_reach(grid.to(dtype)))
 
 
+def _in_front(x: torch.Tensor) -> torch.Tensor:
+    """x itself; under vmap with its batch in front, as the kernels' batching rules go wrong where batches differ."""
+    return x.view_as(x) if is_batched(x) else x
+
+
+@Function
 class GridSample(torch.autograd.Function):
     """y = sample(input, grid)."""
 
     @staticmethod
-    def forward(ctx, input, grid):
-        ctx.save_for_backward(input, grid)
-        return _sample(input, grid)
+    def forward(input, grid):
+        pixels, places = _prepared(input, grid)
+        return torch.ops.aten.grid_sampler_2d(pixels, places, *_MODE).to(input.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, dy):
-        input, grid = ctx.saved_tensors
-        dinput, dgrid = GridSampleBackward.apply(dy, input, grid, ctx.needs_input_grad)
-        return dinput, dgrid
+        return GridSampleBackward.apply(dy, *ctx.saved_tensors, *ctx.needs_input_grad)
 
 
+@Function
 class GridSampleBackward(torch.autograd.Function):
-    """(dinput, dgrid) from dy; linear in dy."""
+    """(dinput, dgrid) from dy, each empty unless needed; linear in dy."""
 
     @staticmethod
-    def forward(ctx, dy, input, grid, needs):
+    def forward(dy, input, grid, needs_dinput, needs_dgrid):
+        pixels, places = _prepared(input, grid)
+        # The gradient of the grid always comes along: PyTorch's kernel has no way to leave it out.
+        dinput, dgrid = torch.ops.aten.grid_sampler_2d_backward(
+            _in_front(dy.to(places.dtype)), pixels, places, *_MODE, (needs_dinput, True)
+        )
+        dinput = dinput.to(input.dtype) if needs_dinput else input.new_empty(0)
+        # NaN is sampled at a place of its own, on which nothing depends.
+        return dinput, dgrid.masked_fill(grid.isnan(), 0).to(grid.dtype) if needs_dgrid else grid.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        dy, input, grid, *ctx.needs = inputs
         ctx.save_for_backward(dy, input, grid)
-        ctx.needs = needs
-        with torch.enable_grad():
-            leaves = [t.detach().requires_grad_(need) for t, need in zip((input, grid), needs, strict=True)]
-            wanted = [leaf for leaf in leaves if leaf.requires_grad]
-            found = iter(torch.autograd.grad(_sample(*leaves), wanted, dy))
-        return tuple(next(found) if need else None for need in needs)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, ddinput, ddgrid):
         dy, input, grid = ctx.saved_tensors
-        if not ctx.needs[1] and not ctx.needs_input_grad[2]:
+        given = [dd for dd, need in zip((ddinput, ddgrid), ctx.needs, strict=True) if need and dd is not None]
+        if not given:
+            return (None,) * 5
+        if ddgrid is None and not ctx.needs_input_grad[2]:
             # dinput doesn't depend on input, and its transpose with respect to dy is sampling itself.
-            return GridSample.apply(ddinput, grid), None, None, None
-        return (*_second_order(dy, input, grid, ctx.needs, (ddinput, ddgrid)), None)
+            return GridSample.apply(ddinput, grid), None, None, None, None
+        asked = [i for i, dd in ((1, ddinput), (2, ddgrid)) if dd is not None]
 
+        def first_order(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            """Those of (dinput, dgrid) that cotangents are given for, as plain PyTorch."""
+            pull = torch.func.vjp(reference.grid_sample, *args[1:])[1]
+            found = pull(args[0])
+            return tuple(found[i - 1] for i in asked)
 
-def _second_order(dy, input, grid, needs, cotangents):
-    """Derivatives of GridSampleBackward through the reference, which can be differentiated again."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        args = [dy, input, grid]
-        if not create_graph:
-            args = [t.detach().requires_grad_() for t in args]
-        args = [t if t.requires_grad else t.detach().requires_grad_() for t in args]
-        dy, input, grid = args
-        wanted = [t for t, need in zip((input, grid), needs, strict=True) if need]
-        given = [t for t, need in zip(cotangents, needs, strict=True) if need]
-        first = torch.autograd.grad(reference.grid_sample(input, grid), wanted, dy, create_graph=True)
-        return torch.autograd.grad(first, args, given, create_graph=create_graph, materialize_grads=True)
+        pull = torch.func.vjp(first_order, dy, input, grid)[1]
+        return *pull(tuple(given)), None, None
 
 
 grid_sample = GridSample.apply

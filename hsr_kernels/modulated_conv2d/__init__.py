@@ -47,7 +47,8 @@ def modulated_conv2d(
         x: [N, C, H, W], float32, float16, bfloat16 or float64; contiguous or channels_last.
         weight: [O, C, kh, kw], one for all samples; cast to the dtype of x for the convolution.
         styles: [N, C], the scale of each sample's input channels.
-        noise: [N or 1, 1, H', W'] or a scalar tensor, added after demodulation; None for none.
+        noise: Added after demodulation: [N or 1, 1, H', W'], [H', W'], a scalar tensor or whatever else broadcasts to
+            [N, 1, H', W']; None for none.
         up, down, padding, resample_filter, flip_weight: As in `conv2d_resample` (with f = resample_filter).
         demodulate: Scale each sample's output channels by d, a sum over C, kh and kw.
         bias: [O] or None.
@@ -67,6 +68,7 @@ def modulated_conv2d(
     Source: StyleGAN2 (Karras et al., CVPR 2020), equations 1 and 3.
     """
     x, weight, styles = _checks.autocast(x), _checks.autocast(weight), _checks.autocast(styles)
+    resample_filter = check_filter(resample_filter)
     steps = _validate(x, weight, styles, up, down, padding, resample_filter)
     spec = _epilogue(act, alpha, gain, clamp, x.dtype)
     for name, value in (("noise", noise), ("bias", bias)):
@@ -75,7 +77,7 @@ def modulated_conv2d(
     _checks.same_device("x", x, weight=weight, styles=styles, noise=noise, bias=bias, resample_filter=resample_filter)
     if bias is not None:
         _checks.shape("bias", bias, (weight.shape[0],))
-    _check_noise(noise, x, weight, steps, resample_filter)
+    noise = _noise_map(noise, x, weight, steps, resample_filter)
     return _operator.select(x, native_limit(resample_filter, max(up, down)))(
         x, weight, styles, noise, resample_filter, steps, bool(demodulate), bool(flip_weight), bias, spec
     )
@@ -92,17 +94,21 @@ def _validate(x, weight, styles, up, down, padding, f) -> Plan:
     _checks.shape("styles", styles, x.shape[:2])
     _checks.positive(up=up, down=down)
     _checks.not_empty("weight", weight)
-    check_filter(f)
     kernel = (weight.shape[2], weight.shape[3])
     return plan(kernel, filter_taps(f), up, down, _checks.padding4("padding", padding), flip_filter=False)
 
 
-def _check_noise(noise, x, weight, steps: Plan, f) -> None:
-    height, width = steps.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
+def _noise_map(noise, x, weight, steps: Plan, f) -> torch.Tensor | None:
+    """Noise as [N or 1, 1, H', W'] or a scalar tensor."""
+    size = steps.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
     if noise is None or noise.ndim == 0:
-        return
-    if noise.ndim != 4 or noise.shape[0] not in (1, x.shape[0]) or tuple(noise.shape[1:]) != (1, height, width):
+        return noise
+    n = noise.shape[0] if noise.ndim == 4 else 1
+    whole = (n, 1, *size)
+    fits = noise.ndim <= 4 and all(a in (1, b) for a, b in zip(noise.shape[::-1], whole[::-1], strict=False))
+    if not fits or n not in (1, x.shape[0]):
         raise ValueError(
-            f"noise must be a scalar tensor or have shape [{x.shape[0]} or 1, 1, {height}, {width}], "
+            f"noise must be a scalar tensor or broadcast to [{x.shape[0]} or 1, 1, {size[0]}, {size[1]}], "
             f"got {list(noise.shape)}"
         )
+    return noise.expand(whole).contiguous()

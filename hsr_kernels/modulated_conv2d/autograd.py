@@ -13,6 +13,7 @@ operator, and so are its first derivatives where no second ones are to come: the
 
 import torch
 
+from .._functions import Function
 from .._registry import is_channels_last, runs_on, wide
 from ..bias_act.activations import Epilogue
 from ..bias_act.autograd import bias_act
@@ -28,26 +29,34 @@ _LAST = torch.channels_last
 _FOLDER = "modulated_conv2d"
 
 
+@Function
 class ScaleChannels(torch.autograd.Function):
     """u = x * s, in channels_last; bilinear."""
 
     @staticmethod
-    def forward(ctx, x, s):
-        ctx.save_for_backward(x, s)
+    def forward(x, s):
         return _ops.scale_op(x, s)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, du):
         return ScaleChannelsBackward.apply(du, *ctx.saved_tensors)
 
 
+@Function
 class ScaleChannelsBackward(torch.autograd.Function):
     """(dx, ds) from du; dx in the layout of x."""
 
     @staticmethod
-    def forward(ctx, du, x, s):
-        ctx.save_for_backward(du, x, s)
+    def forward(du, x, s):
         return _ops.scale_bwd_op(du, x, s)
+
+    @staticmethod
+    def setup_context(ctx, inputs, outputs):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, ddx, dds):
@@ -56,17 +65,21 @@ class ScaleChannelsBackward(torch.autograd.Function):
         return ddu + ScaleChannels.apply(x, dds), ScaleChannels.apply(du, dds), ds
 
 
+@Function
 class EpilogueBackward(torch.autograd.Function):
     """(dz, dd, dnoise, db) from dy, told from y; the epilogue's activation is piecewise linear."""
 
     @staticmethod
-    def forward(ctx, dy, y, d, noise, b, epilogue, needs_dnoise):
-        ctx.save_for_backward(dy, y, d, noise, b)
-        ctx.epilogue = epilogue
-        ctx.set_materialize_grads(False)
+    def forward(dy, y, d, noise, b, epilogue, needs_dnoise):
         dz, dd, db, dnoise = _ops.epilogue_bwd_op(dy, y, d, noise, b, needs_dnoise, *epilogue.args)
         dnoise = dnoise.sum_to_size(noise.shape) if needs_dnoise else None
         return dz, dd if d is not None else None, dnoise, db if b is not None else None
+
+    @staticmethod
+    def setup_context(ctx, inputs, outputs):
+        *tensors, ctx.epilogue, _ = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, ddz, ddd, ddnoise, ddb):
@@ -105,10 +118,10 @@ def _second_order(ctx, ddz, ddd, ddnoise, ddb):
     """What EpilogueBackward.backward computes, in one pass."""
     dy, y, d, noise, b = ctx.saved_tensors
     n, c = y.shape[:2]
-    zeros = dy.new_zeros((n, c), dtype=wide(y.dtype))
-    ratio = zeros if ddd is None else ddd / d
+    ratio = dy.new_zeros((n, c), dtype=wide(y.dtype)) if ddd is None else ddd / d
+    ddb = dy.new_zeros(c, dtype=wide(y.dtype)) if ddb is None else ddb
     gdy, gy, gnoise, sums = _ops.epilogue_bwd_bwd_op(
-        ddz, ratio, ddnoise, zeros[0] if ddb is None else ddb, dy, y, d, noise, b,
+        ddz, ratio, ddnoise, ddb, dy, y, d, noise, b,
         noise is not None and ctx.needs_input_grad[3], *ctx.epilogue.args,
     )  # fmt: skip
     dot, dot_zd, total = sums
@@ -138,19 +151,24 @@ def _slopes(y: torch.Tensor, epilogue: Epilogue) -> tuple[torch.Tensor, torch.Te
     return slope, inverse
 
 
+@Function
 class ModulatedConv2d(torch.autograd.Function):
     """The whole layer; w as its convolution takes it, s, d, noise and b in the dtype that is accumulated in."""
 
     @staticmethod
-    def forward(ctx, x, w, s, d, noise, b, f, plan, epilogue):
-        ctx.plan, ctx.epilogue, ctx.whole = plan, epilogue, runs_on(_FOLDER, x) != "cpu" and not plan.resamples
-        if ctx.whole:
-            y = _ops.layer_op(x, w, s, d, noise, b, plan.convolution.padding, *epilogue.args)
-            ctx.u_shape, ctx.v_shape = x.shape, y.shape
-        else:
-            y, ctx.u_shape, ctx.v_shape = _composed(x, w, s, d, noise, b, f, plan, epilogue)
-        ctx.save_for_backward(x, w, s, d, noise, b, f, y)
-        return y
+    def forward(x, w, s, d, noise, b, f, plan, epilogue):
+        if _is_one_operator(x, plan):
+            return _ops.layer_op(x, w, s, d, noise, b, plan.convolution.padding, *epilogue.args)
+        return _composed(x, w, s, d, noise, b, f, plan, epilogue)
+
+    @staticmethod
+    def setup_context(ctx, inputs, y):
+        *tensors, ctx.plan, ctx.epilogue = inputs
+        x, w, *_, f = tensors
+        ctx.whole = _is_one_operator(x, ctx.plan)
+        # Of the images that go into the convolution and come out of it.
+        ctx.u_size, ctx.v_size, _ = ctx.plan.sizes(x, (w.shape[2], w.shape[3]), filter_taps(f))
+        ctx.save_for_backward(*tensors, y)
 
     @staticmethod
     def backward(ctx, dy):
@@ -166,11 +184,11 @@ class ModulatedConv2d(torch.autograd.Function):
             dx, ds = _ops.layer_bwd_op(dv, w, x, s, padding) if needs_x or needs_s else (None, None)
             return dx, dw, ds, dd, dnoise, db, None, None, None
         if plan.after is not None:
-            dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_shape[2:], filter_taps(f)))
+            dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_size, filter_taps(f)))
         if needs_w:
             dw = _weight_gradient(_before_convolution(x, s, f, plan), dv, w, plan)
         if needs_x or needs_s:
-            du = _input_gradient(dv, w, ctx.u_shape, plan)
+            du = _input_gradient(dv, w, ctx.u_size, plan)
             if plan.before is not None:
                 used = f if plan.filtered else None
                 du = Upfirdn2d.apply(du, used, plan.before.adjoint(x.shape[2:], filter_taps(used)))
@@ -178,18 +196,20 @@ class ModulatedConv2d(torch.autograd.Function):
         return dx, dw, ds, dd, dnoise, db, None, None, None
 
 
+def _is_one_operator(x, plan):
+    """Whether a GPU's layer is one operator, which takes a route of its own."""
+    return runs_on(_FOLDER, x) != "cpu" and not plan.resamples
+
+
 def _composed(x, w, s, d, noise, b, f, plan, epilogue):
-    """(y, shape of u, shape of v)"""
     u = _before_convolution(x, s, f, plan)
     v = _convolve(u, w, plan)
     last = is_channels_last(x)
     if plan.after is None:
-        y = _ops.epilogue_op(v, d, noise, b, last, *epilogue.args)
-    else:
-        g = plan.after
-        fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
-        y = _ops.fir_epilogue_op(v, *fir, d, noise, b, last, *epilogue.args)
-    return y, u.shape, v.shape
+        return _ops.epilogue_op(v, d, noise, b, last, *epilogue.args)
+    g = plan.after
+    fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
+    return _ops.fir_epilogue_op(v, *fir, d, noise, b, last, *epilogue.args)
 
 
 def _before_convolution(x, s, f, plan):
@@ -207,11 +227,11 @@ def _convolve(u, w, plan):
     return kind.apply(u, w, None, _spec(plan))
 
 
-def _input_gradient(dv, w, shape, plan):
+def _input_gradient(dv, w, size, plan):
     spec = _spec(plan)
     if plan.convolution.transposed:
         return _conv.Convolution.apply(dv, w, None, spec)
-    return _conv.TransposedConvolution.apply(dv, w, None, spec.transposed(shape, dv.shape, w.shape))
+    return _conv.TransposedConvolution.apply(dv, w, None, spec.transposed(size, dv.shape, w.shape))
 
 
 def _weight_gradient(u, dv, w, plan):

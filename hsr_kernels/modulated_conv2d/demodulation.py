@@ -3,6 +3,7 @@
 
 import torch
 
+from .._functions import Function
 from . import ops as _ops
 from . import reference
 
@@ -14,6 +15,7 @@ def in_one_launch(weight: torch.Tensor, styles: torch.Tensor) -> bool:
     return torch.float64 not in (weight.dtype, styles.dtype) and weight.shape[2] * weight.shape[3] <= _MOST_TAPS
 
 
+@Function
 class Demodulation(torch.autograd.Function):
     """(w, s, d) from weight [O, C, kh, kw] and styles [N, C]: `reference.prescale`, the casts, the taps in reverse
     (`flip`), and d = rsqrt(sum over C, kh and kw of (w * s)^2 + eps), [N, O] in float32.
@@ -25,16 +27,20 @@ class Demodulation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weight, styles, dtype, flip, channels_last):
+    def forward(weight, styles, dtype, flip, channels_last):
         scaled = dtype == torch.float16
         like = torch.channels_last if channels_last else torch.contiguous_format
         needs_w = scaled or flip or weight.dtype != dtype or not weight.is_contiguous(memory_format=like)
         needs_s = scaled or styles.dtype != torch.float32
         w, s, d = _ops.demodulation_op(weight, styles, dtype, flip, channels_last, needs_w, needs_s)
-        ctx.save_for_backward(weight, styles, d)
-        ctx.scaled, ctx.flip = scaled, flip
-        ctx.set_materialize_grads(False)
         return w if needs_w else None, s if needs_s else None, d
+
+    @staticmethod
+    def setup_context(ctx, inputs, outputs):
+        weight, styles, dtype, ctx.flip, _ = inputs
+        ctx.scaled = dtype == torch.float16
+        ctx.save_for_backward(weight, styles, outputs[2])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, dw, ds, dd):

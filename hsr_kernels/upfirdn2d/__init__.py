@@ -33,7 +33,8 @@ def upfirdn2d(
 
     Args:
         x: Images [N, C, H, W], float32, float16, bfloat16 or float64; contiguous or channels_last.
-        f: Filter: None (one tap of 1), [taps] (separable, along both axes) or [height, width]; float32.
+        f: Filter: None (one tap of 1), [taps] (separable, along both axes) or [height, width]; float32, or another
+            float dtype, which is cast to it (float64 stays).
         up: Factor of zero insertion, int or (x, y): each pixel is followed by up - 1 zeros.
         down: Factor of decimation, int or (x, y).
         padding: Pixels added to the zero-inserted image: int, (x, y) or (x0, x1, y0, y1); negative crops.
@@ -54,6 +55,7 @@ def upfirdn2d(
     key = key_of(x, f, "upfirdn2d", up, down, padding, flip_filter, gain)
     if launch := _launches.get(key):
         return launch(x, f)
+    f = check_filter(f)
     return _run(key, x, f, validate(x, f, up, down, padding, flip_filter, gain))
 
 
@@ -94,7 +96,8 @@ def setup_filter(
         ValueError: No taps, more than two dimensions, or taps that sum to zero and can't be normalised.
     """
     try:
-        taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32)
+        # On the CPU even where another device is PyTorch's default, such as meta, whose tensors have no values.
+        taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32, device=_device_of(f))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"f must be a number, [taps] or [height, width], got {type(f).__name__} {f!r}") from error
     if taps.ndim > 2 or taps.numel() == 0:
@@ -109,7 +112,8 @@ def setup_filter(
         raise ValueError(f"separable filters must be 1-D, got f of shape {list(taps.shape)}")
     if normalize:
         total = taps.sum()
-        if total == 0:
+        # In a graph, and on the meta device, there are no values to look at.
+        if not torch.compiler.is_compiling() and not taps.is_meta and total == 0:
             raise ValueError("f sums to zero, so it can't be normalised; pass normalize=False")
         taps = taps / total
     if flip_filter:
@@ -117,6 +121,10 @@ def setup_filter(
     if gain < 0 and taps.ndim == 1:
         raise ValueError(f"gain must not be negative for a separable filter, which takes its square root; got {gain}")
     return (taps * gain ** (taps.ndim / 2)).to(device)
+
+
+def _device_of(f: object) -> torch.device:
+    return f.device if isinstance(f, torch.Tensor) else torch.device("cpu")
 
 
 def filter2d(
@@ -131,7 +139,8 @@ def filter2d(
     if launch := _launches.get(key):
         return launch(x, f)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
-    fh, fw = filter_taps(check_filter(f))
+    f = check_filter(f)
+    fh, fw = filter_taps(f)
     centred = (x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2)
     return _run(key, x, f, validate(x, f, 1, 1, centred, flip_filter, gain))
 
@@ -150,7 +159,8 @@ def upsample2d(
         return launch(x, f)
     upx, upy = _checks.pair("up", up)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
-    fh, fw = filter_taps(check_filter(f))
+    f = check_filter(f)
+    fh, fw = filter_taps(f)
     centred = (
         x0 + (fw + upx - 1) // 2, x1 + (fw - upx) // 2,
         y0 + (fh + upy - 1) // 2, y1 + (fh - upy) // 2,
@@ -172,7 +182,8 @@ def downsample2d(
         return launch(x, f)
     downx, downy = _checks.pair("down", down)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
-    fh, fw = filter_taps(check_filter(f))
+    f = check_filter(f)
+    fh, fw = filter_taps(f)
     centred = (
         x0 + (fw - downx + 1) // 2, x1 + (fw - downx) // 2,
         y0 + (fh - downy + 1) // 2, y1 + (fh - downy) // 2,

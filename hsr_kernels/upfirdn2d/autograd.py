@@ -3,19 +3,25 @@
 
 import torch
 
+from .._functions import Function
 from . import ops as _ops
 from .geometry import Geometry, filter_taps
 
 
+@Function
 class Upfirdn2d(torch.autograd.Function):
     """y = upfirdn2d(x); linear in x."""
 
     @staticmethod
-    def forward(ctx, x, f, geometry):
-        ctx.save_for_backward(f)
-        ctx.geometry, ctx.size = geometry, (x.shape[2], x.shape[3])
+    def forward(x, f, geometry):
         g = geometry
         return _ops.upfirdn2d_op(x, f, g.up, g.down, g.padding, g.flip_filter, g.gain)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, f, ctx.geometry = inputs
+        ctx.save_for_backward(f)
+        ctx.size = (x.shape[2], x.shape[3])
 
     @staticmethod
     def backward(ctx, dy):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arithmetic of sizes in FIR resampling, written once for every backend."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -68,20 +69,28 @@ def filter_taps(f: torch.Tensor | None) -> tuple[int, int]:
     """(height, width) of a filter; None is a single tap, a 1-D filter runs along both axes."""
     if f is None:
         return 1, 1
-    return (f.shape[0], f.shape[0]) if f.ndim == 1 else (f.shape[0], f.shape[1])
+    if torch.jit.is_tracing():
+        with warnings.catch_warnings():
+            # A trace takes sizes for tensors; a filter's are constants, whatever PyTorch says of that.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            return int(f.shape[0]), int(f.shape[-1])
+    return f.shape[0], f.shape[-1]
 
 
 def check_filter(f: torch.Tensor | None) -> torch.Tensor | None:
-    """Returns `f` if it is a filter: None, [taps] or [h, w], float32."""
+    """Returns `f` as kernels take it if it is a filter: None, [taps] or [h, w], of floats.
+
+    Taps in 16 bits, as a module's become by `.half()`, are cast; those of StyleGAN's filters are exact in them.
+    """
     if f is None:
         return None
     if not isinstance(f, torch.Tensor):
         raise TypeError(f"f must be a torch.Tensor or None, got {type(f).__name__}")
-    if f.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"f must be float32, got {f.dtype}")
+    if f.dtype not in _checks.FLOATS:
+        raise TypeError(f"f must be float32, float16, bfloat16 or float64, got {f.dtype}")
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"f must have shape [taps] or [height, width], got {list(f.shape)}")
-    return f
+    return f.to(torch.promote_types(f.dtype, torch.float32))
 
 
 def native_limit(f: torch.Tensor | None, factor: int) -> str:
@@ -102,9 +111,9 @@ def validate(
     flip_filter: bool,
     gain: float,
 ) -> Geometry:
-    """Checks the arguments of a FIR call and returns its geometry."""
+    """Checks the arguments of a FIR call, f as `check_filter` returns it, and returns its geometry."""
     _checks.tensor("x", x, ndim=4)
-    _checks.same_device("x", x, f=check_filter(f))
+    _checks.same_device("x", x, f=f)
     geometry = Geometry(
         _checks.pair("up", up),
         _checks.pair("down", down),

@@ -10,6 +10,53 @@ PARAMETERS = {  # default alpha and gain of each activation
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804935, 1.6732632423543772848
 
 
+def logistic(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def slope(x, act, alpha=None, gain=None, clamp=None):
+    """Derivative of `activation`; at a kink the one from below, and 0 where the output has the clamp's magnitude."""
+    default_alpha, default_gain = PARAMETERS[act]
+    alpha = default_alpha if alpha is None else alpha
+    s = logistic(x)
+    below = np.exp(np.minimum(x, 0))
+    dy = {
+        "linear": lambda: np.ones_like(x),
+        "relu": lambda: np.where(x > 0, 1.0, 0.0),
+        "lrelu": lambda: np.where(x > 0, 1.0, alpha),
+        "tanh": lambda: 1 - np.tanh(x) ** 2,
+        "sigmoid": lambda: s * (1 - s),
+        "elu": lambda: np.where(x > 0, 1.0, below),
+        "selu": lambda: SELU_SCALE * np.where(x > 0, 1.0, SELU_ALPHA * below),
+        "softplus": lambda: s,
+        "swish": lambda: s * (1 + x * (1 - s)),
+    }[act]()
+    dy = dy * (default_gain if gain is None else gain)
+    if clamp is None or clamp < 0:
+        return dy
+    return np.where(np.abs(activation(x, act, alpha, gain)) < clamp, dy, 0.0)
+
+
+def grid_sample(x, grid):
+    """(samples, their derivatives by the grid's x and y, each [N, C, H', W']); zeros outside, corners not aligned."""
+    n, c, h, w = x.shape
+    y, by_x, by_y = (np.zeros((n, c, *grid.shape[1:3])) for _ in range(3))
+    for at in np.ndindex(n, *grid.shape[1:3]):
+        place = ((grid[at] + 1) * (w, h) - 1) / 2
+        corner = np.floor(place)
+        fx, fy = place - corner
+        for dx, dy in np.ndindex(2, 2):
+            column, row = corner[0] + dx, corner[1] + dy
+            if 0 <= column < w and 0 <= row < h:
+                pixel = x[at[0], :, int(row), int(column)]
+                weight_x, weight_y = (fx if dx else 1 - fx), (fy if dy else 1 - fy)
+                at_all = (at[0], slice(None), *at[1:])
+                y[at_all] += pixel * weight_x * weight_y
+                by_x[at_all] += pixel * (2 * dx - 1) * weight_y * w / 2
+                by_y[at_all] += pixel * weight_x * (2 * dy - 1) * h / 2
+    return y, by_x, by_y
+
+
 def activation(x, act, alpha=None, gain=None, clamp=None):
     default_alpha, default_gain = PARAMETERS[act]
     alpha = default_alpha if alpha is None else alpha
@@ -18,11 +65,11 @@ def activation(x, act, alpha=None, gain=None, clamp=None):
         "relu": lambda: np.maximum(x, 0),
         "lrelu": lambda: np.where(x > 0, x, alpha * x),
         "tanh": lambda: np.tanh(x),
-        "sigmoid": lambda: 1 / (1 + np.exp(-x)),
-        "elu": lambda: np.where(x > 0, x, np.exp(x) - 1),
-        "selu": lambda: SELU_SCALE * np.where(x > 0, x, SELU_ALPHA * (np.exp(x) - 1)),
-        "softplus": lambda: np.log(1 + np.exp(x)),
-        "swish": lambda: x / (1 + np.exp(-x)),
+        "sigmoid": lambda: logistic(x),
+        "elu": lambda: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+        "selu": lambda: SELU_SCALE * np.where(x > 0, x, SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+        "softplus": lambda: np.logaddexp(0, x),
+        "swish": lambda: x * logistic(x),
     }[act]()
     y = y * (default_gain if gain is None else gain)
     return y if clamp is None or clamp < 0 else np.clip(y, -clamp, clamp)

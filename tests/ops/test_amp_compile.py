@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import hsr_kernels as hk
 from tests.cases import BY_NAME, FIR4
@@ -12,8 +13,7 @@ from tests.inputs import draw, evaluate
 from tests.native import BACKENDS, requires_native
 
 _NAMES = ("conv2d-3x3", "conv_transpose2d-3x3", "conv2d_resample-up-2", "conv2d_resample-down-2",
-          "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb",
-          "grid_sample-square")  # fmt: skip
+          "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb")  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -39,7 +39,7 @@ def test_autocast_computes_and_saves_in_bfloat16(name, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", _NAMES[:-1])
+@pytest.mark.parametrize("name", _NAMES)
 def test_autocast_matches_a_cast_by_hand(name, backend):
     case = BY_NAME[name]
     tensors = draw(case, torch.float32).tensors
@@ -57,6 +57,20 @@ def test_autocast_leaves_other_operators_in_the_dtype_of_their_input(backend):
         for dtype in (torch.float32, torch.bfloat16):
             assert hk.bias_act(x.to(dtype), act="lrelu").dtype == dtype
             assert hk.upsample2d(x.to(dtype), FIR4).dtype == dtype
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_keeps_positions_in_float32(backend):
+    """As for PyTorch's grid_sample, which is float32 under autocast on the CPU."""
+    image = torch.rand(1, 1, 300, 300)
+    grid = torch.rand(1, 9, 9, 2) * 1.8 - 0.9
+    expected = F.grid_sample(image, grid, align_corners=False)
+    with hk.use_backend(backend), torch.autocast("cpu", dtype=torch.bfloat16):
+        for x in (image, image.bfloat16()):
+            assert F.grid_sample(x, grid, align_corners=False).dtype == torch.float32
+            y = hk.grid_sample(x, grid)
+            assert y.dtype == torch.float32
+            torch.testing.assert_close(y, expected, rtol=0, atol=1e-5 if x is image else 2**-8)
 
 
 @requires_native

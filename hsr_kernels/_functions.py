@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Autograd Functions that PyTorch's transforms (torch.func, batched gradients) understand, at the price of none.
+
+PyTorch transforms Functions that are written with `setup_context`, but applying one of those takes the host five times
+as long, on every call. So ours are written that way, and applied in the older way where no transform is active.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+
+# A PyTorch that doesn't tell which transforms are active is taken to have none: its own errors then say what fails.
+_active: Callable[[], object] = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+_stack: Callable[[], list[Any] | None] = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)
+
+
+class Function:
+    """An autograd Function of this package: `@Function` above a class with forward, setup_context and backward.
+
+    forward takes no ctx and saves nothing; setup_context saves inputs and outputs only; backward goes through `.apply`
+    of other Functions. Under vmap, forward runs on batched tensors: see `_registry.define` for the operators in it.
+    """
+
+    def __init__(self, written: type[torch.autograd.Function]) -> None:
+        written.generate_vmap_rule = True
+        self.__name__, self.__doc__ = written.__name__, written.__doc__
+        self.transformed = written
+        self.plain = _applied_plainly(written)
+
+    def apply(self, *args: Any) -> Any:
+        """Applies the Function."""
+        if not is_compiling() and _active() is not None:
+            return self.transformed.apply(*args)
+        return self.plain.apply(*args)
+
+
+def _applied_plainly(written: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = written.forward(*args)
+        written.setup_context(ctx, args, output)
+        return output
+
+    # Dynamo counts the parameters to know whether there is a ctx.
+    parameters = inspect.signature(written.forward).parameters.values()
+    ctx = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    forward.__signature__ = inspect.Signature([ctx, *parameters])  # type: ignore[attr-defined]
+    parts = {"forward": staticmethod(forward), "__doc__": written.__doc__}
+    parts |= {name: part for name in ("backward", "jvp") if (part := written.__dict__.get(name)) is not None}
+    return type(written.__name__, (torch.autograd.Function,), parts)
+
+
+def is_batched(x: torch.Tensor) -> bool:
+    """Whether x stands for a batch of tensors, under vmap or in batched gradients (`is_grads_batched`)."""
+    if is_compiling():
+        return False
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
+
+
+def needs_reference() -> str:
+    """Why operators must run as plain PyTorch in the current context, "" where they needn't.
+
+    Forward-mode derivatives and TorchScript see PyTorch's own operators only.
+    """
+    if torch.jit.is_tracing():
+        return "torch.jit.trace can only hold PyTorch's own operators"
+    if forward_ad._current_level >= 0 or _is_forward_mode():
+        return "forward-mode derivatives are known to PyTorch's own operators only"
+    return ""
+
+
+def _is_forward_mode() -> bool:
+    """Whether one of the active transforms is torch.func.jvp, or made of it."""
+    if _active() is None:
+        return False
+    kind = torch._C._functorch.TransformType.Jvp
+    return any(transform.key() == kind for transform in _stack() or ())
