@@ -19,8 +19,9 @@ from .test_data import pixels, truncate
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named_when_streamed(images: Path, workers: int) -> None:
-    truncate(images / "00000/img0005.png")  # The header is intact, so only decoding finds out.
-    stream = BatchStream(open_dataset(images, in_memory=False), 24, seed=0, mirror=False, workers=workers)
+    dataset = open_dataset(images, in_memory=False)
+    truncate(images / "00000/img0005.png")  # Damage is found on opening; this one comes later.
+    stream = BatchStream(dataset, 24, seed=0, mirror=False, workers=workers)
     with pytest.raises(UserError, match=r"^00000/img0005\.png in .* cannot be read as an image"):
         next(stream)
     stream.close()

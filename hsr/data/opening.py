@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a data set: a folder, a zip, or the bundled digits."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .dataset import ImageDataset, ImageStore
+from .labels import label_images
+from .listing import Listing
+from .names import shown
+from .report import make_report, other_files
+from .scan import identity, scan
+from .sources import Source, ZipSource, open_source
+from .store import open_store
+
+# Decoded bytes up to which a whole set is held in memory.
+MEMORY_LIMIT = 256 * 2**20
+MIN_IMAGES = 8
+
+
+def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = None) -> ImageDataset:
+    """Opens a folder or zip of images, or the digits that ship with scikit-learn.
+
+    Every image is decoded once, which shows the progress where it takes longer than a second.
+
+    Args:
+        path: Folder or zip with images, also in subfolders, and optionally a `dataset.json` with
+            `{"labels": [["file name", class], ...]}`. None: the digits.
+        in_memory: Hold the decoded images in memory; None: where they take at most 256 MiB.
+
+    Raises:
+        UserError: The path does not exist, holds no images, or holds images or labels that cannot be used.
+    """
+    if path is None:
+        return _digits()
+    source = open_source(Path(path))
+    listing, labels = label_images(source)
+    _check_count(source, listing)
+    files = open_store(source, listing)
+    if in_memory is None:
+        in_memory = len(files) * 3 * files.resolution**2 <= MEMORY_LIMIT
+    findings, pixels = scan(files, listing, in_memory)
+    store: ImageStore = files if pixels is None else pixels
+    values = None if labels is None else [value for value in labels.values if value is not None]
+    classes = tuple(sorted(set(values or ())))
+    index = {value: i for i, value in enumerate(classes)}
+    return ImageDataset(
+        name=_name(source),
+        resolution=files.resolution,
+        labels=None if values is None else np.array([index[value] for value in values], dtype=np.int64),
+        num_classes=len(classes),
+        store=store,
+        indices=np.arange(len(files)),
+        identity=identity(findings.digests, values),
+        classes=classes,
+        report=make_report(files, listing, labels, findings),
+    )
+
+
+def _check_count(source: Source, listing: Listing) -> None:
+    title = shown(str(source.root))
+    if not listing.names:
+        others = other_files(listing)
+        raise UserError(f"{title} holds no images that can be read{f': {others} found' if others else ''}.")
+    if len(listing.names) < MIN_IMAGES:
+        raise UserError(f"{title} holds {len(listing.names)} images, and training needs at least {MIN_IMAGES}.")
+
+
+def _name(source: Source) -> str:
+    """Returns a short name; the top of the file system has none of its own."""
+    return source.root.stem if isinstance(source, ZipSource) else source.root.resolve().name or "images"
+
+
+def _digits() -> ImageDataset:
+    """The 1,797 handwritten 8x8 digits of scikit-learn, enlarged smoothly to 32x32."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    large = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in small]
+    pixels = np.repeat(np.stack(large)[:, None], 3, axis=1)
+    labels = bunch.target.astype(np.int64)
+    # Not that of other sets: runs on the digits that were started before it are to go on.
+    identity = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    return ImageDataset("digits", 32, labels, 10, pixels, np.arange(len(labels)), identity, classes=tuple(range(10)))

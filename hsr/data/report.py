@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What opening a data set has to say: what was read, converted and ignored, and why."""
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+from .decoding import BACKGROUND, Note
+from .labels import Labels
+from .listing import Listing
+from .names import shown
+from .scan import Findings
+from .sources import Skip
+from .store import FileStore
+
+_MAX_SUFFIXES = 5
+_BACKGROUND = "white" if BACKGROUND == (255, 255, 255) else f"the colour {BACKGROUND}"
+# Each with one and with several images.
+_NOTES = {
+    Note.TURNED: ("1 image was turned as its EXIF tag says.", "{} images were turned as their EXIF tags say."),
+    Note.COMPOSITED: (
+        f"1 image with transparency was laid over {_BACKGROUND}.",
+        f"{{}} images with transparency were laid over {_BACKGROUND}.",
+    ),
+    Note.REDUCED: (
+        "1 image of more than 8 bits a channel was reduced to 8.",
+        "{} images of more than 8 bits a channel were reduced to 8.",
+    ),
+    Note.RECOLOURED: (
+        "1 image was converted to sRGB from another colour space.",
+        "{} images were converted to sRGB from other colour spaces.",
+    ),
+    Note.PROFILE_UNUSED: (
+        "The colour profile of 1 image can't be used, and its colours were taken as they are ({first}).",
+        "The colour profiles of {} images can't be used, and their colours were taken as they are (first: {first}).",
+    ),
+    Note.FIRST_FRAME: (
+        "Of 1 file with several frames or pages, the first was taken ({first}).",
+        "Of {} files with several frames or pages, the first was taken (first: {first}).",
+    ),
+}
+_SKIPS = {
+    Skip.HIDDEN: ("1 hidden or system file or folder was ignored", "{} hidden or system files or folders were ignored"),
+    Skip.DANGLING: ("1 link that leads nowhere was ignored", "{} links that lead nowhere were ignored"),
+    Skip.LOOP: ("1 link to a folder around it was ignored", "{} links to folders around them were ignored"),
+    Skip.SPECIAL: ("1 device, pipe or socket was ignored", "{} devices, pipes or sockets were ignored"),
+    Skip.ZIP_LINK: ("1 link inside the zip was ignored", "{} links inside the zip were ignored"),
+    Skip.AWAY: (
+        "1 dataset.json was ignored, as there are no images in its folder",
+        "{} files dataset.json were ignored, as there are no images in their folders",
+    ),
+}
+
+
+def make_report(files: FileStore, listing: Listing, labels: Labels | None, findings: Findings) -> tuple[str, ...]:
+    """Returns whole sentences, and only those that have something to say."""
+    sentences = [_count(files, findings)]
+    for note, forms in _NOTES.items():
+        count = findings.notes[note.value]
+        if count:
+            sentences.append(forms[count > 1].format(f"{count:,}", first=findings.firsts[note.value]))
+    skipped: dict[Skip, list[str]] = {skip: [] for skip in Skip}
+    for name, skip in listing.skipped:
+        skipped[skip].append(name)
+    for skip, (one, several) in _SKIPS.items():
+        names = sorted(skipped[skip])
+        if len(names) == 1:
+            sentences.append(f"{one} ({shown(names[0])}).")
+        elif names:
+            sentences.append(f"{several.format(f'{len(names):,}')} (first: {shown(names[0])}).")
+    if skipped[Skip.SUFFIX]:
+        sentences.append(f"{other_files(listing)} ignored.")
+    return (*sentences, *_label_sentences(labels))
+
+
+def other_files(listing: Listing) -> str:
+    """Says how many files are of kinds that aren't read, "... were"; empty where there are none."""
+    counts = Counter(_suffix(name) for name, skip in listing.skipped if skip == Skip.SUFFIX)
+    if not counts:
+        return ""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kinds = [f"{n:,} {suffix}" for suffix, n in ranked[:_MAX_SUFFIXES]]
+    if len(ranked) > _MAX_SUFFIXES:
+        kinds.append(f"{sum(n for _, n in ranked[_MAX_SUFFIXES:]):,} others")
+    plural = counts.total() > 1
+    return f"{counts.total():,} other file{'s' if plural else ''} ({', '.join(kinds)}) {'were' if plural else 'was'}"
+
+
+def _suffix(name: str) -> str:
+    return shown(PurePosixPath(name).suffix.lower()) or "without a suffix"
+
+
+def _count(files: FileStore, findings: Findings) -> str:
+    formats = ", ".join(f"{n:,} {name}" for name, n in findings.formats.most_common())
+    size = f"{files.resolution}x{files.resolution}"
+    return f"{len(files):,} images of {size} pixels ({formats}) were read from {shown(str(files.source.root))}."
+
+
+def _label_sentences(labels: Labels | None) -> list[str]:
+    if labels is None:
+        return []
+    file = shown(labels.file)
+    classes = len(set(labels.values))
+    sentences = [f"Labels of {classes:,} {'classes' if classes > 1 else 'class'} were read from {file}."]
+    if labels.repeated:
+        one = labels.repeated == 1
+        sentences.append(f"{labels.repeated:,} of its entries {'repeats' if one else 'repeat'} what another one says.")
+    if labels.absent:
+        one = len(labels.absent) == 1
+        first = f"{'' if one else 'first: '}{shown(labels.absent[0])}"
+        sentences.append(
+            f"{len(labels.absent):,} of its entries {'is for an image' if one else 'are for images'} that "
+            f"{'is' if one else 'are'} not there ({first})."
+        )
+    return sentences

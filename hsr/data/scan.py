@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding every image once: that finds damaged files, and gives the set's identity and report.
+
+What is found in a large set is kept in a cache, so that it's decoded again only after it has changed.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from ..console import tracked
+from ..errors import UserError
+from ..files import cache_folder, replacing
+from .decoding import Note, Picture
+from .listing import Listing
+from .store import FileStore
+
+# Of what is found: part of the cache's key, to be raised when images are decoded differently.
+VERSION = 1
+_TASKS_PER_THREAD = 4
+
+
+@dataclass
+class Findings:
+    """What decoding every image found.
+
+    Attributes:
+        digests: Hash of each image's decoded pixels.
+        formats: Number of files of each format.
+        notes: Number of images of each note's value.
+        firsts: Name of the first image of each note's value.
+    """
+
+    digests: list[str] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    firsts: dict[str, str] = field(default_factory=dict)
+
+    def add(self, title: str, picture: Picture, digest: str) -> None:
+        """Takes in the next image."""
+        self.digests.append(digest)
+        self.formats[picture.format] += 1
+        for note in picture.notes:
+            self.notes[note.value] += 1
+            self.firsts.setdefault(note.value, title)
+
+
+def scan(files: FileStore, listing: Listing, hold: bool) -> tuple[Findings, np.ndarray | None]:
+    """Decodes every image.
+
+    Args:
+        files: The images.
+        listing: Their files.
+        hold: Keep the pixels; else what was found is taken from the cache if it's there, and put there.
+
+    Returns:
+        What was found, and the pixels [N, 3, H, W] uint8 or None.
+
+    Raises:
+        UserError: An image is damaged or of another size; the first one in order is named.
+    """
+    cache = None if hold else _cache_path(files, listing)
+    findings = None if cache is None else _load(cache, len(files))
+    if findings is not None:
+        return findings, None
+    findings = Findings()
+    pixels = np.empty((len(files), 3, files.resolution, files.resolution), np.uint8) if hold else None
+    for index, (picture, digest) in enumerate(tracked(_decoded(files), "Reading images", len(files))):
+        findings.add(files.titles[index], picture, digest)
+        if pixels is not None:
+            pixels[index] = picture.pixels
+    if cache is not None:
+        _save(cache, findings)
+    return findings, pixels
+
+
+def identity(digests: list[str], values: list[int] | None) -> str:
+    """Returns the hash of a sequence of images, by their pixels' hashes, and of their classes if they have any."""
+    whole = hashlib.sha256()
+    for index, digest in enumerate(digests):
+        whole.update(f"{digest} {'' if values is None else values[index]}\n".encode())
+    return whole.hexdigest()
+
+
+def _decoded(files: FileStore) -> Iterator[tuple[Picture, str]]:
+    """Decodes every image, several at a time, and yields them in order with the hashes of their pixels."""
+    threads = len(os.sched_getaffinity(0))
+    waiting: deque[Future[tuple[Picture, str]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for index in range(len(files)):
+                waiting.append(pool.submit(_decode, files, index))
+                if len(waiting) == threads * _TASKS_PER_THREAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+
+def _decode(files: FileStore, index: int) -> tuple[Picture, str]:
+    picture = files.picture(index)
+    return picture, hashlib.blake2b(picture.pixels.data, digest_size=16).hexdigest()
+
+
+def _cache_path(files: FileStore, listing: Listing) -> Path | None:
+    """Returns where what is found in these files is kept, or None where this system has no such place."""
+    try:
+        folder = cache_folder() / "datasets"
+        root = os.path.abspath(files.source.root)
+    except (OSError, RuntimeError):
+        return None
+    key = json.dumps([VERSION, PIL.__version__, root, files.files, files.source.stamps(listing.entries)])
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _load(path: Path, count: int) -> Findings | None:
+    """Reads what was found before; None where there's nothing, or nothing that makes sense."""
+    try:
+        stored = json.loads(path.read_bytes())
+        findings = Findings(
+            [str(digest) for digest in stored["digests"]],
+            Counter({str(name): int(n) for name, n in stored["formats"].items()}),
+            Counter({Note(value).value: int(n) for value, n in stored["notes"].items()}),
+            {Note(value).value: str(title) for value, title in stored["firsts"].items()},
+        )
+    except Exception:
+        return None
+    complete = (
+        len(findings.digests) == findings.formats.total() == count and findings.firsts.keys() == findings.notes.keys()
+    )
+    return findings if complete else None
+
+
+def _save(path: Path, findings: Findings) -> None:
+    """Keeps what was found; where that's impossible, the set is decoded again next time."""
+    with suppress(OSError, UserError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(json.dumps(vars(findings)))
