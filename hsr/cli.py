@@ -4,19 +4,19 @@
 PyTorch is imported only once a command runs, so that `--help` answers at once.
 """
 
-import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from .errors import UserError
+from .errors import UserError, reason
+from .validation import Range, validated
 
 
 def _parse_switch(words: list[str]) -> bool:
@@ -47,13 +47,14 @@ def _option(metavar: str, default: str = _PRESET) -> object:
 class TrainOptions:
     """Train StyleGAN2 with the Hierarchical Semantic Regularizer.
 
-    Without arguments: on the 1,797 handwritten digits of scikit-learn, in minutes, on a CPU. Ctrl-C saves and
-    ends the run, and --resume continues it. Everything is written to RUN, the folder OUTDIR/<n>-<name>.
+    Without arguments: on the 1,797 handwritten digits of scikit-learn, in minutes, on a CPU. Ctrl-C (or SIGTERM, or
+    closing the terminal) saves and ends the run, and --resume continues it. Everything is written to RUN, the
+    folder OUTDIR/<n>-<name>.
     """
 
     data: Annotated[Path | None, _option("PATH", "(default: the bundled digits)")] = None
-    """Folder or zip of square PNG, JPEG or WebP images of one power-of-two size, with class labels in
-    dataset.json if there are any."""
+    """Folder or zip of square images (PNG, JPEG, WebP, TIFF, BMP, GIF and others) of one power-of-two size, with
+    class labels in dataset.json if there are any."""
 
     outdir: Annotated[Path, _option("PATH", "(default: runs)")] = Path("runs")
     """Folder that receives the run folders."""
@@ -84,6 +85,10 @@ class TrainOptions:
     encoder_weights: Annotated[Path | None, _option("PATH", "(default: timm's cache)")] = None
     """Local file with the weights of a timm encoder."""
 
+    encoder_statistics: Annotated[Literal["own", "official"] | None, _option("NAME", "(default: own)")] = None
+    """How images are normalised for a timm encoder: as its own training did, or as HSR's released code does
+    (official)."""
+
     seed: Annotated[int | None, _option("INT", "(default: 0)")] = None
     """Of every random number: one seed and one number of threads give one result on the CPU."""
 
@@ -94,7 +99,9 @@ class TrainOptions:
     device: Annotated[str, _option("NAME", "(default: cuda where there is a GPU, else cpu)")] = "auto"
     """cpu, cuda or cuda:<n>."""
 
-    workers: Annotated[int | None, _option("INT", "(default: 0 for sets that fit in memory, else 2)")] = None
+    workers: Annotated[
+        int | None, Range(0, 256), _option("INT", "(default: 0 for sets that fit in memory, else 2)")
+    ] = None
     """Processes that read and decode images; with 0 the training process does so."""
 
 
@@ -108,14 +115,14 @@ class GenerateOptions:
     seeds: Annotated[str, _option("LIST", "(default: 0-35)")] = "0-35"
     """Seeds of the images, such as 0-35 or 1,5,9-12."""
 
-    truncation: Annotated[float, _option("FLOAT", "(default: 1)")] = 1.0
+    truncation: Annotated[float, Range(-10, 10), _option("FLOAT", "(default: 1)")] = 1.0
     """Below 1, latent codes move towards their mean: less variety, cleaner images."""
 
     label: Annotated[int | None, _option("INT", "(default: every class in turn)")] = None
-    """Class to generate, of a network that was trained with labels."""
+    """Class to generate, by its label in the data, of a network that was trained with labels."""
 
-    out: Annotated[Path, _option("PNG", "(default: generated.png)")] = Path("generated.png")
-    """File for the grid."""
+    out: Annotated[Path, _option("FILE", "(default: generated.png)")] = Path("generated.png")
+    """File for the grid; its suffix says which format: .png, .jpg, .webp, .bmp or .tif."""
 
     outdir: Annotated[Path | None, _option("PATH", "(default: no single images)")] = None
     """Folder that also receives each image by itself, as seed<n>.png."""
@@ -143,10 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits: 0 on success and after Ctrl-C in training, 2 on bad input."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     sys.exit(_guarded(lambda: _run(options)))
 
 
 def _run(options: TrainOptions | GenerateOptions) -> None:
+    validated(options, lambda name: f"--{name.replace('_', '-')}")
     if isinstance(options, TrainOptions):
         from .training.run import train
 
@@ -166,9 +176,8 @@ def _guarded(command: Callable[[], None]) -> int:
         print(f"hsr: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(f"hsr: {error.filename or 'a file'} cannot be written: {error.strerror}.", file=sys.stderr)
+        # Of the disk, the network or a file, so never a fault of the program's.
+        print(f"hsr: {error.filename or 'a file'} cannot be used ({reason(error)}).", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hsr: interrupted.", file=sys.stderr)

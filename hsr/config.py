@@ -8,87 +8,99 @@ et al. 2020) for the R1 weight and the averaging of the generator.
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from .errors import UserError
+from .errors import UserError, reading
+from .validation import Range, validated
 
 PRESETS = ("digits", "auto", "paper256", "stylegan2")
-PRECISIONS = ("float32", "bfloat16")
+# Lazy regularization multiplies a loss by its interval, and Adam forgets a step of that size slowly.
+MAX_INTERVAL = 1024
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a training run. One "kimg" is a thousand real images shown to the discriminator."""
+    """Settings of a training run. One "kimg" is a thousand real images shown to the discriminator.
+
+    Raises:
+        UserError: A setting is of another type than declared here, out of its bounds, or doesn't go with the others.
+    """
 
     preset: str
 
-    # Data
-    data: str | None = None  # Folder or zip; None: the bundled digits.
+    # Folder or zip; None: the bundled digits.
+    data: str | None = None
     mirror: bool = False
-    conditional: bool = True  # Train on class labels where the data has them.
-    held_out: float = 0.1  # Fraction of the images that is kept from training, for the metrics.
-    held_out_max: int = 5000
+    # Train on class labels where the data has them.
+    conditional: bool = True
+    # Fraction of the images that is kept from training, for the metrics.
+    held_out: Annotated[float, Range(0, 0.9)] = 0.1
+    held_out_max: Annotated[int, Range(2, 10**9)] = 5000
 
-    # Networks
-    z_dim: int = 512
-    w_dim: int = 512
-    mapping_layers: int = 8
-    channel_base: int = 32768  # Feature maps times resolution ...
-    channel_max: int = 512  # ... up to this many.
-    minibatch_std_group: int = 4
-    mixed_precision_resolutions: int = 4  # Highest resolutions in low precision, on CUDA.
-    conv_clamp: float | None = 256.0
+    z_dim: Annotated[int, Range(1, 2**16)] = 512
+    w_dim: Annotated[int, Range(1, 2**16)] = 512
+    mapping_layers: Annotated[int, Range(1, 64)] = 8
+    # Feature maps times resolution, up to `channel_max` maps.
+    channel_base: Annotated[int, Range(1, 2**24)] = 32768
+    channel_max: Annotated[int, Range(1, 2**16)] = 512
+    minibatch_std_group: Annotated[int, Range(1, 2**16)] = 4
+    # Highest resolutions in float16, on CUDA; never 4x4.
+    mixed_precision_resolutions: Annotated[int, Range(0, 16)] = 4
+    conv_clamp: Annotated[float, Range(0, 1e30, low_is_allowed=False)] | None = 256.0
 
-    # Losses
-    gamma: float = 1.0
-    r1_interval: int = 16
-    path_length_weight: float = 2.0
-    path_length_interval: int = 4
-    style_mixing: float = 0.9
-    hsr_weight: float = 1.0  # 0: the baseline.
-    hsr_hidden: int = 4096
-    hsr_precision: str = "float32"  # Or bfloat16: for the encoder's targets and the loss; weights stay float32.
+    gamma: Annotated[float, Range(0, 1e9)] = 1.0
+    # Every so many steps; 0: never.
+    r1_interval: Annotated[int, Range(0, MAX_INTERVAL)] = 16
+    path_length_weight: Annotated[float, Range(0, 1e9)] = 2.0
+    path_length_interval: Annotated[int, Range(0, MAX_INTERVAL)] = 4
+    style_mixing: Annotated[float, Range(0, 1)] = 0.9
+    # 0: the baseline.
+    hsr_weight: Annotated[float, Range(0, 1e9)] = 1.0
+    hsr_hidden: Annotated[int, Range(1, 2**20)] = 4096
+    # What the encoder's targets and the loss are computed in, the weights staying float32; auto: bfloat16 on CUDA.
+    hsr_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     encoder: str = "auto"
     encoder_weights: str | None = None
+    # How images are normalised for a timm encoder: as in its training, or as in HSR's released code.
+    encoder_statistics: Literal["own", "official"] = "own"
 
-    # Optimization
-    batch: int = 16
-    learning_rate: float = 0.002
-    beta1: float = 0.0
-    beta2: float = 0.99
-    ema_kimg: float = 10.0  # Half-life of the generator's moving average.
-    ema_rampup: float | None = None  # Largest half-life as a fraction of the images seen so far.
+    batch: Annotated[int, Range(1, 2**16)] = 16
+    learning_rate: Annotated[float, Range(0, 1, low_is_allowed=False)] = 0.002
+    beta1: Annotated[float, Range(0, 1, high_is_allowed=False)] = 0.0
+    beta2: Annotated[float, Range(0, 1, high_is_allowed=False)] = 0.99
+    # Half-life of the generator's moving average.
+    ema_kimg: Annotated[float, Range(0, 1e9)] = 10.0
+    # Largest half-life as a fraction of the images seen so far; None: no such bound.
+    ema_rampup: Annotated[float, Range(0, 1e9)] | None = None
 
-    # Schedule
-    kimg: float = 500.0
-    tick_kimg: float = 4.0
-    checkpoint_ticks: int = 10
-    checkpoints_kept: int = 5
-    metric_images: int = 5000
-    seed: int = 0
-    threads: int | None = None  # On the CPU; None: PyTorch's choice.
+    kimg: Annotated[float, Range(0.001, 1e9)] = 500.0
+    tick_kimg: Annotated[float, Range(0.001, 1e9)] = 4.0
+    # A checkpoint every so many ticks; 0: at the end only.
+    checkpoint_ticks: Annotated[int, Range(0, 10**9)] = 10
+    checkpoints_kept: Annotated[int, Range(1, 10**9)] = 5
+    metric_images: Annotated[int, Range(2, 10**9)] = 5000
+    seed: Annotated[int, Range(0, MAX_SEED)] = 0
+    # On the CPU; None: PyTorch's choice.
+    threads: Annotated[int, Range(1, 1024)] | None = None
 
     def __post_init__(self) -> None:
-        positive = ("batch", "kimg", "tick_kimg", "learning_rate", "minibatch_std_group", "hsr_hidden")
-        not_negative = ("gamma", "hsr_weight", "path_length_weight", "seed", "ema_kimg")
-        for name in positive + not_negative:
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0 or (value == 0 and name in positive):
-                bound = "above 0" if name in positive else "0 or more"
-                raise UserError(f"{name} is {value}, and must be {bound}.")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads is {self.threads}, and must be above 0.")
-        if not 0 <= self.held_out <= 0.9:
-            raise UserError(f"held_out is {self.held_out}, and must be between 0 and 0.9.")
-        if self.hsr_precision not in PRECISIONS:
-            raise UserError(f"hsr_precision is {self.hsr_precision}, and must be {' or '.join(PRECISIONS)}.")
+        for name, value in validated(self).items():
+            object.__setattr__(self, name, value)
         if self.batch % self.minibatch_std_group:
             raise UserError(
                 f"batch is {self.batch}, and must be a multiple of {self.minibatch_std_group}, "
                 "the group of the minibatch standard deviation."
+            )
+
+    def require_channels(self, resolution: int) -> None:
+        """Raises `UserError` where networks for images of `resolution` pixels would have no feature maps."""
+        if self.channel_base < resolution:
+            raise UserError(
+                f"channel_base is {self.channel_base}, and must be at least {resolution} for images "
+                f"{resolution} pixels wide: the highest resolution has channel_base / {resolution} feature maps."
             )
 
     def to_json(self) -> str:
@@ -104,16 +116,14 @@ class Config:
             raise UserError(f"{where} is not a configuration of this program ({unknown or 'no preset'}).")
         try:
             return cls(**values)
-        except TypeError as error:
-            raise UserError(f"{where} has a setting of the wrong type ({error}).") from error
+        except UserError as error:
+            raise UserError(f"In {where}, {error}") from error
 
 
 def load_config(path: Path) -> Config:
     """Reads a configuration from a JSON file such as a run folder's config.json."""
-    try:
+    with reading(path, "a configuration"):
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a configuration ({error}).") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} cannot be read as a configuration (it is not a JSON object).")
     return Config.from_dict(values, str(path))

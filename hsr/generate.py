@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from .data import one_hot
+from .config import MAX_SEED
+from .console import make_console
 from .device import resolve_device
-from .errors import UserError
+from .errors import UserError, writing
 from .models import Generator
+from .tensors import one_hot
 from .training.checkpoint import find_weights, load_weights, read_header
-from .training.grids import generate_images, save_grid, save_image, to_uint8
+from .training.grids import check_format, generate_images, save_grid, save_image, to_uint8
 from .training.trainer import build_generator
 
 if TYPE_CHECKING:
     from .cli import GenerateOptions
 
 MAX_SEEDS = 10000
+MAX_SHOWN_CLASSES = 10
 
 
 def generate(options: "GenerateOptions") -> None:
@@ -31,20 +33,32 @@ def generate(options: "GenerateOptions") -> None:
         UserError: The options or the checkpoint cannot be used.
     """
     seeds = parse_seeds(options.seeds)
+    check_format(options.out)
     device = resolve_device(options.device)
-    G = load_generator(find_weights(options.checkpoint)).to(device)
+    console = make_console()
+    G, classes = load_generator(find_weights(options.checkpoint))
+    G.to(device)
     z = torch.stack([torch.randn(G.z_dim, generator=torch.Generator().manual_seed(s)) for s in seeds])
-    c = _classes(seeds, options.label, G.c_dim)
-    images = generate_images(G, z.to(device), None if c is None else c.to(device), truncation_psi=options.truncation)
+    c = _class_inputs(seeds, options.label, classes)
+    images = generate_images(
+        G,
+        z.to(device),
+        None if c is None else c.to(device),
+        truncation_psi=options.truncation,
+        title="Generating images, in batches of 16",
+        console=console,
+    )
     pixels = to_uint8(images)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(options.out):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     save_grid(pixels, math.ceil(math.sqrt(len(seeds))), options.out)
-    Console().print(f"Wrote {options.out}.", highlight=False, soft_wrap=True)
+    console.print(f"Wrote {options.out}.")
     if options.outdir is not None:
-        options.outdir.mkdir(parents=True, exist_ok=True)
+        with writing(options.outdir):
+            options.outdir.mkdir(parents=True, exist_ok=True)
         for seed, image in zip(seeds, pixels, strict=True):
             save_image(image, options.outdir / f"seed{seed:04d}.png")
-        Console().print(f"Wrote {len(seeds)} images to {options.outdir}.", highlight=False, soft_wrap=True)
+        console.print(f"Wrote {len(seeds)} images to {options.outdir}.")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -55,18 +69,20 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        match = re.fullmatch(r"\s*([0-9]{1,20})(?:-([0-9]{1,20}))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise UserError(f"--seeds {text} is not a list of seeds such as 0-35 or 1,5,9-12.")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last > MAX_SEED:
+            raise UserError(f"--seeds {text} names a seed above {MAX_SEED}.")
         if len(seeds) + last - first >= MAX_SEEDS:
             raise UserError(f"--seeds {text} names more than {MAX_SEEDS} seeds.")
         seeds += range(first, last + 1)
     return seeds
 
 
-def load_generator(path: Path) -> Generator:
-    """Loads the averaged generator from a file of weights.
+def load_generator(path: Path) -> tuple[Generator, tuple[int, ...]]:
+    """Loads the averaged generator from a file of weights; returns it and the labels that it knows, in its order.
 
     Raises:
         UserError: The file is no checkpoint.
@@ -74,14 +90,25 @@ def load_generator(path: Path) -> Generator:
     header = read_header(path)
     G = build_generator(header.config, header.resolution, header.num_classes)
     load_weights(path, {"G_ema": G})
-    return G.eval().requires_grad_(False)
+    return G.eval().requires_grad_(False), header.classes
 
 
-def _classes(seeds: list[int], label: int | None, c_dim: int) -> Tensor | None:
-    """One-hot classes [N, c_dim]: the given one, or by seed so that an image depends on its seed alone."""
-    if label is not None and not 0 <= label < c_dim:
-        known = f"classes 0 to {c_dim - 1}" if c_dim else "no classes"
-        raise UserError(f"--label {label} is not a class of this network, which knows {known}.")
-    if c_dim == 0:
+def _class_inputs(seeds: list[int], label: int | None, classes: tuple[int, ...]) -> Tensor | None:
+    """One-hot classes [N, num_classes]: the given one, or by seed so that an image depends on its seed alone."""
+    if label is not None and label not in classes:
+        raise UserError(f"--label {label} is not a class of this network, which knows {_known(classes)}.")
+    if not classes:
         return None
-    return one_hot(torch.tensor([seed % c_dim if label is None else label for seed in seeds]), c_dim)
+    chosen = [seed % len(classes) if label is None else classes.index(label) for seed in seeds]
+    return one_hot(torch.tensor(chosen), len(classes))
+
+
+def _known(classes: tuple[int, ...]) -> str:
+    """Classes in a few words; those of a run from one number to another are not listed."""
+    if not classes:
+        return "no classes"
+    if classes[-1] - classes[0] + 1 == len(classes):
+        return f"classes {classes[0]} to {classes[-1]}"
+    shown = ", ".join(map(str, classes[:MAX_SHOWN_CLASSES]))
+    more = len(classes) - MAX_SHOWN_CLASSES
+    return f"the classes {shown}" + (f" and {more} more" if more > 0 else "")

@@ -87,9 +87,23 @@ class GANLoss(nn.Module):
 
     def generator_path_length(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
         """Penalty on the deviation of the generator's path lengths from their moving average ``pl_mean``."""
-        G, _, _ = self._networks
         n = max(1, z.shape[0] // self.pl_batch_shrink)
-        ws = self._mixed_codes(z[:n], None if c is None else c[:n])
+        lengths = self.path_lengths(z[:n], None if c is None else c[:n])
+        mean = self.pl_mean.lerp(lengths.detach().mean().to(self.pl_mean.dtype), self.pl_decay)
+        # One overflow must not stay in the mean for ever.
+        mean = torch.where(mean.isfinite(), mean, self.pl_mean)
+        self.pl_mean.copy_(mean)
+        penalty = (lengths - mean).square()
+        stats = {"Loss/G/pl": _mean(penalty), "Loss/G/path_length": _mean(lengths)}
+        return penalty.mean() * self.pl_weight, stats
+
+    def path_lengths(self, z: Tensor, c: Tensor | None) -> Tensor:
+        """Path length [N] of each sample, differentiable: the norm of the gradient of images along random directions.
+
+        A length of 0, whose derivative doesn't exist, has the derivative 0.
+        """
+        G, _, _ = self._networks
+        ws = self._mixed_codes(z, c)
         images = G.synthesis(ws)
         # Not randn_like: it draws in the order of memory, and a layout must not change the numbers.
         direction = torch.randn(images.shape, dtype=images.dtype, device=images.device)
@@ -97,12 +111,8 @@ class GANLoss(nn.Module):
         # As in R1, the first derivative is wanted for the input alone: skip its work for the weights.
         with no_weight_gradients():
             (gradient,) = torch.autograd.grad((images * direction).sum(), ws, create_graph=True)
-        lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
-        mean = self.pl_mean.lerp(lengths.detach().mean().to(self.pl_mean.dtype), self.pl_decay)
-        self.pl_mean.copy_(mean)
-        penalty = (lengths - mean).square()
-        stats = {"Loss/G/pl": _mean(penalty), "Loss/G/path_length": _mean(lengths)}
-        return penalty.mean() * self.pl_weight, stats
+        squares = gradient.square().sum(dim=2).mean(dim=1)
+        return squares.masked_fill(squares == 0, 1).sqrt().masked_fill(squares == 0, 0)
 
     def discriminator_main(
         self, real: Tensor, real_c: Tensor | None, z: Tensor, c: Tensor | None

@@ -9,10 +9,13 @@ distance is over the given encoder's features, so values compare only under the 
 from collections.abc import Sequence
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from ..console import tracked
 from ..models import Generator
 from ..semantics.encoders import Encoder
+from .exact import exact_generator
 
 
 def perceptual_distance(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
@@ -37,8 +40,12 @@ def ppl_w(
     eps: float = 1e-4,
     seed: int = 0,
     labels: Tensor | None = None,
+    console: Console | None = None,
 ) -> float:
     """Perceptual path length in W at path ends; lower is smoother.
+
+    Generator and encoder compute in float32 without TF32, whatever training uses: over a step of `eps` the rounding of
+    float16 is many times the difference of the images.
 
     Per sample: distance of the images of w0 and lerp(w0, w1, eps) under the same noise, over eps^2, for w0
     and w1 mapped from random z with one class. The mean is taken between the 1st and the 99th percentile.
@@ -51,6 +58,7 @@ def ppl_w(
         eps: Step along the path.
         seed: Of latent codes and classes; PyTorch's default generators are left alone.
         labels: One-hot rows [M, c_dim] to draw classes from; needed where G is conditional.
+        console: Where to show progress; None: standard output.
 
     Raises:
         ValueError: G is conditional and there are no labels.
@@ -64,10 +72,12 @@ def ppl_w(
     classes = torch.zeros(num_samples, 0)
     if labels is not None:
         classes = labels.cpu()[torch.randint(len(labels), (num_samples,), generator=rng)]
+    batches = list(zip(z.split(batch), classes.split(batch), strict=True))
     distances = []
-    for z_pair, c in zip(z.split(batch), classes.split(batch), strict=True):
-        w0, w1 = (G.mapping(z_end.to(device), c.to(device)) for z_end in z_pair.unbind(dim=1))
-        images = G.synthesis(torch.cat([w0, w0.lerp(w1, eps)]), noise_mode="const")
-        first, second = zip(*(maps.chunk(2) for maps in encoder.perceptual(images)), strict=True)
-        distances.append(perceptual_distance(first, second) / eps**2)
+    with exact_generator(G, device) as G:
+        for z_pair, c in tracked(batches, f"Measuring PPL, in batches of {batch} pairs", len(batches), console):
+            w0, w1 = (G.mapping(z_end.to(device), c.to(device)) for z_end in z_pair.unbind(dim=1))
+            images = G.synthesis(torch.cat([w0, w0.lerp(w1, eps)]), noise_mode="const")
+            first, second = zip(*(maps.chunk(2) for maps in encoder.perceptual(images)), strict=True)
+            distances.append(perceptual_distance(first, second) / eps**2)
     return trimmed_mean(torch.cat(distances).double())

@@ -11,7 +11,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .generator import activation_dtype, block_resolutions, channels_at
+from .generator import (
+    ActivationLayout,
+    activation_dtype,
+    block_resolutions,
+    channels_at,
+    low_precision_resolutions,
+)
 from .layers import Conv2dLayer, FullyConnected
 from .mapping import LatentMLP
 
@@ -47,14 +53,15 @@ class ResidualBlock(nn.Module):
         return self.skip(x, gain=gain) + self.conv1(self.conv0(x), gain=gain)
 
 
-class Discriminator(nn.Module):
+class Discriminator(ActivationLayout, nn.Module):
     """StyleGAN2 discriminator; arguments as in `hsr.models.Generator`.
 
     ``minibatch_std_group`` is the number of samples over which the standard deviation is taken. With labels,
-    the last layer's output is projected on an embedding of the label.
+    the last layer's output is projected on an embedding of the label, through a mapping of ``mapping_layers``: eight
+    as published, however deep the generator's mapping is.
 
     Raises:
-        ValueError: The resolution is not a power of two of at least 8.
+        ValueError: The resolution is not a power of two of at least 8, or leaves no feature maps.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Discriminator(nn.Module):
         self.minibatch_std_group = minibatch_std_group
         self.memory_format = memory_format
         resolutions = block_resolutions(resolution)[:0:-1]
+        low_precision = low_precision_resolutions(resolution, mixed_precision_resolutions)
         channels = {r: channels_at(r, channel_base, channel_max) for r in [*resolutions, 4]}
         self.from_rgb = Conv2dLayer(img_channels, channels[resolution], 1, activation="lrelu", conv_clamp=conv_clamp)
         self.blocks = nn.ModuleDict(
@@ -84,7 +92,7 @@ class Discriminator(nn.Module):
                     channels[r],
                     channels[r // 2],
                     conv_clamp=conv_clamp,
-                    low_precision=r in resolutions[:mixed_precision_resolutions],
+                    low_precision=r in low_precision,
                 )
                 for r in resolutions
             }

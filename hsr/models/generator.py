@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hsr_kernels import setup_filter, upsample2d
+from hsr_kernels import upsample2d
 
-from .layers import RESAMPLE_TAPS, StyledLayer, ToRGB
+from .layers import FilteredModule, StyledLayer, ToRGB
 from .mapping import MappingNetwork
 
 NOISE_MODES = ("random", "const", "none")
@@ -31,8 +31,40 @@ def block_resolutions(resolution: int) -> list[int]:
 
 
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
-    """Number of feature maps at a resolution: inversely proportional to it, up to a maximum."""
-    return min(channel_base // resolution, channel_max)
+    """Number of feature maps at a resolution: inversely proportional to it, up to a maximum.
+
+    Raises:
+        ValueError: There would be none.
+    """
+    channels = min(channel_base // resolution, channel_max)
+    if channels < 1:
+        raise ValueError(
+            f"channel_base and channel_max must leave a feature map at {resolution} pixels, "
+            f"got {channel_base} and {channel_max}"
+        )
+    return channels
+
+
+def low_precision_resolutions(resolution: int, number: int) -> list[int]:
+    """The `number` highest resolutions, which may run in float16; never 4x4, where there is nothing to gain."""
+    return block_resolutions(resolution)[1:][::-1][:number]
+
+
+class ActivationLayout:
+    """The memory format of a network's activations, as an attribute that can be pickled."""
+
+    _channels_last: bool
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """torch.channels_last or torch.contiguous_format."""
+        return torch.channels_last if self._channels_last else torch.contiguous_format
+
+    @memory_format.setter
+    def memory_format(self, value: torch.memory_format) -> None:
+        if value not in (torch.channels_last, torch.contiguous_format):
+            raise ValueError(f"memory_format must be channels_last or contiguous_format, got {value}")
+        self._channels_last = value == torch.channels_last
 
 
 def activation_dtype(x: Tensor, low_precision: bool) -> torch.dtype:
@@ -71,10 +103,8 @@ class SynthesisBlock(nn.Module):
         return x, self.torgb(x, ws[-1]).to(ws[0].dtype)
 
 
-class SynthesisNetwork(nn.Module):
+class SynthesisNetwork(ActivationLayout, FilteredModule):
     """Latent codes to images; see `Generator` for the arguments."""
-
-    resample_filter: Tensor
 
     def __init__(
         self,
@@ -94,7 +124,7 @@ class SynthesisNetwork(nn.Module):
         self.memory_format = memory_format
         self.channels = {r: channels_at(r, channel_base, channel_max) for r in self.resolutions}
         self.const = nn.Parameter(torch.randn(self.channels[4], 4, 4))
-        low_precision = self.resolutions[len(self.resolutions) - mixed_precision_resolutions :]
+        low_precision = low_precision_resolutions(resolution, mixed_precision_resolutions)
         widths = [0, *self.channels.values()]
         self.blocks = nn.ModuleDict(
             {
@@ -112,7 +142,6 @@ class SynthesisNetwork(nn.Module):
         )
         # ToRGB takes the same code as the first layer of the next block, so only the last one adds a code.
         self.num_ws = sum(block.num_conv for block in self._blocks()) + 1
-        self.register_buffer("resample_filter", setup_filter(list(RESAMPLE_TAPS)), persistent=False)
 
     def _blocks(self) -> list[SynthesisBlock]:
         return [block for block in self.blocks.values() if isinstance(block, SynthesisBlock)]
@@ -167,12 +196,12 @@ class Generator(nn.Module):
         mapping_lr_multiplier: Learning rate of the mapping network relative to the rest.
         channel_base: Feature maps times resolution.
         channel_max: Largest number of feature maps.
-        mixed_precision_resolutions: How many of the highest resolutions run in float16 on CUDA.
+        mixed_precision_resolutions: How many of the highest resolutions run in float16 on CUDA; 4x4 never does.
         conv_clamp: Clamp on each layer's output, or None; keeps float16 from overflowing.
         memory_format: Layout of the activations. The convolution itself is fastest in channels_last.
 
     Raises:
-        ValueError: The resolution is not a power of two of at least 8.
+        ValueError: The resolution is not a power of two of at least 8, or leaves no feature maps.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ Image Quality of StyleGAN" (2020), sections 2 and 3.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +53,42 @@ class FullyConnected(nn.Module):
         return bias_act(x @ weight.t(), bias, act=self.activation)
 
 
-class Conv2dLayer(nn.Module):
+class FilteredModule(nn.Module):
+    """A module with the FIR filter of up- and downsampling, a constant that no state dict holds.
+
+    Copies on other devices and in other dtypes get the filter anew, as memory from `to_empty` or a module that was
+    built on the meta device has no values to move.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = setup_filter(list(RESAMPLE_TAPS), device=torch.get_default_device())
+        self.register_buffer("resample_filter", taps, persistent=False)
+        self.register_load_state_dict_post_hook(FilteredModule._follow_weights)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FilteredModule":
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        self._refill(self.resample_filter.device)
+        return self
+
+    def _refill(self, device: torch.device) -> None:
+        self.resample_filter = setup_filter(list(RESAMPLE_TAPS), device=device).to(self.resample_filter.dtype)
+
+    def _follow_weights(self, _: object) -> None:
+        """Weights that were assigned to a module on the meta device bring their device with them."""
+        weight = next(self.parameters())
+        if self.resample_filter.is_meta and not weight.is_meta:
+            self._refill(weight.device)
+
+
+class Conv2dLayer(FilteredModule):
     """Convolution with equalized learning rate, FIR down-sampling and an activation.
 
     ``kernel_size`` is odd; the image [N, in_channels, H, W] is padded to keep its size, then shrunk by
     ``down``.
     """
-
-    resample_filter: Tensor
 
     def __init__(
         self,
@@ -80,7 +109,6 @@ class Conv2dLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
-        self.register_buffer("resample_filter", setup_filter(list(RESAMPLE_TAPS)), persistent=False)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """``gain`` multiplies the output, and the clamp with it."""
@@ -94,13 +122,12 @@ class Conv2dLayer(nn.Module):
         return bias_act(x, bias, act=self.activation, gain=act_gain, clamp=clamp)
 
 
-class StyledLayer(nn.Module):
+class StyledLayer(FilteredModule):
     """Modulated 3x3 convolution, noise, bias and leaky ReLU: a layer of the synthesis network, one operator.
 
     The convolution's weights carry no gain at run time, because demodulation cancels any.
     """
 
-    resample_filter: Tensor
     noise_const: Tensor
 
     def __init__(
@@ -122,7 +149,6 @@ class StyledLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.register_buffer("resample_filter", setup_filter(list(RESAMPLE_TAPS)), persistent=False)
 
     def noise(self, x: Tensor, noise_mode: str) -> Tensor | None:
         """Noise for the batch of ``x``: fresh [N, 1, R, R], constant [1, 1, R, R] or none."""

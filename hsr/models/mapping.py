@@ -82,6 +82,8 @@ class MappingNetwork(LatentMLP):
         w = self.map(z, c)
         if update_w_avg:
             mean = w.detach().mean(dim=0)
+            # One overflow must not stay in the mean for ever.
+            mean = torch.where(mean.isfinite(), mean, self.w_avg)
             self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
         if truncation_psi == 1.0:

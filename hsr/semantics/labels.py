@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoder for data sets with labels: a small CNN that learns to tell the classes apart."""
 
-import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..console import tracked
 from ..data import ImageDataset
+from ..errors import UserError
+from ..files import replacing
 from .encoders import Encoder
 
 VERSION = 1  # Of the network and its training: part of the cache's key.
@@ -144,7 +145,7 @@ def _fit(encoder: LabelEncoder, images: Tensor, labels: Tensor, rng: torch.Gener
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=max(steps, 2))
     encoder.train()
     order = torch.empty(0, dtype=torch.int64)
-    for _ in range(steps):
+    for _ in tracked(range(steps), "Training the encoder", steps):
         if len(order) < batch:
             order = torch.randperm(len(images), generator=rng)
         chosen, order = order[:batch].to(images.device), order[batch:]
@@ -170,7 +171,10 @@ def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
 def _read_images(dataset: ImageDataset, positions: np.ndarray) -> Tensor:
     """The images at these positions as uint8 [N, 3, 32, 32]."""
     chunks = np.array_split(positions, max(1, len(positions) // 256))
-    small = [(resize(dataset.batch(chunk)) + 1) * 127.5 for chunk in chunks]
+    small = [
+        (resize(dataset.batch(chunk)) + 1) * 127.5
+        for chunk in tracked(chunks, "Reading images for the encoder, in batches of 256", len(chunks))
+    ]
     return torch.cat([x.round().to(torch.uint8) for x in small])
 
 
@@ -186,19 +190,17 @@ def _load(encoder: LabelEncoder, path: Path) -> float | None:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         accuracy = float(metadata["accuracy"])
         encoder.load_state_dict(state)
-    except (OSError, safetensors.SafetensorError, RuntimeError, KeyError, ValueError):
+    except Exception:
+        # Whatever is wrong with the cache, the encoder is trained again.
         return None
     return accuracy
 
 
 def _save(encoder: LabelEncoder, path: Path, accuracy: float, log: Callable[[str], None]) -> None:
     state = {key: value.cpu().contiguous() for key, value in encoder.state_dict().items()}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(state, temporary, metadata={"accuracy": repr(accuracy)})
-        temporary.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as part:
+            safetensors.torch.save_file(state, part, metadata={"accuracy": repr(accuracy)})
+    except (OSError, UserError) as error:
         log(f"The encoder could not be cached and will be trained again next time ({error}).")

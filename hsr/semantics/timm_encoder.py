@@ -56,7 +56,8 @@ class TimmEncoder(Encoder):
         super().__init__()
         if statistics not in STATISTICS:
             raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
-        self.name = f"timm:{model_name}"
+        # Features by other statistics are another measure, and metrics carry the encoder's name.
+        self.name = f"timm:{model_name}" + ("" if statistics == "own" else f", {statistics} statistics")
         config = model_config(model_name)
         path = Path(weights) if weights is not None else fetch(model_name, config.hf_hub_id)
         self.model = _build(model_name)

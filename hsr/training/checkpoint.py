@@ -8,7 +8,7 @@ the state always names complete weights. Nothing is pickled: reading a checkpoin
 """
 
 import json
-import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,32 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..errors import UserError
+from ..errors import UserError, exists, reading, writing
+from ..files import remove_leftovers, replacing
 from .trainer import Trainer
 
 STATE = "state.safetensors"
-SPARE_BYTES = 2**20  # Kept free for logs and pictures.
+# The whole name that a run gives a file of weights: anything else in the folder is somebody's own.
+_WEIGHTS = re.compile(r"(\d{6,}\.\d{3})\.safetensors")
+# What the state says of the moment it was saved at; `extra` values of the same names would be of another moment.
+_COUNTERS = ("weights", "steps", "images_seen")
+# Kept free for logs and pictures.
+SPARE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint file says about itself."""
+    """What a checkpoint file says about itself; `classes` are the labels of its data, in the networks' order."""
 
     config: Config
     resolution: int
-    num_classes: int
+    classes: tuple[int, ...]
     images_seen: int
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the networks know, 0 for unconditional ones."""
+        return len(self.classes)
 
 
 class CheckpointFolder:
@@ -42,7 +53,9 @@ class CheckpointFolder:
 
     def __init__(self, run: Path):
         self.folder = run / "checkpoints"
-        self.folder.mkdir(exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            remove_leftovers(self.folder)
 
     def save(self, trainer: Trainer, extra: dict[str, Any], keep: int) -> Path:
         """Writes weights and state, then removes all but the last `keep` weights.
@@ -53,15 +66,17 @@ class CheckpointFolder:
             keep: Number of weight files that stay.
 
         Raises:
-            UserError: The disk is full; the previous checkpoint is intact.
+            UserError: The disk is full, or a weight isn't finite; the previous checkpoint is intact.
         """
         weights = prefixed({name: module.state_dict() for name, module in trainer.modules().items()})
+        self._require_finite(weights)
         state = prefixed(
             {
                 "opt_G": _moments(trainer.opt_G),
                 "opt_D": _moments(trainer.opt_D),
                 "loss": trainer.loss.state_dict(),
                 "rng": _random_state(trainer.device),
+                "skipped_updates": trainer.skipped_updates,
             }
         )
         path = self.folder / f"{trainer.images_seen / 1000:010.3f}.safetensors"
@@ -69,12 +84,12 @@ class CheckpointFolder:
         header = {
             "config": json.loads(trainer.config.to_json()),
             "resolution": trainer.G.resolution,
-            "num_classes": trainer.c_dim,
+            "classes": list(trainer.classes),
             "images_seen": trainer.images_seen,
         }
         _write(weights, path, header)
         counters = {"weights": path.name, "steps": trainer.steps, "images_seen": trainer.images_seen}
-        _write(state, self.folder / STATE, counters | extra)
+        _write(state, self.folder / STATE, extra | counters)
         for old in self.weights()[:-keep]:
             if old != path:
                 old.unlink()
@@ -93,28 +108,50 @@ class CheckpointFolder:
         kept = self.weights()
         return f"; the last good checkpoint is {kept[-1]}" if kept else ""
 
+    def _require_finite(self, weights: dict[str, Tensor]) -> None:
+        """Raises `UserError` where training has left numbers that nothing can come of."""
+        broken = [name for name, value in weights.items() if not value.isfinite().all()]
+        if broken:
+            raise UserError(
+                f"Training diverged: {len(broken)} of {len(weights)} tensors of the networks are not finite, among "
+                f"them {broken[0]}, so nothing was saved{self._last_good()}; a larger --gamma may help."
+            )
+
     def weights(self) -> list[Path]:
-        """Returns the files with weights, oldest first."""
-        return sorted(p for p in self.folder.glob("*.safetensors") if p.name != STATE)
+        """Returns the run's own files with weights, oldest first."""
+        return weight_files(self.folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the files in a folder that bear the name of a run's weights, oldest first."""
+    found = [(m, p) for p in folder.iterdir() if (m := _WEIGHTS.fullmatch(p.name)) and p.is_file()]
+    return [path for _, path in sorted(found, key=lambda pair: float(pair[0][1]))]
 
 
 def restore(trainer: Trainer, run: Path) -> dict[str, Any]:
-    """Loads weights and state of a run's last checkpoint, and returns the state's JSON values.
+    """Loads weights and state of a run's last checkpoint.
+
+    Returns:
+        The JSON values that were saved with it; what belongs to the moment of saving goes into the trainer instead.
 
     Raises:
         UserError: There is none, or it does not fit the trainer.
     """
-    state, counters = _read(run / "checkpoints" / STATE)
-    load_weights(run / "checkpoints" / counters["weights"], trainer.modules())
-    groups = unprefixed(state)
-    for name, optimizer in (("opt_G", trainer.opt_G), ("opt_D", trainer.opt_D)):
-        _restore_moments(optimizer, groups.get(name, {}))
-    trainer.loss.load_state_dict(groups["loss"])
-    trainer.steps, trainer.images_seen = counters["steps"], counters["images_seen"]
-    torch.set_rng_state(groups["rng"]["cpu"])
-    if trainer.device.type == "cuda" and "cuda" in groups["rng"]:
-        torch.cuda.set_rng_state(groups["rng"]["cuda"], trainer.device)
-    return counters
+    path = run / "checkpoints" / STATE
+    state, values = _read(path)
+    with reading(path, "the state of a run"):
+        load_weights(run / "checkpoints" / values["weights"], trainer.modules())
+        groups = unprefixed(state)
+        for name, optimizer in (("opt_G", trainer.opt_G), ("opt_D", trainer.opt_D)):
+            _restore_moments(optimizer, groups.get(name, {}))
+        trainer.loss.load_state_dict(groups["loss"])
+        trainer.steps, trainer.images_seen = values["steps"], values["images_seen"]
+        for name, count in groups.get("skipped_updates", {}).items():
+            trainer.skipped_updates[name].copy_(count)
+        torch.set_rng_state(groups["rng"]["cpu"])
+        if trainer.device.type == "cuda" and "cuda" in groups["rng"]:
+            torch.cuda.set_rng_state(groups["rng"]["cuda"], trainer.device)
+    return {name: value for name, value in values.items() if name not in _COUNTERS}
 
 
 def load_weights(path: Path, modules: dict[str, nn.Module]) -> None:
@@ -142,13 +179,11 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: It is no such file.
     """
-    try:
+    with reading(path, "a checkpoint"):
         with safetensors.safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})["hsr"])
         config = Config.from_dict(values["config"], str(path))
-        return Header(config, values["resolution"], values["num_classes"], values["images_seen"])
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from error
+        return Header(config, values["resolution"], tuple(values["classes"]), values["images_seen"])
 
 
 def find_weights(path: Path) -> Path:
@@ -157,11 +192,13 @@ def find_weights(path: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    if not path.exists():
+    if not exists(path, "a checkpoint"):
         raise UserError(f"{path} does not exist.")
-    if path.is_file():
+    if not path.is_dir():
         return path
-    files = sorted(p for p in path.glob("checkpoints/*.safetensors") if p.name != STATE)
+    folder = path / "checkpoints"
+    with reading(path, "a run folder"):
+        files = weight_files(folder) if folder.is_dir() else []
     if not files:
         raise UserError(f"{path} is not a run folder with a checkpoint.")
     return files[-1]
@@ -200,30 +237,15 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def _write(tensors: dict[str, Tensor], path: Path, header: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    try:
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        part.touch()
-        mode = part.stat().st_mode  # safetensors would leave the file to its owner alone.
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as part:
         safetensors.torch.save_file(contiguous, part, metadata={"hsr": json.dumps(header)})
-        part.chmod(mode)
-        os.replace(part, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error}).") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["hsr"])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as a checkpoint ({error}).")
+    with reading(path, "a checkpoint"), safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {})["hsr"])
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
 
 
 def _megabytes(size: int) -> str:

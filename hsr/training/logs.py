@@ -3,43 +3,102 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import reading, writing
+from ..files import replacing
+
+# A statistic that isn't finite so many times in a row won't become so again.
+MAX_TIMES_NOT_FINITE = 32
+
+
+@dataclass
+class _Series:
+    """What is known of one statistic, as scalars on its device: sums since the last tick, and counts."""
+
+    total: Tensor
+    finite: Tensor
+    # Not finite since the last tick, and in a row up to now.
+    broken: Tensor
+    in_a_row: Tensor
+    # Values since the session began.
+    values: int = 0
+
 
 class Averages:
-    """Means of named scalars between two ticks, kept on their device so that a step never waits for them."""
+    """Means of named scalars between two ticks, kept on their device so that a step never waits for them.
+
+    Values that aren't finite, such as an overflow of float16, are counted instead of averaged.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._series: dict[str, _Series] = {}
 
     def add(self, stats: dict[str, Tensor]) -> None:
         """Adds one value of each name."""
         for name, value in stats.items():
-            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
-            self._sums[name] = (total + value, count + 1)
+            series = self._series.get(name)
+            if series is None:
+                count = torch.zeros([], dtype=torch.int64, device=value.device)
+                zero = torch.zeros_like(value)
+                series = self._series[name] = _Series(zero, count.clone(), count.clone(), count.clone())
+            finite = value.isfinite()
+            series.total += value.nan_to_num(0, 0, 0)
+            series.finite += finite
+            series.broken += ~finite
+            series.in_a_row = torch.where(finite, 0, series.in_a_row + 1)
+            series.values += 1
 
     def means(self) -> dict[str, float]:
-        """Returns the means since the last `clear`."""
-        return {name: (total / count).item() for name, (total, count) in self._sums.items()}
+        """Returns the means of the finite values since the last `clear`, of names that have any."""
+        counts = {name: series.finite.item() for name, series in self._series.items()}
+        return {name: (self._series[name].total / count).item() for name, count in counts.items() if count}
+
+    def not_finite(self) -> dict[str, int]:
+        """Returns how many values since the last `clear` were not finite, of names that have any."""
+        counts = {name: int(series.broken.item()) for name, series in self._series.items()}
+        return {name: count for name, count in counts.items() if count}
+
+    def diverged(self) -> list[str]:
+        """Returns the names whose values persistently aren't finite: never yet, or many times in a row."""
+        rows = {name: int(series.in_a_row.item()) for name, series in self._series.items()}
+        return [
+            name
+            for name, times in rows.items()
+            if times >= MAX_TIMES_NOT_FINITE or (times == self._series[name].values and times > 1)
+        ]
 
     def clear(self) -> None:
-        """Starts anew."""
-        self._sums.clear()
+        """Starts new means; what is counted in a row goes on."""
+        for series in self._series.values():
+            for tensor in (series.total, series.finite, series.broken):
+                tensor.zero_()
 
 
 class RunLog:
     """`log.jsonl` and TensorBoard events in a run folder."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, images_seen: int = 0):
+        """Opens the log at a position: what it holds from beyond is of steps that will be done again, and goes."""
         # The import takes a second, which other commands need not spend.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = (folder / "log.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(folder))
+        path = folder / "log.jsonl"
+        if path.exists():
+            with reading(path, "a log"):
+                lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and _position(line) <= images_seen]
+            if len(kept) < len(lines):
+                with replacing(path) as part:
+                    part.write_text("".join(kept))
+        with writing(path):
+            self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(folder), purge_step=images_seen + 1 if images_seen else None)
 
     def event(self, kind: str, images_seen: int, values: dict[str, Any]) -> None:
         """Appends a line to the log; its numbers become TensorBoard scalars over the images seen."""
@@ -54,3 +113,11 @@ class RunLog:
         """Closes the files."""
         self._file.close()
         self._board.close()
+
+
+def _position(line: str) -> int:
+    """The images seen at a line of the log; 0 for a line that is of another making, and so stays."""
+    try:
+        return round(json.loads(line)["kimg"] * 1000)
+    except (ValueError, TypeError, KeyError):
+        return 0

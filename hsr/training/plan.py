@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from ..config import Config, load_config, preset
 from ..data import ImageDataset, open_dataset
 from ..device import resolve_device
-from ..errors import UserError
+from ..errors import UserError, exists
 from .checkpoint import find_weights, read_header
 
 if TYPE_CHECKING:
     from ..cli import TrainOptions
 
 STREAM_WORKERS = 2
+# Options that are settings of the same name.
+SETTINGS = ("kimg", "batch", "gamma", "mirror", "hsr_weight", "encoder", "encoder_statistics", "seed")
 # Options that may change when a run is continued; any other one would make it another run.
 CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers"}
 
@@ -44,15 +47,15 @@ class Plan:
     weights: Path | None
 
 
-def make_plan(options: "TrainOptions") -> Plan:
-    """Resolves options, presets and what is resumed into one plan.
+def make_plan(options: "TrainOptions", console: Console) -> Plan:
+    """Resolves options, presets and what is resumed into one plan, and says what the data set turned out to hold.
 
     Raises:
         UserError: They cannot be used.
     """
     device = resolve_device(options.device)
     resume = options.resume
-    if resume is not None and not resume.exists():
+    if resume is not None and not exists(resume, "a checkpoint"):
         raise UserError(f"--resume {resume} does not exist.")
     run = resume if resume is not None and resume.is_dir() else None
     weights = resume if run is None else None
@@ -64,29 +67,29 @@ def make_plan(options: "TrainOptions") -> Plan:
         data = options.data
     in_memory = False if options.workers else None
     dataset = open_dataset(data, in_memory=in_memory)
+    for sentence in dataset.report:
+        console.print(sentence)
     if run is None:
         base = _base_config(options, weights, dataset.resolution, device.type)
-    overrides = {
-        field: value
-        for field in ("kimg", "batch", "gamma", "mirror", "hsr_weight", "encoder", "seed")
-        if (value := getattr(options, field)) is not None
-    }
+    overrides = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
     if options.encoder_weights is not None:
         overrides["encoder_weights"] = str(options.encoder_weights.resolve())
     overrides["data"] = None if data is None else str(Path(data).resolve())
+    if weights is not None:
+        # The average comes from the file, and following a young generator quickly would throw it away.
+        overrides["ema_rampup"] = None
     config = dataclasses.replace(base, **overrides)
+    config.require_channels(dataset.resolution)
     workers = options.workers
     if workers is None:
         workers = 0 if isinstance(dataset.store, np.ndarray) else STREAM_WORKERS
-    if workers < 0:
-        raise UserError(f"--workers is {workers}, and must be 0 or more.")
     if weights is not None:
         _check_transfer(weights, config, dataset)
     return Plan(config, dataset, device, workers, run, weights)
 
 
 def _base_config(options: "TrainOptions", weights: Path | None, resolution: int, device: str) -> Config:
-    if options.cfg is not None and options.cfg.endswith(".json"):
+    if options.cfg is not None and options.cfg.lower().endswith(".json"):
         return load_config(Path(options.cfg))
     if options.cfg is None and weights is not None:
         return read_header(weights).config  # The networks must be those of the checkpoint.
@@ -108,10 +111,19 @@ def _check_continuable(options: "TrainOptions", run: Path) -> None:
 
 def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:
     header = read_header(weights)
-    there = (header.resolution, header.num_classes)
-    here = (dataset.resolution, dataset.num_classes if config.conditional else 0)
-    if there != here:
+    classes = dataset.classes if config.conditional else ()
+    if (header.resolution, header.classes) != (dataset.resolution, classes):
         raise UserError(
-            f"{weights} is a checkpoint of another shape: it is for images {there[0]} pixels wide and "
-            f"{there[1]} classes, and {dataset.name} has images {here[0]} pixels wide and {here[1]} classes."
+            f"{weights} is a checkpoint of another shape: it is for images {header.resolution} pixels wide and "
+            f"{_listed(header.classes)}, and {dataset.name} has images {dataset.resolution} pixels wide and "
+            f"{_listed(classes)}."
         )
+
+
+def _listed(classes: tuple[int, ...]) -> str:
+    """Classes in words."""
+    if not classes:
+        return "no classes"
+    if len(classes) == 1:
+        return f"the class {classes[0]}"
+    return f"{len(classes)} classes from {classes[0]} to {classes[-1]}"

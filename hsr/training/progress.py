@@ -96,9 +96,12 @@ class ProgressDisplay:
                 losses.add_row(Text(row, style="bold"), *values)
         self._live.update(Group(head, losses), refresh=True)
 
-    def tick(self, images_seen: int, means: dict[str, float]) -> None:
-        """Prints one line that stays."""
+    def tick(self, images_seen: int, means: dict[str, float], not_finite: dict[str, int]) -> None:
+        """Prints one line that stays, with how often each statistic was not finite where any was."""
         parts = [f"{images_seen / 1000:8.1f} kimg", f"{self._speed.rate(images_seen):6.1f} img/s"]
         parts += [f"{label} {means[name]:.3f}" for label, name in TICK_TERMS.items() if name in means]
         parts.append(f"{self._speed.left(images_seen)} left")
+        if not_finite:
+            counts = ", ".join(f"{name} {count} times" for name, count in not_finite.items())
+            parts.append(f"not finite: {counts}")
         self._console.print("  ".join(parts), highlight=False)

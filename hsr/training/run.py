@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hsr train`: from options to a run folder, through training to the summary."""
 
-import os
 import re
+import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
+from ..console import make_console
 from ..data import ImageDataset
-from ..errors import UserError
-from ..semantics import build_encoder
+from ..errors import UserError, writing
+from ..files import cache_folder, replacing
+from ..semantics.build import build_encoder
 from ..semantics.encoders import Encoder
 from .checkpoint import load_weights, restore
 from .evaluation import Evaluator
@@ -19,6 +22,7 @@ from .grids import SampleGrid
 from .logs import RunLog
 from .loop import TrainingLoop
 from .plan import Plan, make_plan
+from .stop import StopRequest
 from .stream import BatchStream
 from .trainer import Trainer
 
@@ -32,8 +36,8 @@ def train(options: "TrainOptions") -> None:
     Raises:
         UserError: The options or what they name cannot be used.
     """
-    console = Console(soft_wrap=True, highlight=False)
-    plan = make_plan(options)
+    console = make_console()
+    plan = make_plan(options, console)
     config = plan.config
     if plan.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -43,17 +47,10 @@ def train(options: "TrainOptions") -> None:
     encoder = _encoder(plan, train_set, console)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, train_set, encoder, plan.device)
-    state = _load(trainer, plan)
-    folder = plan.run or new_folder(options.outdir, plan)
-    (folder / "config.json").write_text(config.to_json() + "\n")
+    state = _load(trainer, plan, encoder, console)
     evaluator = None
     if encoder is not None:
-        evaluator = Evaluator(encoder, held_out, config.metric_images, plan.device, config.seed)
-    regularizer = "no HSR" if trainer.hsr is None or encoder is None else f"HSR on {encoder.name}"
-    console.print(
-        f"{folder}: {len(train_set)} images, {plan.dataset.resolution} pixels wide, and {len(held_out)} held "
-        f"out; {trainer.c_dim or 'no'} classes; {regularizer}; {plan.device}"
-    )
+        evaluator = Evaluator(encoder, held_out, config.metric_images, plan.device, config.seed, console)
     stream = BatchStream(
         train_set,
         config.batch,
@@ -62,51 +59,72 @@ def train(options: "TrainOptions") -> None:
         workers=plan.workers,
         start=trainer.images_seen,
     )
-    log = RunLog(folder)
-    grid = SampleGrid(train_set, config.z_dim, trainer.c_dim, plan.device, config.seed)
-    try:
-        _run(TrainingLoop(trainer, stream, grid, folder, log, state, console), plan, evaluator)
-    finally:
-        stream.close()
-        log.close()
+    with StopRequest() as stop, closing(stream):
+        folder = plan.run or new_folder(options.outdir, plan)
+        with replacing(folder / "config.json") as part:
+            part.write_text(config.to_json() + "\n")
+        regularizer = "no HSR" if trainer.hsr is None or encoder is None else f"HSR on {encoder.name}"
+        console.print(
+            f"{folder}: {len(train_set)} images, {plan.dataset.resolution} pixels wide, and {len(held_out)} held "
+            f"out; {trainer.c_dim or 'no'} classes; {regularizer}; {plan.device}"
+        )
+        grid = SampleGrid(train_set, config.z_dim, trainer.c_dim, plan.device, config.seed)
+        with closing(RunLog(folder, trainer.images_seen)) as log:
+            _run(TrainingLoop(trainer, stream, grid, folder, log, state, console), stop, evaluator)
 
 
-def _load(trainer: Trainer, plan: Plan) -> dict[str, Any]:
+def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Console) -> dict[str, Any]:
     """Restores what is resumed, if anything; returns the JSON values that go with checkpoints."""
-    data = plan.dataset.fingerprint()
+    here = {"data": plan.dataset.fingerprint(), "encoder": None if encoder is None else encoder.name}
     if plan.run is not None:
         state = restore(trainer, plan.run)
-        if state["data"] != data:
-            raise UserError(f"{plan.run} was trained on other images than those of {plan.dataset.name}.")
+        if state["data"] != here["data"]:
+            raise UserError(
+                f"{plan.run} cannot be continued on {plan.dataset.name}: its images or labels are not those that the "
+                "run was trained on."
+            )
+        if state.get("encoder", here["encoder"]) != here["encoder"]:
+            raise UserError(
+                f"{plan.run} was trained with the encoder {state['encoder']}, and here it would be {here['encoder']}."
+            )
         return state
     if plan.weights is not None:
         load_weights(plan.weights, {name: trainer.modules()[name] for name in ("G", "D", "G_ema")})
-    return {"data": data}
+        if plan.config.path_length_weight > 0 and plan.config.path_length_interval > 0:
+            with console.status("Measuring the path lengths of the generator"):
+                trainer.start_path_length_mean()
+    return here
 
 
-def _run(loop: TrainingLoop, plan: Plan, evaluator: Evaluator | None) -> None:
-    if plan.run is None:
-        _start(loop, evaluator)
-    if loop.run():
-        _summarize(loop, evaluator)
-        return
+def _run(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> None:
+    try:
+        if "start" not in loop.state and loop.trainer.images_seen == 0:
+            _start(loop, stop, evaluator)
+        if loop.run(stop):
+            with stop.interruptible():
+                _summarize(loop, evaluator)
+            return
+    except KeyboardInterrupt:
+        # At once, as was asked for a second time; or where nothing is lost, and so the first time.
+        if not stop.requested or not loop.is_saved():
+            raise
     loop.console.print(
-        f"Stopped at {loop.trainer.images_seen / 1000:g} of {plan.config.kimg:g} kimg, and saved. "
-        f"Continue with: hsr train --resume {loop.folder}"
+        f"Stopped at {loop.trainer.images_seen / 1000:g} of {loop.trainer.config.kimg:g} kimg, and saved. "
+        f"Continue with: hsr train --resume {shlex.quote(str(loop.folder))}"
     )
 
 
 def _encoder(plan: Plan, train_set: ImageDataset, console: Console) -> Encoder | None:
     """The encoder for HSR and the metrics; the baseline does without one where "auto" finds none."""
     config = plan.config
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hsr"
     try:
         return build_encoder(
             config.encoder,
             dataset=train_set,
             weights=config.encoder_weights,
+            statistics=config.encoder_statistics,
             device=plan.device,
-            cache_dir=cache,
+            cache_dir=cache_folder(),
             log=console.print,
         )
     except UserError as error:
@@ -124,23 +142,22 @@ def new_folder(outdir: Path, plan: Plan) -> Path:
     """
     parts = [plan.dataset.name, plan.config.preset]
     name = "-".join(dict.fromkeys(parts)) + ("-baseline" if plan.config.hsr_weight == 0 else "")
-    try:
+    with writing(f"--outdir {outdir}"):
         outdir.mkdir(parents=True, exist_ok=True)
         taken = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d+)-", p.name))]
         folder = outdir / f"{max(taken, default=0) + 1:03d}-{name}"
         folder.mkdir()
-    except OSError as error:
-        raise UserError(f"--outdir {outdir} cannot be written to ({error.strerror}).") from error
     return folder
 
 
-def _start(loop: TrainingLoop, evaluator: Evaluator | None) -> None:
-    """Records where training starts: pictures, metrics, and a checkpoint."""
-    loop.grid.save_reals(loop.folder / "reals.png")
-    loop.save_samples()
+def _start(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> None:
+    """Records where training starts: a checkpoint, pictures, and metrics, which a resumed run makes up for."""
+    loop.save()
     values: dict[str, Any] = {}
-    if evaluator is not None:
-        with loop.console.status("Measuring the untrained generator"):
+    with stop.interruptible():
+        loop.grid.save_reals(loop.folder / "reals.png")
+        loop.save_samples()
+        if evaluator is not None:
             values = {evaluator.frechet_name: evaluator.frechet_distance(loop.trainer.G_ema)}
     loop.state["start"] = values
     loop.log.event("start", loop.trainer.images_seen, values)
@@ -152,13 +169,12 @@ def _summarize(loop: TrainingLoop, evaluator: Evaluator | None) -> None:
     G, folder, out = loop.trainer.G_ema, loop.folder, loop.console
     values: dict[str, float] = {}
     if evaluator is not None:
-        with out.status("Measuring the trained generator"):
-            values[evaluator.frechet_name] = evaluator.frechet_distance(G)
-            values[evaluator.ppl_name] = evaluator.ppl_w(G)
+        values[evaluator.frechet_name] = evaluator.frechet_distance(G)
+        values[evaluator.ppl_name] = evaluator.ppl_w(G)
     loop.log.event("summary", loop.trainer.images_seen, values)
     out.print(f"Trained to {loop.trainer.images_seen / 1000:g} kimg.")
     for name, value in values.items():
-        start = loop.state["start"].get(name)
+        start = loop.state.get("start", {}).get(name)
         change = f"{value:.4g}" if start is None else f"{start:.4g} at the start, {value:.4g} at the end"
         out.print(f"  {name.removeprefix('Metrics/')}: {change}")
     out.print(f"  Pictures: {loop.samples_path()} and the others there; real images: {folder / 'reals.png'}")

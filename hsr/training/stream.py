@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The endless stream of training batches."""
 
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,9 +46,13 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
             worker_init_fn=_init_worker,
             generator=torch.Generator(),  # Keeps the loader's hands off the global generator.
         )
-        self._batches = iter(loader)
+        others = set(multiprocessing.active_children())
+        self._batches: Iterator | None = iter(loader)
+        self._workers = [child for child in multiprocessing.active_children() if child not in others]
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._batches is None:
+            raise StopIteration
         batch = next(self._batches)
         if isinstance(batch, UserError):
             raise batch
@@ -55,7 +60,11 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
 
     def close(self) -> None:
         """Stops the workers."""
-        del self._batches
+        # Dropping the iterator asks them to end and waits a while; one that hangs in a read ignores SIGTERM.
+        self._batches = None
+        for worker in self._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,9 @@ def _collate(samples: list) -> tuple[torch.Tensor, torch.Tensor] | UserError:
 
 
 def _init_worker(index: int) -> None:
-    """Leaves Ctrl-C to the main process, which then stops the workers in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Leaves signals to the main process, which gets its batches until it has stopped, and then ends the workers.
+
+    Terminals and schedulers signal every process of a job.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

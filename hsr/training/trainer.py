@@ -4,17 +4,25 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from ..config import Config
-from ..data import ImageDataset, one_hot, to_float
-from ..losses import GANLoss
+from ..losses import GANLoss, Stats
 from ..models import Discriminator, Generator
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
+from ..tensors import one_hot, to_float
 from .ema import ema_decay, update_ema
+
+if TYPE_CHECKING:
+    from ..data import ImageDataset
+
+# Random codes whose path lengths the mean starts from where training starts from given weights.
+PATH_LENGTH_SAMPLES = 64
 
 
 def build_generator(config: Config, resolution: int, c_dim: int) -> Generator:
@@ -40,17 +48,24 @@ def build_discriminator(config: Config, resolution: int, c_dim: int) -> Discrimi
         channel_base=config.channel_base,
         channel_max=config.channel_max,
         minibatch_std_group=config.minibatch_std_group,
-        mapping_layers=config.mapping_layers,
         mixed_precision_resolutions=config.mixed_precision_resolutions,
         conv_clamp=config.conv_clamp,
     )
+
+
+def hsr_dtype(config: Config, device: torch.device) -> torch.dtype | None:
+    """The dtype that HSR's encoder and loss compute in; None: that of the weights."""
+    if config.hsr_precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else None
+    return torch.bfloat16 if config.hsr_precision == "bfloat16" else None
 
 
 class Trainer:
     """The networks in training and their optimizers.
 
     Regularization runs lazily (Karras et al. 2020, appendix B): every `interval` steps, weighted by
-    `interval`, with Adam's learning rate and betas corrected for the additional steps.
+    `interval`, with Adam's learning rate and betas corrected for the additional steps. An update whose gradients aren't
+    all finite is left out, and counted: a float16 overflow must not poison Adam's moments.
 
     Args:
         config: Settings; the global random generators must be seeded already.
@@ -61,19 +76,22 @@ class Trainer:
     Attributes:
         steps: Training steps done.
         images_seen: Real images shown so far.
+        classes: The data's labels in the networks' order, empty for unconditional networks.
+        skipped_updates: How many updates of G and of D were left out so far, int64 scalars on the device.
     """
 
-    def __init__(self, config: Config, dataset: ImageDataset, encoder: Encoder | None, device: torch.device):
+    def __init__(self, config: Config, dataset: "ImageDataset", encoder: Encoder | None, device: torch.device):
+        config.require_channels(dataset.resolution)
         self.config = config
         self.device = device
-        self.c_dim = dataset.num_classes if config.conditional else 0
+        self.classes = dataset.classes if config.conditional else ()
+        self.c_dim = len(self.classes)
         self._labels = torch.from_numpy(dataset.labels) if self.c_dim and dataset.labels is not None else None
         self.G = build_generator(config, dataset.resolution, self.c_dim).to(device)
         self.D = build_discriminator(config, dataset.resolution, self.c_dim).to(device)
         self.hsr = None
         if encoder is not None and config.hsr_weight > 0:
-            precision = torch.bfloat16 if config.hsr_precision == "bfloat16" else None
-            self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, precision).to(device)
+            self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, hsr_dtype(config, device)).to(device)
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
         self.loss = GANLoss(
             self.G,
@@ -89,9 +107,11 @@ class Trainer:
         self.opt_D = self._adam(list(self.D.parameters()), config.r1_interval)
         self.steps = 0
         self.images_seen = 0
+        self.skipped_updates = {name: torch.zeros([], dtype=torch.int64, device=device) for name in ("G", "D")}
 
     def _adam(self, parameters: list[nn.Parameter], interval: int) -> torch.optim.Adam:
-        correction = interval / (interval + 1)
+        # Without lazy regularization (an interval of 0) there are no additional steps to correct for.
+        correction = interval / (interval + 1) if interval > 0 else 1.0
         betas = (self.config.beta1**correction, self.config.beta2**correction)
         rate = self.config.learning_rate * correction
         return torch.optim.Adam(parameters, lr=rate, betas=betas, eps=1e-8, fused=True)
@@ -101,7 +121,7 @@ class Trainer:
         named: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
         return named if self.hsr is None else named | {"hsr": self.hsr}
 
-    def step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def step(self, images: Tensor, labels: Tensor) -> Stats:
         """Trains on one batch.
 
         Args:
@@ -115,20 +135,20 @@ class Trainer:
         real = to_float(images.to(self.device))
         real_c = self._one_hot(labels)
         n = len(images)
-        with self._phase(self.G, self.D, self.opt_G):
+        with self._phase("G"):
             loss, stats = self.loss.generator_main(*self._latents(n))
             loss.backward()
-        if config.path_length_weight > 0 and self.steps % config.path_length_interval == 0:
-            with self._phase(self.G, self.D, self.opt_G):
+        if config.path_length_weight > 0 and self._is_due(config.path_length_interval):
+            with self._phase("G"):
                 loss, more = self.loss.generator_path_length(*self._latents(n))
                 (loss * config.path_length_interval).backward()
             stats |= more
-        with self._phase(self.D, self.G, self.opt_D):
+        with self._phase("D"):
             loss, more = self.loss.discriminator_main(real, real_c, *self._latents(n))
             loss.backward()
         stats |= more
-        if config.gamma > 0 and self.steps % config.r1_interval == 0:
-            with self._phase(self.D, self.G, self.opt_D):
+        if config.gamma > 0 and self._is_due(config.r1_interval):
+            with self._phase("D"):
                 loss, more = self.loss.discriminator_r1(real, real_c)
                 (loss * config.r1_interval).backward()
             stats |= more
@@ -137,20 +157,44 @@ class Trainer:
         update_ema(self.G_ema, self.G, ema_decay(n, self.images_seen, config.ema_kimg, config.ema_rampup))
         return stats
 
+    def _is_due(self, interval: int) -> bool:
+        """Whether what happens every `interval` steps (0: never) happens at this one."""
+        return interval > 0 and self.steps % interval == 0
+
     @contextmanager
-    def _phase(self, active: nn.Module, frozen: nn.Module, optimizer: torch.optim.Adam) -> Iterator[None]:
-        """Freezes the other network, and takes an optimizer step with the gradients of the body."""
+    def _phase(self, name: str) -> Iterator[None]:
+        """Freezes the other network than G or D, and takes an optimizer step with the gradients of the body."""
+        phases = {"G": (self.G, self.D, self.opt_G), "D": (self.D, self.G, self.opt_D)}
+        active, frozen, optimizer = phases[name]
         frozen.requires_grad_(False)
         active.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
         yield
-        if self.device.type == "cuda" and self.config.mixed_precision_resolutions > 0:
-            # A float16 overflow must not poison Adam's moments.
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # The largest magnitude is finite where all are, and no sum can overflow on the way to it.
+        broken = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
+        # Fused optimizers read this on the device, so that no step waits for the answer.
+        optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
         optimizer.step()
+        self.skipped_updates[name] += broken
+
+    def start_path_length_mean(self) -> None:
+        """Sets the mean of path lengths to that of the generator as it is, for training that starts from weights.
+
+        From 0 it would take hundreds of steps to come up to the generator's, which would be penalised meanwhile.
+        PyTorch's default generators are left as they were.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        # No more samples at a time than training itself takes the second derivative of.
+        n = max(1, self.config.batch // self.loss.pl_batch_shrink)
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.config.seed)
+            rounds = range(-(-PATH_LENGTH_SAMPLES // n))
+            lengths = [self.loss.path_lengths(*self._latents(n)).detach() for _ in rounds]
+        mean = torch.cat(lengths).mean()
+        if mean.isfinite():
+            self.loss.pl_mean.copy_(mean)
 
     def _one_hot(self, labels: Tensor) -> Tensor | None:
         c = one_hot(labels, self.c_dim)

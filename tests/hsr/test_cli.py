@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: help, options, and what bad input gets."""
 
+import dataclasses
+import functools
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +17,13 @@ import torch
 from PIL import Image
 
 from hsr.cli import TrainOptions, parse
+from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
+from hsr.training.checkpoint import CheckpointFolder
+from hsr.training.trainer import Trainer
 
-from .conftest import write_images
+from .conftest import SMALL, write_images
 
 TRAIN_OPTIONS = (
     "data",
@@ -30,6 +36,7 @@ TRAIN_OPTIONS = (
     "hsr-weight",
     "encoder",
     "encoder-weights",
+    "encoder-statistics",
     "seed",
     "resume",
     "device",
@@ -45,11 +52,10 @@ def test_help_documents_every_option(
     with pytest.raises(SystemExit) as end:
         parse([command, "--help"])
     assert end.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
+    text = " ".join(line.strip(" │") for line in capsys.readouterr().out.splitlines())
     for option in options:
-        line = next(line for line in lines if f" --{option} " in line)
-        description = line.split(f"--{option} ")[1].strip(" │").split(maxsplit=1)
-        assert len(description) == 2, f"--{option} has no description"
+        words = text.split(f"--{option} ")[1].split(" --")[0].split()
+        assert len(words) > 4, f"--{option} has no description"
 
 
 def test_help_answers_without_pytorch() -> None:
@@ -66,7 +72,8 @@ except SystemExit as end:
 def test_options_arrive() -> None:
     words = (
         "train --data d.zip --outdir o --cfg auto --kimg 2.5 --batch 8 --gamma 1 --mirror --hsr-weight 0 "
-        "--encoder labels --encoder-weights w --seed 3 --resume r --device cpu --workers 2"
+        "--encoder labels --encoder-weights w --encoder-statistics official --seed 3 --resume r --device cpu "
+        "--workers 2"
     )
     expected = TrainOptions(
         data=Path("d.zip"),
@@ -79,6 +86,7 @@ def test_options_arrive() -> None:
         hsr_weight=0.0,
         encoder="labels",
         encoder_weights=Path("w"),
+        encoder_statistics="official",
         seed=3,
         resume=Path("r"),
         device="cpu",
@@ -105,13 +113,14 @@ def test_a_mistyped_command_line_exits_with_2(words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("1, 5,9-11", [1, 5, 9, 10, 11]), ("4-4", [4])]
+    ("text", "seeds"),
+    [("0-3", [0, 1, 2, 3]), ("7", [7]), ("9999999999", [9999999999]), ("1, 5,9-11", [1, 5, 9, 10, 11]), ("4-4", [4])],
 )
 def test_seeds(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "0-99999", "1.5"])
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "0-99999", "1.5", "9" * 19, "9" * 400, "٣"])
 def test_wrong_seeds(text: str) -> None:
     with pytest.raises(UserError, match="--seeds"):
         parse_seeds(text)
@@ -141,7 +150,7 @@ Sentence = Callable[..., str]
 def test_wrong_data(sentence: Sentence, images: Path, tmp_path: Path, small_cfg: Path) -> None:
     (tmp_path / "empty").mkdir()
     options = ["train", "--cfg", small_cfg, "--data"]
-    assert "holds no PNG, JPEG or WebP images" in sentence(*options, tmp_path / "empty")
+    assert "holds no images that can be read" in sentence(*options, tmp_path / "empty")
     assert "does not exist" in sentence(*options, tmp_path / "nowhere")
     assert "power of two" in sentence(*options, write_images(tmp_path / "odd", size=24))
     assert "has no labels" in sentence(*options, images, "--encoder", "labels")
@@ -163,7 +172,7 @@ def test_wrong_options(sentence: Sentence, labelled: Path, tmp_path: Path, small
     assert "--cfg best is neither a preset" in sentence("train", "--data", labelled, "--cfg", "best")
     assert "x.json cannot be read" in sentence("train", "--data", labelled, "--cfg", tmp_path / "x.json")
     (tmp_path / "file").write_text("")
-    assert "cannot be written to" in sentence(*options, "--outdir", tmp_path / "file")
+    assert "cannot be written" in sentence(*options, "--outdir", tmp_path / "file")
 
 
 def test_wrong_things_to_resume(
@@ -179,12 +188,12 @@ def test_wrong_things_to_resume(
     weights = sorted((run / "checkpoints").glob("0*"))[-1]
     assert "--gamma cannot change" in sentence("train", "--resume", run, "--gamma", 3)
     other = write_images(tmp_path / "other", labels=[i % 2 for i in range(25)], count=25)
-    assert "was trained on other images" in sentence("train", "--resume", run, "--data", other)
+    assert "not those that the run was trained on" in sentence("train", "--resume", run, "--data", other)
     larger = write_images(tmp_path / "larger", labels=[i % 2 for i in range(24)], size=32)
     told = sentence("train", "--resume", weights, "--data", larger)
     assert "another shape" in told and "images 16 pixels wide" in told and "32 pixels" in told
     unlabelled = write_images(tmp_path / "unlabelled")
-    assert "0 classes" in sentence("train", "--resume", weights, "--data", unlabelled, "--hsr-weight", 0)
+    assert "no classes" in sentence("train", "--resume", weights, "--data", unlabelled, "--hsr-weight", 0)
     told = sentence("train", "--resume", weights, "--data", labelled, "--cfg", "auto", "--device", "cpu")
     assert "another shape" in told and "G." in told
 
@@ -219,3 +228,60 @@ def test_an_error_of_the_program_is_not_hidden(
     monkeypatch.setattr("hsr.training.run.train", broken)
     with pytest.raises(ValueError, match="a bug"):
         hsr("train", "--cfg", small_cfg, "--data", labelled)
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"train --data {LONG}",
+        f"train --resume {LONG}",
+        f"train --cfg {LONG}.json",
+        f"train --cfg small.json --data images --outdir {LONG}",
+        "train --cfg small.json --data images --outdir small.json",
+        "train --cfg small.json --data images --outdir small.json/below",
+        "train --cfg .json",
+        "train --cfg images.json",
+        "train --data small.json",
+        "train --data images/00000/img0000.png",
+        "train --data /dev/null",
+        "train --resume small.json",
+        "train --resume images",
+        "train --encoder-weights small.json --encoder timm:resnet18 --cfg small.json --data images",
+        "train --encoder-statistics official --encoder labels --cfg small.json --data labelled",
+        "train --workers 1000000 --cfg small.json --data images",
+        f"generate --checkpoint {LONG}",
+        "generate --checkpoint images",
+        "generate --checkpoint small.json",
+        "generate --checkpoint /dev/null",
+        "generate --checkpoint weights --truncation nan",
+        "generate --checkpoint weights --truncation 1e9",
+        "generate --checkpoint weights --out images",
+        "generate --checkpoint weights --out images.png",
+        f"generate --checkpoint weights --out {LONG}.png",
+        "generate --checkpoint weights --out small.json/a.png",
+        "generate --checkpoint weights --outdir small.json",
+        f"generate --checkpoint weights --outdir {LONG}",
+        "generate --checkpoint weights --label 70",
+    ],
+    ids=lambda words: words.replace(LONG, "long"),
+)
+def test_whatever_a_path_or_value_leads_to_is_one_sentence(
+    words: str, sentence: Sentence, images: Path, labelled: Path, small_cfg: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images.json").mkdir()
+    (tmp_path / "images.png").mkdir()
+    if "weights" in words:
+        (tmp_path / "weights").write_bytes(_weights())
+    sentence(*words.split(), "--device", "cpu")
+
+
+@functools.cache
+def _weights() -> bytes:
+    """A file of weights as a run writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = dataclasses.replace(open_dataset(), resolution=16)
+        trainer = Trainer(dataclasses.replace(SMALL, hsr_weight=0.0), dataset, None, torch.device("cpu"))
+        return CheckpointFolder(Path(folder)).save(trainer, {}, 1).read_bytes()

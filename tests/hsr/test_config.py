@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import typing
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_an_unknown_preset_is_told() -> None:
         ({"seed": -1}, "seed is -1"),
         ({"held_out": 1.0}, "held_out is 1.0"),
         ({"threads": 0}, "threads is 0"),
-        ({"hsr_precision": "fp16"}, "hsr_precision is fp16, and must be float32 or bfloat16"),
+        ({"hsr_precision": "fp16"}, 'hsr_precision is "fp16", and must be auto, float32 or bfloat16'),
     ],
 )
 def test_impossible_settings_are_told(changes: dict, words: str) -> None:
@@ -63,7 +64,30 @@ def test_impossible_settings_are_told(changes: dict, words: str) -> None:
         dataclasses.replace(Config(preset="x"), **changes)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"preset": "x", "colour": 1}', '{"preset": "x", "batch": "many"}'])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Config)])
+def test_every_setting_knows_its_type_and_bounds(name: str) -> None:
+    """No value is taken for what it isn't: nothing is truthy, cut off, or as large as anybody likes."""
+    kind = str(typing.get_type_hints(Config)[name])
+    wrong: list[object] = [[], {}, 10**400, float("inf"), float("nan")]
+    wrong += [] if "str" in kind else ["yes", ""]
+    wrong += [] if "bool" in kind else [True]
+    wrong += [] if "float" in kind or "int" in kind else [1]
+    wrong += [] if "float" in kind else [1.0]
+    wrong += [-1, -0.5, 10**100] if "float" in kind or "int" in kind else []
+    wrong += [] if "None" in kind or "Optional" in kind else [None]
+    for value in wrong:
+        with pytest.raises(UserError, match=rf"^{name} is .*, and must be "):
+            Config(**({"preset": "x"} | {name: value}))
+
+
+def test_whole_numbers_do_for_others() -> None:
+    config = Config(preset="x", kimg=3, gamma=0)
+    assert type(config.kimg) is type(config.gamma) is float
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"preset": "x", "colour": 1}', '{"preset": "x", "batch": "many"}', "[" * 10**5]
+)
 def test_a_wrong_file_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)

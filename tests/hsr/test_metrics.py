@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frechet distance and path length against cases with a known answer."""
 
+import copy
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 from torch import Tensor, nn
 
+import hsr.models.discriminator
+import hsr.models.generator
+from hsr.data import open_dataset
 from hsr.metrics import frechet_distance, ppl_w
 from hsr.metrics.ppl import trimmed_mean
 from hsr.models import Generator
 from hsr.semantics import Encoder, LabelEncoder
+from hsr.training.evaluation import Evaluator
+from hsr_kernels._precision import convolutions_use_tf32
 
 
 class TestFrechetDistance:
@@ -126,3 +133,61 @@ def test_perceptual_features_have_unit_length():
     encoder.freeze()
     for maps in encoder.perceptual(torch.randn(2, 3, 32, 32)):
         torch.testing.assert_close(maps.square().sum(dim=1), torch.ones(2, *maps.shape[2:]))
+
+
+class TestPrecision:
+    """Metrics are float32 whatever training uses; on a GPU its highest blocks are float16, and TF32 is on."""
+
+    @pytest.fixture
+    def G(self, monkeypatch) -> Generator:
+        G = Generator(8, 0, 8, 16, channel_base=128, channel_max=16, mapping_layers=2, mixed_precision_resolutions=2)
+        for module in (hsr.models.generator, hsr.models.discriminator):
+            monkeypatch.setattr(module, "activation_dtype", lambda x, low: torch.float16 if low else x.dtype)
+        return G.eval()
+
+    def test_ppl_and_frechet_distance_do_not_follow_the_blocks(self, G, labelled):
+        exact = copy.deepcopy(G)
+        for block in exact.synthesis.blocks.values():
+            block.low_precision = False
+        encoder = LabelEncoder(2)
+        encoder.freeze()
+        z = torch.randn(2, 8)
+        assert not torch.equal(G(z, noise_mode="const"), exact(z, noise_mode="const"))
+        values = []
+        for model in (G, exact):
+            evaluator = Evaluator(encoder, open_dataset(labelled), 20, torch.device("cpu"), seed=0)
+            values.append((evaluator.ppl_w(model), evaluator.frechet_distance(model)))
+        assert values[0] == values[1]
+        assert [block.low_precision for block in G.synthesis.blocks.values()] == [False, True, True]
+        # In float16 the rounding of the images is what would be measured.
+        step = 1e-4
+        pair = G.mapping(torch.randn(2, 8))
+        ends = torch.cat([pair[:1], pair[:1].lerp(pair[1:], step)])
+        with torch.no_grad():
+            coarse, fine = (m.synthesis(ends, noise_mode="const").diff(dim=0).square().mean() for m in (G, exact))
+        assert coarse > 2 * fine
+
+    def test_16_bit_weights_are_measured_in_float32(self, G):
+        encoder = PixelEncoder()
+        half = copy.deepcopy(G).bfloat16()
+        wide = copy.deepcopy(half).float()
+        assert ppl_w(half, encoder, num_samples=4) == ppl_w(wide, encoder, num_samples=4)
+        assert all(parameter.dtype == torch.bfloat16 for parameter in half.parameters())
+
+    def test_settings_are_what_they_were(self, G):
+        """Nothing reduces float32 meanwhile, and what the user had set is set again."""
+
+        class Watcher(PixelEncoder):
+            def perceptual(self, images: Tensor) -> list[Tensor]:
+                assert torch.get_float32_matmul_precision() == "highest"
+                assert not convolutions_use_tf32() and not torch.is_autocast_enabled("cpu")
+                return [images]
+
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                ppl_w(G, Watcher(), num_samples=4)
+            assert torch.get_float32_matmul_precision() == "medium"
+        finally:
+            torch.set_float32_matmul_precision(before)

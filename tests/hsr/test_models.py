@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The StyleGAN2 networks against the formulas of the papers."""
 
+import copy
+import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -303,3 +306,78 @@ class TestDiscriminator:
     def test_wrong_image_is_named(self):
         with pytest.raises(ValueError, match=r"img must be \[N, 3, 8, 8\], got \(2, 3, 16, 16\)"):
             discriminator(8)(torch.randn(2, 3, 16, 16))
+
+
+class TestModules:
+    """What people do to modules besides calling them."""
+
+    @pytest.fixture
+    def G(self) -> Generator:
+        return generator(16, 3)
+
+    def image(self, G: Generator) -> torch.Tensor:
+        rows = torch.arange(4)
+        return G(torch.linspace(-1, 1, 32).reshape(4, 8), F.one_hot(rows % 3, 3), noise_mode="const").detach()
+
+    @pytest.mark.parametrize("protocol", range(2, 6))
+    def test_copies_are_the_same_network(self, G, protocol):
+        def differentiated(G: Generator) -> None:
+            G(torch.randn(2, 8), torch.eye(3)[:2]).sum().backward()
+
+        for use in (self.image, differentiated):
+            use(G)
+            for copied in (copy.deepcopy(G), pickle.loads(pickle.dumps(G, protocol))):
+                assert self.image(copied).equal(self.image(G))
+        D = discriminator(16, memory_format=torch.contiguous_format)
+        assert pickle.loads(pickle.dumps(D, protocol)).memory_format == torch.contiguous_format
+        file = io.BytesIO()
+        torch.save(G, file)
+        file.seek(0)
+        assert self.image(torch.load(file, weights_only=False)).equal(self.image(G))
+
+    def test_is_built_without_memory_and_filled_later(self, G):
+        """On the meta device, then from a state dict: the filters, which no state dict holds, are there too."""
+        with torch.device("meta"):
+            shapes, assigned, emptied = generator(16, 3), generator(16, 3), generator(16, 3)
+            z, c = torch.empty(4, 8), torch.empty(4, 3)
+        assert shapes(z, c).shape == (4, 3, 16, 16)
+        assigned.load_state_dict(G.state_dict(), assign=True)
+        emptied.to_empty(device="cpu").load_state_dict(G.state_dict())
+        for built in (assigned, emptied):
+            assert self.image(built).equal(self.image(G))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_runs_in_every_dtype(self, G, dtype):
+        D, z = discriminator(16), torch.randn(4, 8)
+        images = G(z, torch.eye(3)[[0, 1, 2, 0]], noise_mode="const")
+        logits = D(images)
+        cast = G.to(dtype)(z.to(dtype), torch.eye(3)[[0, 1, 2, 0]], noise_mode="const")
+        assert cast.dtype == dtype
+        coarse = dtype in (torch.float16, torch.bfloat16)
+        torch.testing.assert_close(cast.float(), images, rtol=0, atol=0.1 if coarse else 1e-5)
+        torch.testing.assert_close(D.to(dtype)(images.to(dtype)).float(), logits, rtol=0, atol=0.1 if coarse else 1e-5)
+
+    @pytest.mark.parametrize("resolution", [8, 16, 32, 128])
+    def test_low_precision_is_for_the_highest_resolutions_and_never_4x4(self, resolution):
+        sizes = [2**i for i in range(2, resolution.bit_length())]
+        for number in (0, 1, 4, 9):
+            highest = sizes[1:][max(len(sizes) - 1 - number, 0) :]
+            G = generator(resolution, mixed_precision_resolutions=number)
+            D = discriminator(resolution, mixed_precision_resolutions=number)
+            assert [int(r) for r, block in G.synthesis.blocks.items() if block.low_precision] == highest
+            assert sorted(int(r) for r, block in D.blocks.items() if block.low_precision) == highest
+
+    def test_the_label_mapping_of_the_discriminator_is_eight_layers_deep(self):
+        assert len(Discriminator(3, 16, channel_base=64, channel_max=8).embed.layers) == 8
+
+    def test_no_feature_maps_are_told(self):
+        for make in (lambda: Generator(8, 0, 8, 64, channel_base=32), lambda: Discriminator(0, 64, channel_base=32)):
+            with pytest.raises(ValueError, match=r"channel_base .* must leave a feature map at 64 pixels, got 32"):
+                make()
+
+    def test_a_mean_of_w_survives_an_overflow(self):
+        mapping = MappingNetwork(4, 0, 4, 2)
+        mapping(torch.randn(3, 4), update_w_avg=True)
+        before = mapping.w_avg.clone()
+        mapping(torch.full((3, 4), float("nan")), update_w_avg=True)
+        assert mapping.w_avg.equal(before) and before.abs().sum() > 0

@@ -148,7 +148,7 @@ class TestChoice:
         return build_encoder(spec, dataset=dataset, cache_dir=options.pop("cache_dir", "unused"), log=log, **options)
 
     def test_auto_takes_labels_where_the_backbone_is_not_at_hand(self, few_digits, tmp_path, monkeypatch):
-        monkeypatch.setattr("hsr.semantics.weights_at_hand", lambda name: False)
+        monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
         lines: list[str] = []
         encoder = self.build("auto", few_digits, lines, cache_dir=tmp_path)
         assert encoder.name == "labels"
@@ -164,8 +164,8 @@ class TestChoice:
         assert "timm cannot be imported here" in lines[0]
 
     def test_auto_takes_the_backbone_where_it_is_at_hand(self, few_digits, monkeypatch):
-        monkeypatch.setattr("hsr.semantics.weights_at_hand", lambda name: True)
-        monkeypatch.setattr("hsr.semantics.TimmEncoder", lambda name, **options: (name, options["weights"]))
+        monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: True)
+        monkeypatch.setattr("hsr.semantics.build.TimmEncoder", lambda name, **options: (name, options["weights"]))
         lines: list[str] = []
         assert self.build("auto", few_digits, lines) == ("vit_base_patch16_224.dino", None)
         assert "timm and its weights are on this machine" in lines[0]
@@ -173,7 +173,7 @@ class TestChoice:
         assert "its weights are given in w.pth" in lines[1]
 
     def test_auto_without_labels_says_what_to_do(self, unlabelled, monkeypatch):
-        monkeypatch.setattr("hsr.semantics.weights_at_hand", lambda name: False)
+        monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
         with pytest.raises(UserError, match=r"pictures has no labels.*--encoder-weights.*--hsr-weight 0"):
             self.build("auto", unlabelled)
 

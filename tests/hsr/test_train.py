@@ -2,8 +2,12 @@
 """`hsr train` and `hsr generate` from end to end: what runs leave behind, resuming, interruption."""
 
 import json
+import math
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +18,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hsr.training.checkpoint import find_weights, read_header
+from hsr.cli import main
+from hsr.training.checkpoint import CheckpointFolder, find_weights, read_header
+from hsr.training.evaluation import Evaluator
+from hsr.training.stop import SECONDS_OF_ONE_REQUEST
 from hsr.training.trainer import Trainer
 
 Command = Callable[..., int]
@@ -90,7 +97,96 @@ def test_resume_equals_training_in_one_go(hsr: Command, labelled: Path, small_cf
     assert len(run_folders(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_many_resumes_equal_one_run(
+    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At ticks and between them, at the start, after a session that did nothing, after a crash past the checkpoint."""
+    options = ["train", "--cfg", small_cfg, "--data", labelled, "--mirror", "--device", "cpu"]
+    assert hsr(*options, "--kimg", 0.052) == 0
+    assert hsr(*options, "--kimg", 0.004) == 0
+    whole, part = run_folders(tmp_path)
+    again = ["train", "--resume", part, "--device", "cpu"]
+    for kimg in (0.004, 0.02, 0.028):
+        assert hsr(*again, "--kimg", kimg) == 0
+
+    def crash(self: CheckpointFolder, *_: object) -> None:
+        raise RuntimeError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointFolder, "save", crash)
+        with pytest.raises(RuntimeError, match="power"):
+            main([str(word) for word in [*again, "--kimg", 0.052]])
+    for kimg in (0.036, 0.052):
+        assert hsr(*again, "--kimg", kimg) == 0
+    assert_same_state(part, whole)
+    ticks = [[e["kimg"] for e in events(run) if e["event"] == "tick"] for run in (part, whole)]
+    assert ticks[1] == [0.008, 0.016, 0.024, 0.032, 0.04, 0.048, 0.052]
+    # A session ends with a tick of its own; none is there twice.
+    assert ticks[0] == sorted({*ticks[1], 0.004, 0.02, 0.028, 0.036})
+    values = [{e["kimg"]: e["Loss/D/gan"] for e in events(run) if e["event"] == "tick"} for run in (part, whole)]
+    assert values[0][0.048] == values[1][0.048]
+
+
+def test_a_run_stopped_while_it_starts_goes_on(
+    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics of the start take minutes on large sets: they're given up at once, and made up for later."""
+    options = ["train", "--cfg", small_cfg, "--data", labelled, "--device", "cpu"]
+    assert hsr(*options) == 0
+
+    def interrupted(self: Evaluator, G: object) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("metrics must be interruptible")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "frechet_distance", interrupted)
+        assert hsr(*options) == 0
+    whole, stopped = run_folders(tmp_path)
+    assert [event["event"] for event in events(stopped)] == []
+    assert hsr("train", "--resume", stopped, "--device", "cpu") == 0
+    assert_same_state(stopped, whole)
+    assert [event["event"] for event in events(stopped)] == [event["event"] for event in events(whole)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_every_process_of_a_job_save(
+    images: Path, write_cfg: Callable[..., Path], number: signal.Signals
+) -> None:
+    """Schedulers and terminals signal the workers too; they must live until the main process has stopped."""
+    cfg = write_cfg("long", kimg=1000.0, hsr_weight=0.0, encoder="auto", checkpoint_ticks=0)
+    command = [sys.executable, "-m", "hsr", "train", "--cfg", cfg, "--data", images, "--workers", 2, "--device", "cpu"]
+    job = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images.parent,
+        start_new_session=True,
+    )  # fmt: skip
+    log = images.parent / "runs/001-images-small-baseline/log.jsonl"
+    deadline = time.monotonic() + 60
+    while (not log.exists() or '"tick"' not in log.read_text()) and time.monotonic() < deadline and job.poll() is None:
+        time.sleep(0.05)
+    # `timeout` signals its child, and then its group with the child in it.
+    os.kill(job.pid, number)
+    os.killpg(job.pid, number)
+    out, error = job.communicate(timeout=60)
+    assert job.returncode == 0 and "Traceback" not in error, error
+    assert "and saved. Continue with: hsr train --resume" in out
+    assert read_header(find_weights(log.parent)).images_seen > 0
+
+
+def test_a_run_survives_its_terminal(images: Path, write_cfg: Callable[..., Path]) -> None:
+    """Nobody reads what it prints any more, and it trains to its end all the same."""
+    cfg = write_cfg("quiet", hsr_weight=0.0, encoder="auto")
+    command = [sys.executable, "-m", "hsr", "train", "--cfg", cfg, "--data", images, "--device", "cpu"]
+    job = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images.parent
+    )
+    assert job.stdout is not None and job.stderr is not None
+    job.stdout.close()
+    assert job.wait(60) == 0 and job.stderr.read() == ""
+    job.stderr.close()
+    assert read_header(find_weights(images.parent / "runs/001-images-small-baseline")).images_seen == 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_resume_goes_on(
     hsr: Command,
     labelled: Path,
@@ -122,8 +218,14 @@ def test_a_signal_saves_and_resume_goes_on(
 def test_a_second_ctrl_c_ends_at_once(
     hsr: Command, labelled: Path, small_cfg: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    step = Trainer.step
+
     def stuck(self: Trainer, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.steps == 0:
+            return step(self, images, labels)
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # Still the first request: some send it twice.
+        time.sleep(SECONDS_OF_ONE_REQUEST + 0.1)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal must interrupt")
 
@@ -153,7 +255,7 @@ def test_a_baseline_needs_neither_labels_nor_encoder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("hsr.semantics.weights_at_hand", lambda name: False)
+    monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
     cfg = write_cfg("baseline", encoder="auto", hsr_weight=0.0, kimg=0.008)
     assert hsr("train", "--cfg", cfg, "--data", images, "--device", "cpu") == 0
     (run,) = run_folders(tmp_path)
@@ -176,8 +278,86 @@ def test_divergence_stops_the_run_before_a_checkpoint(
 
     monkeypatch.setattr(Trainer, "step", diverged)
     assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--device", "cpu") == 2
-    assert "Training diverged (Loss/G/gan not finite" in capsys.readouterr().err
+    assert "Training diverged (Loss/G/gan persistently not finite" in capsys.readouterr().err
     assert read_header(find_weights(run_folders(tmp_path)[0])).images_seen == 0
+
+
+def test_one_bad_step_is_counted_and_survived(
+    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    step = Trainer.step
+
+    def overflow(self: Trainer, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        bad = {"Loss/G/gan": torch.tensor(float("inf"))} if self.steps == 2 else {}
+        return step(self, images, labels) | bad
+
+    monkeypatch.setattr(Trainer, "step", overflow)
+    assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--device", "cpu") == 0
+    (run,) = run_folders(tmp_path)
+    ticks = [event for event in events(run) if event["event"] == "tick"]
+    assert [tick.get("Not finite/Loss/G/gan", 0) for tick in ticks] == [0, 1, 0]
+    assert all(math.isfinite(value) for tick in ticks for name, value in tick.items() if name != "event")
+    assert "not finite: Loss/G/gan 1 times" in capsys.readouterr().out
+
+
+def test_classes_are_the_datas_own(hsr: Command, images: Path, small_cfg: Path, tmp_path: Path) -> None:
+    """Labels 100 and 2,000,000,000 make two classes, known by these numbers wherever a class is named."""
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    pairs = [[name, (100, 2_000_000_000)[i % 2]] for i, name in enumerate(names)]
+    (images / "dataset.json").write_text(json.dumps({"labels": pairs}))
+    assert hsr("train", "--cfg", small_cfg, "--data", images, "--kimg", 0.004, "--device", "cpu") == 0
+    (run,) = run_folders(tmp_path)
+    assert read_header(find_weights(run)).classes == (100, 2_000_000_000)
+    command = ["generate", "--checkpoint", run, "--device", "cpu", "--seeds", "9999999999", "--label"]
+    assert hsr(*command, 2_000_000_000) == 0
+    assert hsr(*command, 1) == hsr(*command, 101) == 2
+
+
+def test_a_start_from_weights_is_no_worse_after_a_step(
+    hsr: Command, labelled: Path, write_cfg: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The average stays that of what was trained, and the penalty on path lengths begins where it was."""
+    cfg = write_cfg("rampup", ema_kimg=10.0, ema_rampup=0.05, kimg=0.4, tick_kimg=0.2, metric_images=200)
+    assert hsr("train", "--cfg", cfg, "--data", labelled, "--device", "cpu") == 0
+    (first,) = run_folders(tmp_path)
+    assert hsr("train", "--resume", find_weights(first), "--data", labelled, "--kimg", 0.004, "--device", "cpu") == 0
+    second = run_folders(tmp_path)[1]
+    assert json.loads((second / "config.json").read_text())["ema_rampup"] is None
+    start, end = (event for event in events(second) if event["event"] in ("start", "summary"))
+    name = next(name for name in start if "Frechet" in name)
+    assert end[name] <= 1.02 * start[name]
+    state = safetensors.torch.load_file(second / "checkpoints/state.safetensors")
+    assert state["loss.pl_mean"].item() == pytest.approx(events(second)[1]["Loss/G/path_length"], rel=0.3)
+
+
+def test_formats_follow_suffixes_and_other_files_stay(
+    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--kimg", 0.008, "--device", "cpu") == 0
+    (run,) = run_folders(tmp_path)
+    checkpoints = run / "checkpoints"
+    mine = [
+        checkpoints / name for name in ("best.safetensors", "000000.008-good.safetensors", "x000000.008.safetensors")
+    ]
+    for path in mine:
+        path.write_bytes((checkpoints / "000000.008.safetensors").read_bytes())
+    (checkpoints / "000000.008.part").write_text("mine")
+    assert hsr("train", "--resume", run, "--kimg", 0.064, "--device", "cpu") == 0
+    assert all(path.exists() for path in [*mine, checkpoints / "000000.008.part"])
+    assert find_weights(run).name == "000000.064.safetensors"
+    assert len(list(checkpoints.glob("000000.0??.safetensors"))) == 5
+
+    for name, kind in {"a.jpg": "JPEG", "a.PNG": "PNG", "a.webp": "WEBP", "a.tif": "TIFF"}.items():
+        (tmp_path / "a.part").write_text("mine")
+        assert hsr("generate", "--checkpoint", run, "--seeds", 0, "--out", name, "--device", "cpu") == 0
+        with Image.open(tmp_path / name) as image:
+            assert image.format == kind
+    assert (tmp_path / "a.part").read_text() == "mine"
+    for name in ("a.gif", "a", "a.safetensors", "a.png.txt"):
+        assert hsr("generate", "--checkpoint", run, "--out", name, "--device", "cpu") == 2
+        assert "suffix of no known image format" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
 
 
 def test_generate_writes_a_grid_and_single_images(

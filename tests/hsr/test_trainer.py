@@ -14,12 +14,14 @@ from PIL import Image
 
 from hsr.data import ImageDataset, open_dataset
 from hsr.errors import UserError
+from hsr.losses import GANLoss
 from hsr.semantics import LabelEncoder
 from hsr.training import checkpoint
 from hsr.training.checkpoint import CheckpointFolder, find_weights, load_weights, read_header, restore
 from hsr.training.ema import ema_decay, update_ema
 from hsr.training.evaluation import Evaluator
 from hsr.training.grids import save_grid
+from hsr.training.logs import MAX_TIMES_NOT_FINITE, Averages
 from hsr.training.stream import BatchStream
 from hsr.training.trainer import Trainer
 
@@ -145,6 +147,78 @@ def test_a_restored_trainer_goes_on_bit_by_bit(
     assert restored.loss.pl_mean.equal(trainer.loss.pl_mean)
 
 
+def test_an_update_that_is_not_finite_is_left_out(
+    trainer: Trainer, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither weights nor moments nor running means take it in, and the other network trains on."""
+    train(trainer, dataset, 2)
+    penalty = GANLoss.path_lengths
+
+    def overflow(self: GANLoss, z: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        return penalty(self, z, c) * float("inf")
+
+    def state() -> dict[str, torch.Tensor]:
+        moments = checkpoint._moments(trainer.opt_G)
+        return {k: v.clone() for k, v in moments.items()} | {"pl_mean": trainer.loss.pl_mean.clone()}
+
+    monkeypatch.setattr(GANLoss, "path_lengths", overflow)
+    before_D, before_mean = weights(trainer), trainer.loss.pl_mean.clone()
+    (stats,) = train(trainer, dataset, 1)
+    assert stats["Loss/G/pl"].isfinite().logical_not() and stats["Loss/G/gan"].isfinite()
+    assert (trainer.skipped_updates["G"], trainer.skipped_updates["D"]) == (1, 0)
+    assert trainer.loss.pl_mean.equal(before_mean)
+    assert all(value.isfinite().all() for value in [*weights(trainer).values(), *state().values()])
+    assert any(not value.equal(before_D[name]) for name, value in weights(trainer).items() if name.startswith("D."))
+
+    monkeypatch.undo()
+    train(trainer, dataset, 2)
+    assert all(value.isfinite().all() for value in state().values())
+
+
+def test_nothing_that_is_not_finite_is_saved(trainer: Trainer, dataset: ImageDataset, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(trainer, {}, keep=2)
+    train(trainer, dataset, 1)
+    next(trainer.G.parameters()).data[0] = float("nan")
+    with pytest.raises(UserError, match=r"diverged: 1 of .* the last good checkpoint is .*000000\.000\.safetensors"):
+        folder.save(trainer, {}, keep=2)
+    assert len(folder.weights()) == 1
+
+
+def test_what_persists_is_told_from_what_passes() -> None:
+    averages, bad = Averages(), torch.tensor(float("nan"))
+    for value in (torch.tensor(1.0), bad, torch.tensor(3.0)):
+        averages.add({"x": value})
+    assert (averages.means(), averages.not_finite(), averages.diverged()) == ({"x": 2.0}, {"x": 1}, [])
+    averages.clear()
+    for _ in range(MAX_TIMES_NOT_FINITE - 1):
+        averages.add({"x": bad})
+    assert averages.diverged() == [] and averages.means() == {}
+    averages.clear()
+    averages.add({"x": bad, "y": torch.tensor(0.0)})
+    assert averages.diverged() == ["x"]
+
+
+def test_path_lengths_of_zero_have_finite_gradients(trainer: Trainer) -> None:
+    """Images that don't depend on w: where the square root has no derivative, it is 0."""
+    for name, parameter in trainer.G.named_parameters():
+        if "torgb" in name:
+            parameter.data.zero_()
+    lengths = trainer.loss.path_lengths(*trainer._latents(4))
+    assert lengths.eq(0).all()
+    lengths.sum().backward()
+    assert all(p.grad.isfinite().all() for p in trainer.G.parameters() if p.grad is not None)
+
+
+def test_leftovers_of_a_killed_save_go(trainer: Trainer, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    ours, theirs = folder.folder / ".hsr-77-0123456789abcdef.part", folder.folder / ".hsr-77.part"
+    for path in (ours, theirs):
+        path.write_text("half")
+    CheckpointFolder(tmp_path)
+    assert theirs.exists() and not ours.exists()
+
+
 def test_old_checkpoints_make_room(trainer: Trainer, dataset: ImageDataset, tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     for _ in range(4):
@@ -153,7 +227,7 @@ def test_old_checkpoints_make_room(trainer: Trainer, dataset: ImageDataset, tmp_
     assert [path.name for path in folder.weights()] == ["000000.012.safetensors", "000000.016.safetensors"]
     assert find_weights(tmp_path) == folder.weights()[-1]
     header = read_header(find_weights(tmp_path))
-    assert (header.config, header.resolution, header.num_classes, header.images_seen) == (SMALL, 16, 2, 16)
+    assert (header.config, header.resolution, header.classes, header.images_seen) == (SMALL, 16, (0, 1), 16)
 
 
 def test_a_failed_save_leaves_the_last_checkpoint(
@@ -183,7 +257,8 @@ def test_a_failed_save_leaves_the_last_checkpoint(
         folder.save(trainer, {}, keep=1)
 
     restored = Trainer(SMALL, dataset, encoder, CPU)
-    assert restore(restored, tmp_path)["images_seen"] == 4
+    restore(restored, tmp_path)
+    assert (restored.images_seen, restored.steps) == (4, 1)
     assert all(value.equal(expected[name]) for name, value in weights(restored).items())
     assert not list(tmp_path.rglob("*.part"))
 
