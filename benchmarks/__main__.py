@@ -1,210 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m benchmarks run` measures on the CPU, `gpu-report` on a GPU; `report` prints a measurement as Markdown.
+"""`python -m benchmarks`: `run` measures on the CPU, `gpu-report` on a GPU; `report` prints a measurement as Markdown.
 
 `roofline` says what a chip could reach, without measuring anything; `overhead` measures what the host does for a call
-on a GPU, with or without one.
+on a GPU, with or without one. `gpu-cache` and `gpu-unpack` carry compiled kernels to a GPU. The commands for a GPU need
+nothing but PyTorch, Triton, NumPy and pytest.
 """
 
-import importlib.util
+import argparse
 import os
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, NoReturn
 
-import torch
-import tyro
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-
-import hsr_kernels
-
-from . import gpu, overhead, roofline
-from .cases import CASES
-from .gpu_cases import GPU_CASES
-from .report import HEADER, Row, markdown, read_csv, setting, table, write_csv
-from .run import Options, chip, commit, measure, use_all_cores
-
-console = Console(width=None if sys.stdout.isatty() else 150)
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
-def run(
-    device: Literal["cpu"] = "cpu",
-    case: str = "",
-    repeats: int = 30,
-    quick: bool = False,
-    no_compile: bool = False,
-    out: Path | None = None,
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command; ends with exit code 2 and one sentence where it can't."""
+    given = vars(_parser().parse_args(arguments))
+    given.pop("run")(**given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., None], about: str) -> Callable[..., Any]:
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    add = command("run", _command("run"), "Time the operators and a training step against plain PyTorch on the CPU.")
+    add("--device", choices=("cpu",), default="cpu", help="whose backend to measure")
+    add("--case", default="", help="only the cases whose name contains this")
+    add("--repeats", type=int, default=30, help="most rounds per case and pass; long cases take at least 5")
+    add("--quick", action="store_true", help="tiny sizes and 3 rounds: the figures mean nothing")
+    add("--no-compile", action="store_true", help="leave out torch.compile, which takes a minute or so per case")
+    add("--out", type=Path, help="folder for <device>.csv and <device>.md")
+
+    add = command("report", _command("report"), "Print the Markdown table of a measurement.")
+    add("csv", type=Path, help="what `run --out` wrote")
+
+    add = command("roofline", _command("roofline_table"), "Print what GPU cases move, and the floor on three chips.")
+    add("--case", default="", help="only the cases whose name contains this")
+    add("--operators", action="store_true", help="list all operators, not only those that move too much")
+    add("--most", type=float, default=1.15, help="times its fewest bytes that a fused operator may move (%(default)s)")
+
+    add = command("overhead", _command("overhead_table"), "Measure the host's time per call of the cuda backend.")
+    add("--csv", type=Path, help="a file for the rows")
+
+    add = command("gpu-report", _gpu_report, "Test and measure everything on this machine's GPU; see docs/gpu-run.md.")
+    add("--out", type=Path, required=True, help="folder for all files; what stands there already isn't done again")
+    add("--stages", default="tests,choices,cases,compile,profile", help="in this order (%(default)s)")
+    add("--case", default="", help="only the cases whose name contains this")
+    add("--minutes", type=float, default=9.5, help="when everything is over, whatever remains to be done (%(default)s)")
+    add("--since", type=float, metavar="SECONDS", help="begin of the minutes: what `date +%%s` said (now)")
+    add("--again", action="store_true", help="do again what the folder has of these stages and cases")
+    add("--quick", action="store_true", help="tiny sizes: the figures mean nothing")
+
+    add = command("gpu-cache", _gpu_cache, "Compile and pack the GPU's Triton kernels, without a GPU.")
+    add("archive", type=Path, metavar="OUT.tar.xz")
+    add("--arch", choices=ARCHITECTURES, default="sm_90", help="the GPU's architecture (%(default)s)")
+    add("--no-tests", action="store_true", help="leave out what only tests launch, which is most")
+    add("--processes", type=int, help="compilers at a time (one per core)")
+
+    add = command("gpu-unpack", _gpu_unpack, "Unpack what gpu-cache packed; TRITON_CACHE_DIR is to name the folder.")
+    add("archive", type=Path)
+    add("folder", type=Path)
+    return parser
+
+
+def _command(name: str) -> Callable[..., None]:
+    """A function of commands.py, which needs packages that a GPU machine may lack."""
+
+    def run(**options: Any) -> None:
+        from . import commands
+
+        getattr(commands, name)(**options)
+
+    return run
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _gpu_report(
+    out: Path, stages: str, case: str, minutes: float, since: float | None, again: bool, quick: bool
 ) -> None:
-    """Times the operators and a training step against plain PyTorch, in float32, on all cores.
+    from .gpu import report
+    from .gpu.cases import GPU_CASES
 
-    Args:
-        device: Whose backend to measure.
-        case: Only the cases whose name contains this.
-        repeats: Most rounds per case and pass; long cases take fewer, but at least 5.
-        quick: Tiny sizes and 3 rounds, to see that everything runs; the figures mean nothing.
-        no_compile: Leave out torch.compile, which takes a minute or so per case to compile.
-        out: Folder for <device>.csv and <device>.md.
-    """
-    chosen = [c for c in CASES if case in c.name]
-    if not chosen:
-        _fail(f"no case is called {case!r}; there are {', '.join(c.name for c in CASES)}")
-    if repeats < 1:
-        _fail(f"--repeats must be at least 1, got {repeats}")
-    missing = hsr_kernels.backends(device=device)[device]
-    if missing:
-        _fail(f"there is nothing to measure: {missing}")
-    use_all_cores()
-    _warn_if_busy()
-    options = Options(device, 3 if quick else repeats, quick, not no_compile)
-    rows: list[Row] = []
-    for current in chosen:
-        with console.status(current.title):
-            rows += measure(current, options)
-        _show([row for row in rows if row.case == current.name])
-    console.print(setting(rows), highlight=False)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_csv(out / f"{device}.csv", rows)
-        (out / f"{device}.md").write_text(markdown(rows) + "\n")
-        console.print(f"written: {out / device}.csv and .md")
-
-
-def report(csv: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Prints the Markdown table of a measurement.
-
-    Args:
-        csv: What `run --out` wrote.
-    """
+    # Ended from outside, it ends its workers: they have sessions of their own.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    if not any(case in one.name for one in GPU_CASES):
+        _fail(f"no case is called {case!r}; there are {', '.join(one.name for one in GPU_CASES)}")
+    if not 0 < minutes < float("inf"):
+        _fail(f"--minutes must be above 0, got {minutes:g}")
+    passed = 0.0 if since is None else time.time() - since
+    if not 0 <= passed < 60 * minutes:
+        _fail(f"--since must be less than --minutes ago, and {since:.0f} was {passed:.0f} seconds ago")
     try:
-        print(markdown(read_csv(csv)))
-    except (OSError, ValueError) as error:
+        todo = report.known_stages(stages)
+        report.report(out, todo, case, tiny=quick, seconds=60 * minutes - passed, again=again, say=_say)
+    except report.NotRun as error:
         _fail(str(error))
 
 
-def roofline_table(case: str = "", operators: bool = False, most: float = roofline.MOST) -> None:
-    """Prints the fewest bytes and operations of each GPU case, what our operators move, and the floor on three chips.
+def _gpu_cache(archive: Path, arch: str, no_tests: bool, processes: int | None) -> None:
+    from .gpu import cache
 
-    Nothing is measured: the Triton implementations run on tensors without data, and what their launches and PyTorch's
-    own operators take and return is added up. Floors come from data sheets (memory bandwidth; dense tensor-core rates,
-    plain float32 for float32). Exits with 1 where one of our fused operators moves more than `most` times its fewest
-    bytes.
-
-    Args:
-        case: Only the cases whose name contains this.
-        operators: List all operators that the moved bytes are made of, not only those that move too much.
-        most: How many times the fewest bytes a fused operator may move; inf: any.
-    """
-    chosen = [c for c in GPU_CASES if case in c.name]
-    if not chosen:
-        _fail(f"no case is called {case!r}; there are {', '.join(c.name for c in GPU_CASES)}")
-    if importlib.util.find_spec("triton") is None:
-        _fail("the Triton implementations are traced, and Triton isn't installed")
-    view, parts = Table(*roofline.HEADER, box=SIMPLE), Table(*roofline.OPERATORS, box=SIMPLE)
-    faults = 0
-    for current in chosen:
-        for work in (work for route in current.routes for work in roofline.estimate(current, route)):
-            view.add_row(*roofline.line(work))
-            wasteful = work.wasteful(most)
-            faults += len(wasteful)
-            for line in roofline.operator_lines(work, most, None if operators else set(wasteful)):
-                parts.add_row(*line)
-    console.print(view)
-    console.print(
-        "fewest: inputs and parameters read once, results written once. moved: by our operators and PyTorch's between "
-        "them. Floors are data-sheet times of the fewest bytes or the operations, whichever take longer.",
-        highlight=False,
-    )
-    if parts.row_count:
-        console.print(parts)
-    said = f"operators of ours, counted per case and pass, move more than {most:g} times their fewest bytes"
-    console.print(f"{faults or 'no'} {said}", highlight=False)
+    if not archive.name.endswith(".tar.xz") or not archive.absolute().parent.is_dir():
+        _fail(f"OUT must be a file in an existing folder whose name ends in .tar.xz, got {archive}")
+    if processes is not None and processes < 1:
+        _fail(f"--processes must be at least 1, got {processes}")
+    faults = cache.make(archive, arch, processes or len(os.sched_getaffinity(0)), not no_tests, _say)
+    for fault in faults:
+        _say(fault)
     if faults:
         raise SystemExit(1)
 
 
-def gpu_report(out: Path, case: str = "", quick: bool = False, minutes: float = 9.0) -> None:
-    """Tests and measures everything on this machine's GPU and writes one CSV and one Markdown table.
+def _gpu_unpack(archive: Path, folder: Path) -> None:
+    from .gpu import cache, device
 
-    Runs `pytest -m gpu`, measures which routes and which backend are faster, then times every case on both backends
-    with a cold L2 cache, called eagerly and as a CUDA graph, beside the reference, the bare convolution, a device copy
-    and, where a goal names it, torch.compile of the reference. Needs neither the network nor the cpu backend; Triton
-    compiles what is missing, and where the cuda backend can't run, triton stands alone.
-
-    Args:
-        out: Folder for gpu.csv, gpu.md, routes.csv, measured.csv and tests.log.
-        case: Only the cases whose name contains this.
-        quick: Tiny sizes, no tests: to see that everything runs; the figures mean nothing.
-        minutes: What isn't done by then is reported as not measured.
-    """
     try:
-        gpu.report(out, case, quick=quick, minutes=minutes, say=lambda line: console.print(line, highlight=False))
-    except gpu.NoGpu as error:
+        kernels = cache.unpack(archive, folder, device.architecture())
+    except (cache.UselessCache, OSError) as error:
         _fail(str(error))
+    _say(f"{kernels} kernels; now: export TRITON_CACHE_DIR={folder.absolute()}")
 
 
-def overhead_table(csv: Path | None = None) -> None:
-    """Measures the host's time per eager call of small tensors on the cuda backend, forward and without gradients.
-
-    Without a device launches are counted and not run (this builds the tests' emulated extension), so the driver's share
-    of a launch isn't in it; with one it is. PyTorch's operations compute on the device, and without one on the CPU.
-
-    Args:
-        csv: A file for the rows.
-    """
-    from tests.emulator.build import build
-
-    _warn_if_busy()
-    try:
-        rows = overhead.in_process("cpu", build("_cuda_emulated"))
-        missing = hsr_kernels.backends()["cuda"] if torch.cuda.is_available() else "PyTorch sees no CUDA device"
-        rows += overhead.in_process("cuda", None) if not missing else []
-    except RuntimeError as error:
-        _fail(str(error))
-    view = Table(*overhead.HEADER, box=SIMPLE)
-    for row in rows:
-        view.add_row(*overhead.line(row))
-    console.print(view)
-    setting = {"processor": chip(), "cores": str(len(os.sched_getaffinity(0)))}
-    setting |= {"torch": torch.__version__, "commit": commit()}
-    about = ", ".join(f"{name} {value}" for name, value in setting.items())
-    console.print(f"{about}; load {rows[0].load:.1f}. Median and fewest of batches of calls in turns.", highlight=False)
-    console.print(f"On a device: {'not measured: ' + missing if missing else 'launched for real'}.", highlight=False)
-    if csv is not None:
-        overhead.write_csv(csv, rows, setting)
-        console.print(f"written: {csv}")
-
-
-def _show(rows: list[Row]) -> None:
-    lines, notes = table(rows)
-    view = Table(*HEADER[1:], title=rows[0].title, title_justify="left", box=SIMPLE)
-    for line in lines:
-        view.add_row(*(cell.replace("**", "").replace("; ", "\n") for cell in line[1:]))
-    console.print(view)
-    for note in notes:
-        console.print(note, highlight=False, markup=False)
-
-
-def _warn_if_busy() -> None:
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    if load > 0.5 * cores:
-        console.print(f"[yellow]The machine is busy (load {load:.1f} on {cores} cores): expect noise.[/yellow]")
-
-
-def _fail(sentence: str) -> None:
+def _fail(sentence: str) -> NoReturn:
     print(sentence, file=sys.stderr)
     raise SystemExit(2)
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict(
-        {
-            "run": run,
-            "report": report,
-            "roofline": roofline_table,
-            "gpu-report": gpu_report,
-            "overhead": overhead_table,
-        },
-        prog="python -m benchmarks",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    main()

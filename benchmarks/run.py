@@ -193,7 +193,9 @@ def chip() -> str:
 
 
 def commit() -> str:
-    """The short hash of the checkout, with a + if it has changes; "unknown" outside a checkout."""
+    """HSR_COMMIT, for copies without .git; else the short hash of the checkout, + if it has changes; else "unknown"."""
+    if given := os.environ.get("HSR_COMMIT"):
+        return given
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", "describe", "--always", "--dirty=+", "--exclude=*"],

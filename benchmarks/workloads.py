@@ -14,7 +14,8 @@ import torch.nn.functional as F
 import hsr_kernels as hk
 
 if TYPE_CHECKING:
-    from hsr.semantics import TimmEncoder
+    from hsr.semantics.timm_encoder import TimmEncoder
+    from hsr.training.trainer import Trainer
 
 FORWARD, BOTH = "forward", "forward+backward"
 # A training step: with all its phases, without R1 (which is rare), and of the two main phases alone (which is usual).
@@ -124,9 +125,20 @@ def bare_convolution(layer: Workload, up: int, phase: str) -> Callable[[], Any]:
     return lambda: torch.autograd.grad(convolve(), (x, w), v)
 
 
-def feature_loss(n: int, sides: Sequence[int], channels: Sequence[int], hidden: int, dim: int, target: int) -> Workload:
-    """The HSR loss over all its scales."""
-    features = [_normal(n, c, side, side) for c, side in zip(channels, sides, strict=True)]
+def feature_loss(
+    n: int,
+    sides: Sequence[int],
+    channels: Sequence[int],
+    hidden: int,
+    dim: int,
+    target: int,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Workload:
+    """The HSR loss over all its scales; `layout` is that of the features."""
+    features = [
+        _normal(n, c, side, side).detach().contiguous(memory_format=layout).requires_grad_()
+        for c, side in zip(channels, sides, strict=True)
+    ]
     targets = [_normal(n, dim, target, target, grad=False) for _ in sides]
     heads = [
         (
@@ -195,6 +207,27 @@ def training_step(resolution: int, channel_base: int, channel_max: int, batch: i
     return Workload(generator_main, [z], parameters, torch.ones([]), steps={STEP: step})
 
 
+@dataclass(frozen=True)
+class _Noise:
+    """What a trainer asks of a data set, for images of noise; the data sets of `hsr.data` need an image library."""
+
+    resolution: int
+    classes: tuple[int, ...] = ()
+    labels: None = None
+
+
+def trainer(resolution: int, batch: int, encoder: str, **changes: Any) -> "Trainer":
+    """A trainer in the settings of the preset paper256, on images without classes; see `training`."""
+    from hsr.config import preset
+    from hsr.training.trainer import Trainer
+
+    device = torch.get_default_device()
+    settings = {"batch": batch, "hsr_weight": 1.0 if encoder else 0.0, "hsr_precision": "bfloat16", **changes}
+    config = replace(preset("paper256", resolution, device.type), **settings)
+    noise: Any = _Noise(resolution)
+    return Trainer(config, noise, _untrained(encoder, device) if encoder else None, device)
+
+
 def training(resolution: int, batch: int, encoder: str, **changes: Any) -> Workload:
     """Steps of the trainer in the settings of the preset paper256, on images of noise.
 
@@ -203,40 +236,33 @@ def training(resolution: int, batch: int, encoder: str, **changes: Any) -> Workl
         encoder: Without one there is no HSR; a timm model's name: HSR in bfloat16 with that model, untrained.
         changes: Other settings.
     """
-    from hsr.config import preset
-    from hsr.data import ImageDataset
-    from hsr.training.trainer import Trainer
-
-    device = torch.get_default_device()
-    settings = {"batch": batch, "hsr_weight": 1.0 if encoder else 0.0, "hsr_precision": "bfloat16", **changes}
-    config = replace(preset("paper256", resolution, device.type), **settings)
+    ours = trainer(resolution, batch, encoder, **changes)
+    config = ours.config
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, resolution, resolution), dtype=np.uint8)
-    dataset = ImageDataset("noise", resolution, None, 0, pixels, np.arange(batch), "noise")
-    trainer = Trainer(config, dataset, _untrained(encoder, device) if encoder else None, device)
-    images = torch.from_numpy(pixels).to(device)
+    images = torch.from_numpy(pixels).to(ours.device)
     labels = torch.zeros(batch, dtype=torch.int64)
 
     def step(number: int) -> Callable[[], None]:
         def run() -> None:
-            trainer.steps = number  # decides on the phases
-            trainer.step(images, labels)
+            ours.steps = number  # decides on the phases
+            ours.step(images, labels)
 
         return run
 
     def generator_main(z: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        trainer.G.requires_grad_(True)
-        return trainer.loss.generator_main(z, None)[0]
+        ours.G.requires_grad_(True)
+        return ours.loss.generator_main(z, None)[0]
 
     assert config.r1_interval % config.path_length_interval == 0 and config.path_length_interval > 1
     steps = {STEP: step(0), PATH: step(config.path_length_interval), MAIN: step(1)}
-    parameters = [t for net in trainer.modules().values() for t in (*net.parameters(), *net.buffers())]
+    parameters = [t for net in ours.modules().values() for t in (*net.parameters(), *net.buffers())]
     z = _normal(batch, config.z_dim, grad=False)
     return Workload(generator_main, [z], parameters, torch.ones([]), steps=steps)
 
 
 def _untrained(name: str, device: torch.device) -> "TimmEncoder":
     """A timm backbone with random weights: its speed is that of the trained one."""
-    from hsr.semantics import TimmEncoder
+    from hsr.semantics.timm_encoder import TimmEncoder
     from hsr.semantics.timm_weights import import_timm
 
     with tempfile.TemporaryDirectory() as folder:

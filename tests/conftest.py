@@ -2,11 +2,14 @@
 """Settings and fixtures of all tests."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 from torch.utils import deterministic
+
+from benchmarks.gpu.journal import Journal
 
 
 def pytest_configure(config):
@@ -29,16 +32,69 @@ def pytest_collection_modifyitems(config, items):
     """Leaves out what this process can't run: interpreted and emulated kernels elsewhere, a GPU's without one."""
     interpreting = os.environ.get("TRITON_INTERPRET") == "1"
     emulating = bool(os.environ.get("HSR_CUDA_EMULATED"))
+    on_gpu = torch.cuda.is_available() or _rehearsing()
+    tested = _tested_before()
 
     def runs(item: pytest.Item) -> bool:
+        if item.nodeid in tested:
+            return False
         if item.get_closest_marker("gpu"):
-            return torch.cuda.is_available() and not interpreting and not emulating
+            return on_gpu and not interpreting and not emulating
         kinds = bool(item.get_closest_marker("interpret")), bool(item.get_closest_marker("emulate"))
         return kinds == (interpreting, emulating)
 
     left_out = [item for item in items if not runs(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if runs(item)]
+
+
+def _rehearsing() -> bool:
+    """Whether a GPU's tests are to be collected where there is none, as a rehearsal of the GPU report asks."""
+    return bool(os.environ.get("HSR_GPU_REHEARSAL")) and not torch.cuda.is_available()
+
+
+def _tested_before() -> set[str]:
+    """The tests that the GPU report's journal has, as far as it was written when the report began these."""
+    if not os.environ.get("HSR_JOURNAL"):
+        return set()
+    journal = Journal(Path(os.environ["HSR_JOURNAL"]))
+    # All processes of pytest-xdist must leave out the same, also one that comes later in the place of a crashed one.
+    journal.refresh(int(os.environ["HSR_JOURNAL_BYTES"]))
+    return {name for name in journal.of("tests") if journal.ended("tests", name)}
+
+
+def _is_worker() -> bool:
+    """Whether this is one of the processes of pytest-xdist, whose main process hears of all tests."""
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
+def pytest_runtest_logstart(nodeid):
+    """Notes in the GPU report's journal that a test begins."""
+    if os.environ.get("HSR_JOURNAL") and not _is_worker():
+        Journal(Path(os.environ["HSR_JOURNAL"])).begin("tests", nodeid)
+
+
+def pytest_runtest_logreport(report):
+    """Notes what became of a test in the GPU report's journal, and a failure in its file, at once."""
+    if _is_worker():
+        return
+    if (path := os.environ.get("HSR_FAILURES")) and report.failed:
+        with open(path, "a") as file:
+            file.write(f"{report.nodeid} [{report.when}]\n{str(report.longrepr)[-1500:]}\n\n")
+    if (path := os.environ.get("HSR_JOURNAL")) and (report.when == "call" or not report.passed):
+        journal = Journal(Path(path))
+        if report.failed:
+            journal.fail("tests", report.nodeid, (str(report.longrepr).strip() or "no message").splitlines()[-1])
+        else:
+            journal.done("tests", report.nodeid, {"outcome": report.outcome})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Where a GPU's tests are only rehearsed, they are collected and skipped."""
+    recorded = item.config.pluginmanager.has_plugin("benchmarks.gpu.recording")
+    if _rehearsing() and item.get_closest_marker("gpu") and not recorded:
+        pytest.skip("a rehearsal: there is no CUDA device")
 
 
 # Derandomised: a run that was green stays green. No deadline: the first call of an operator warms caches up.
@@ -68,6 +124,24 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
+def _device_survives(request):
+    """Ends a process whose device doesn't answer any more, after an illegal access for instance.
+
+    Else all tests that follow would fail for one test's sake.
+    """
+    yield
+    if request.node.get_closest_marker("gpu") is None or not torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        if _is_worker():
+            os._exit(1)  # pytest-xdist takes this for this test's failure, and starts another process
+        request.session.shouldstop = f"the device was lost: {error}"
+        pytest.fail(f"the device was lost: {error}")
+
+
+@pytest.fixture(autouse=True)
 def _default_backend():
     """No test leaves a backend selected for the next one."""
     import hsr_kernels  # not before pytest_configure
@@ -79,9 +153,10 @@ def _default_backend():
 @pytest.fixture
 def poisoned_memory():
     """Fresh tensors hold NaN instead of leftovers, so that output which a kernel doesn't write shows."""
-    before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    before = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+    # Where PyTorch has no deterministic algorithm on GPUs, as of pooling's derivative, a warning will do.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic.fill_uninitialized_memory = True
     yield
-    torch.use_deterministic_algorithms(before[0])
+    torch.set_deterministic_debug_mode(before[0])
     deterministic.fill_uninitialized_memory = before[1]

@@ -38,7 +38,7 @@ def main(
     Args:
         arch: Chips to compile for, separated by commas: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120.
         kernel: Only the kernels whose name contains this.
-        sample: Each kernel once per dtype, in its largest tile, instead of in full.
+        sample: Each kernel once per dtype and precision of products, in its largest tile, instead of in full.
         full: Chips of --arch to compile for in full, although there is --sample.
         dtype: Dtypes of the images, separated by commas: fp32, fp16, bf16.
         csv: Also write one line per compiled kernel, with its whole signature, to this file.

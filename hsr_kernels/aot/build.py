@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -47,14 +47,21 @@ class Build:
     problems: tuple[str, ...] = ()
 
 
-def build_all(jobs: Sequence[tuple[Launch, Chip]], processes: int) -> Iterator[Build]:
-    """Compiles in parallel; a compiler that crashes is the failure of what it compiled, and of nothing else."""
+def build_all(
+    jobs: Sequence[tuple[Launch, Chip]], processes: int, work: Callable[[Launch, Chip], Build] | None = None
+) -> Iterator[Build]:
+    """Compiles in parallel; a compiler that crashes is the failure of what it compiled, and of nothing else.
+
+    Args:
+        work: What to do with each; None: `build`.
+    """
+    work = work or build
     # Not forked: PyTorch and LLVM have threads. The server that is forked instead imports them only once.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     crashed: list[tuple[Launch, Chip]] = []
     with ProcessPoolExecutor(processes, context) as pool:
-        futures: dict[Future[Build], tuple[Launch, Chip]] = {pool.submit(build, *job): job for job in jobs}
+        futures: dict[Future[Build], tuple[Launch, Chip]] = {pool.submit(work, *job): job for job in jobs}
         for future in as_completed(futures):
             try:
                 yield future.result()
@@ -63,26 +70,40 @@ def build_all(jobs: Sequence[tuple[Launch, Chip]], processes: int) -> Iterator[B
     for job in crashed:
         with ProcessPoolExecutor(1, context) as alone:
             try:
-                yield alone.submit(build, *job).result()
+                yield alone.submit(work, *job).result()
             except BrokenProcessPool:
                 yield Build(*job, problems=("the compiler crashed",))
 
 
 def build(launch: Launch, chip: Chip) -> Build:
-    """Compiles `launch` as a real one would, except that nothing is loaded or run."""
-    source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
-    output = io.StringIO()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(output):
-            warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
-            compiled = triton.compile(source, target=chip.target, options=launch.options)
-    except Exception as error:
-        text = " ".join(f"{error}".split())
-        return Build(launch, chip, problems=(f"{type(error).__name__}: {text[:400]}",))
+    """Compiles `launch` and looks at what came out."""
+    compiled, failure = _compiled(launch, chip)
+    if compiled is None:
+        return Build(launch, chip, problems=(failure,))
+    if "ptx" not in compiled.asm or "ttgir" not in compiled.asm:
+        return Build(launch, chip, problems=("Triton's cache has its machine code alone, which says too little",))
     registers, spills = resources(compiled.asm["cubin"])
     found = Build(launch, chip, registers, spills, compiled.metadata.shared, tensor_core(compiled.asm["ptx"]))
     memory = getattr(compiled.metadata, "tmem_size", None) or 0
     return Build(**{**vars(found), "problems": tuple(problems(found, memory, compiled.asm["ttgir"]))})
+
+
+def fill_cache(launch: Launch, chip: Chip) -> Build:
+    """Compiles `launch` into Triton's cache, where it isn't there yet; no problem but a failure is told."""
+    _, failure = _compiled(launch, chip)
+    return Build(launch, chip, problems=(failure,) if failure else ())
+
+
+def _compiled(launch: Launch, chip: Chip) -> tuple[Any, str]:
+    """(Triton's compiled kernel, ""), as a real launch would have it, except that nothing is loaded; or (None, why)."""
+    source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
+            return triton.compile(source, target=chip.target, options=launch.options), ""
+    except Exception as error:
+        text = " ".join(f"{error}".split())
+        return None, f"{type(error).__name__}: {text[:400]}"
 
 
 def problems(found: Build, tensor_memory: int, ttgir: str) -> Iterator[str]:

@@ -17,10 +17,13 @@ HEADER = ("kernel", "configuration", "arch", "registers", "spills", "shared", "t
 
 
 def sampled(launches: Iterable[Launch]) -> list[Launch]:
-    """Of each kernel and dtype the launch with the largest tile."""
-    largest: dict[tuple[str, str], Launch] = {}
+    """Of each kernel, dtype and way to multiply float32 the launch with the largest tile.
+
+    float32 as tf32 has tiles of its own: the largest of all is no sample of those of ieee.
+    """
+    largest: dict[tuple[str, str, object], Launch] = {}
     for launch in sorted(launches, key=lambda launch: launch.size):
-        largest[launch.kernel, launch.dtypes] = launch
+        largest[launch.kernel, launch.dtypes, launch.constexprs.get("PRECISION")] = launch
     return list(largest.values())
 
 

@@ -2,6 +2,7 @@
 """The specification of bias_act: plain PyTorch, differentiable to any order."""
 
 import torch
+import torch.nn.functional as F
 
 from .activations import Epilogue
 
@@ -14,6 +15,6 @@ def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilog
     if epilogue.gain != 1:
         x = x * epilogue.gain
     if epilogue.clamp >= 0:
-        # Not clamp alone, whose gradient is 1 on the limit itself: an output there may have been cut.
-        x = torch.where(x.abs() < epilogue.clamp, x, x.detach().clamp(-epilogue.clamp, epilogue.clamp))
+        # Not clamp, whose gradient is 1 on the limit itself: an output there may have been cut.
+        x = F.hardtanh(x, -epilogue.clamp, epilogue.clamp)
     return x

@@ -1,49 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-ins for a GPU. The library is imported in fixtures only: settings of ../conftest.py come first."""
-
-import time
+"""A CPU in the place of a GPU. The library is imported in fixtures only: settings of ../conftest.py come first."""
 
 import pytest
-import torch
 
-SETTING = {"chip": "none", "driver": "0", "torch": torch.__version__, "triton": "0", "commit": "0"}
+MACHINE = {"chip": "none: a rehearsal", "driver": "none", "torch": "2", "triton": "3", "commit": "0", "sizes": "tiny"}
 
 
 @pytest.fixture
-def cpu_for_gpu(monkeypatch):
-    """The report's own logic on CPU tensors and the cpu backend."""
-    from benchmarks import gpu
-    from benchmarks.gpu_table import Time
+def rehearsal(monkeypatch):
+    """Lets the GPU report's code run on the CPU in tiny sizes, as HSR_GPU_REHEARSAL does."""
+    import torch
+
     from hsr_kernels.modulated_conv2d import routes
 
-    def timed(call):
-        began = time.perf_counter()
-        call()
-        spent = time.perf_counter() - began
-        return Time(spent, spent, spent)
-
-    monkeypatch.setattr(gpu, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu, "OURS", "cpu")
-    monkeypatch.setattr(gpu, "available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(gpu, "environment", lambda: SETTING)
-    monkeypatch.setattr(gpu, "_time", timed)
-    monkeypatch.setattr(gpu, "copy_bandwidth", lambda size: 1e9)
-    monkeypatch.setattr(gpu, "_captured", lambda call: call)
-    monkeypatch.setattr(gpu, "_peak", lambda call: 1_000_000)
-    monkeypatch.setattr(gpu, "without_cuda", lambda: "there is no CUDA device")
-    monkeypatch.setenv(routes.ENVIRONMENT, "")  # the report names its own
+    monkeypatch.setenv("HSR_GPU_REHEARSAL", "1")
+    monkeypatch.setenv(routes.ENVIRONMENT, "")  # workers name their own
     # The generated code is for inductor's own tests: here it only has to be one more contender.
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
 @pytest.fixture
-def both_backends(cpu_for_gpu, monkeypatch):
-    """A cuda backend too: cpu stands in for it, and reference for triton where the two are compared."""
-    from benchmarks import gpu, gpu_backends
+def journal(tmp_path):
+    """A journal of a rehearsal, in a folder of its own."""
+    from benchmarks.gpu.journal import NAME, Journal
 
-    monkeypatch.setattr(gpu, "without_cuda", lambda: "")
-    monkeypatch.setattr(gpu, "CUDA", "cpu")
-    monkeypatch.setattr(gpu_backends, "CUDA", "cpu")
-    monkeypatch.setattr(gpu_backends, "TRITON", "reference")
-    monkeypatch.setattr(gpu, "_batch", lambda run, calls: gpu._time(run).median)
+    found = Journal(tmp_path / NAME)
+    found.name(MACHINE)
+    found.refresh()
+    return found

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import hsr_kernels
-from benchmarks import __main__ as cli
-from benchmarks import memory, run, timing
+from benchmarks import commands, memory, run, timing
 from benchmarks.cases import CASES, Case, Target
 from benchmarks.report import Row, markdown, read_csv, table, write_csv
 from benchmarks.workloads import BOTH, FORWARD, STEP
@@ -180,15 +179,15 @@ def test_command_line(tmp_path, capsys):
         ("upsample2d", phase, variant) for phase in (FORWARD, BOTH) for variant in ("reference", "cpu")
     ]
     assert rows[0].torch == torch.__version__
-    cli.report(tmp_path / "cpu.csv")
+    commands.report(tmp_path / "cpu.csv")
     assert capsys.readouterr().out == (tmp_path / "cpu.md").read_text()
 
 
 def test_bad_arguments_end_in_a_sentence(tmp_path, capsys):
     for call, sentence in (
-        (lambda: cli.run(case="nonsense"), "no case is called 'nonsense'"),
-        (lambda: cli.run(repeats=0), "--repeats must be at least 1, got 0"),
-        (lambda: cli.report(tmp_path / "none.csv"), "No such file"),
+        (lambda: commands.run(case="nonsense"), "no case is called 'nonsense'"),
+        (lambda: commands.run(repeats=0), "--repeats must be at least 1, got 0"),
+        (lambda: commands.report(tmp_path / "none.csv"), "No such file"),
     ):
         with pytest.raises(SystemExit) as stop:
             call()

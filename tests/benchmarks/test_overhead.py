@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import hsr_kernels as hk
-from benchmarks import __main__ as cli
-from benchmarks import overhead, timing
+from benchmarks import commands, overhead, timing
 from benchmarks.overhead import BIAS_ACT, Operations, Overhead
 from tests.emulator import build
 from tests.native import requires_native
@@ -110,7 +109,7 @@ def test_command(monkeypatch, tmp_path, capsys, microseconds, verdict):
     monkeypatch.setattr(build, "build", lambda target: tmp_path / f"{target}.so")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(overhead, "in_process", lambda device, emulated: rows)
-    cli.overhead_table(tmp_path / "overhead.csv")
+    commands.overhead_table(tmp_path / "overhead.csv")
     printed = capsys.readouterr().out
     assert f"< 12 µs: {verdict}" in printed and "On a device: not measured" in printed
     with (tmp_path / "overhead.csv").open() as file:
@@ -124,7 +123,7 @@ def test_what_cannot_be_built_ends_in_a_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr(build, "build", broken)
     with pytest.raises(SystemExit) as stop:
-        cli.overhead_table()
+        commands.overhead_table()
     assert stop.value.code == 2 and "there is no cmake" in capsys.readouterr().err
 
 

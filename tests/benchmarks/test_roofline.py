@@ -8,10 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import hsr_kernels as hk
-from benchmarks import __main__ as cli
-from benchmarks import roofline
+from benchmarks import commands, roofline
 from benchmarks.cases import Case
-from benchmarks.gpu_cases import GPU_CASES
+from benchmarks.gpu.cases import GPU_CASES
 from benchmarks.workloads import BOTH, FORWARD
 
 pytest.importorskip("triton")
@@ -97,11 +96,11 @@ def test_what_an_implementation_launches_and_calls_is_counted():
 
 
 def test_command_line_tells_and_fails(capsys):
-    cli.roofline_table(case="bias_act_bf16", operators=True)
+    commands.roofline_table(case="bias_act_bf16", operators=True)
     said = capsys.readouterr().out
     assert "no operators of ours" in said and "hsr_kernels::bias_act_bwd" in said
     with pytest.raises(SystemExit) as stop:
-        cli.roofline_table(case="bias_act_bf16", most=0.5)
+        commands.roofline_table(case="bias_act_bf16", most=0.5)
     assert stop.value.code == 1
     said = capsys.readouterr().out
     assert "6 operators of ours" in said and "1.00 !" in said and "bias_act_kernel" in said

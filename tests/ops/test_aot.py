@@ -11,6 +11,8 @@ import torch
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
+pytest.importorskip("tyro")  # of the command line; a machine with a GPU may lack it
+pytest.importorskip("rich")
 
 import hsr_kernels  # noqa: E402
 from hsr_kernels.aot import __main__ as cli  # noqa: E402
@@ -183,6 +185,20 @@ def test_sample_takes_the_largest_tile_of_each_dtype():
         ("fp16 fp32", 128),
         ("fp32", 256),
     ]
+
+
+def test_sample_takes_each_precision_of_products(recorded):
+    """tf32's tiles are the larger ones: a sample per dtype would never compile those of ieee."""
+    noted = [launch for p in ("ieee", "tf32") for m in (16, 64) for launch in launches(
+        product_kernel, (m, 16), (m, m), m, 16, p, dtype=torch.float32)]  # fmt: skip
+    assert sorted((x.constexprs["PRECISION"], x.constexprs["M"]) for x in report.sampled(noted)) == [
+        ("ieee", 64),
+        ("tf32", 64),
+    ]
+    calls = [call for call in workload.calls((torch.float32,)) if "modulated" in repr(call)][:40]
+    library = record.record(calls, [SM90])[SM90].launches.values()
+    sample = [x for x in report.sampled(library) if x.kernel == "modulated_conv2d_layer_kernel"]
+    assert {x.constexprs["PRECISION"] for x in sample} == {"ieee", "tf32"}
 
 
 def test_a_sample_of_some_chips_and_all_of_others(monkeypatch, tmp_path):

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What only a GPU can show: graphs, streams, compiled code, huge tensors, work that isn't done. See test_parity.py."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import hsr_kernels as hk
-from tests.cases import BY_NAME, FIR4
+from tests import tolerances
+from tests.cases import BY_NAME, FIR4, Case
 from tests.inputs import draw, evaluate
 
 pytestmark = pytest.mark.gpu
@@ -34,30 +38,46 @@ def on_both(names: Iterable[str]) -> pytest.MarkDecorator:
     )
 
 
-def _on_gpu(name: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    inputs = draw(BY_NAME[name], torch.float32)
+def _on_gpu(name: str) -> tuple[Case, dict[str, torch.Tensor], torch.Tensor]:
+    """A case whose options are on the device (no graph may capture their way there), its tensors, its cotangent."""
+    case = BY_NAME[name]
+    options = {key: o.cuda() if isinstance(o, torch.Tensor) else o for key, o in case.options.items()}
+    inputs = draw(case, torch.float32)
     tensors = {key: t.cuda() for key, t in inputs.tensors.items()}
     if name == _ONE_KERNEL:
         tensors["x"] = tensors["x"].contiguous(memory_format=torch.channels_last)
     for key, t in tensors.items():
         t.requires_grad_(not key.startswith("targets"))
-    return tensors, inputs.cotangent.cuda()
+    return replace(case, options=options), tensors, inputs.cotangent.cuda()
+
+
+@on_both(_LAYERS)
+def test_agrees_with_the_reference(name, backend):
+    """What is run first of all: output and first derivatives of every operator on either backend, to some digits."""
+    inputs = draw(BY_NAME[name], torch.float32)
+    layout = "channels_last" if name == _ONE_KERNEL else "contiguous"
+    ours = evaluate(BY_NAME[name], inputs, 1, layout, "cuda")
+    with hk.use_backend("reference"):
+        expected = evaluate(BY_NAME[name], inputs.wide(), 1)
+    for key, value in expected.items():
+        assert tolerances.error(ours[key], value, "L2") <= 3e-3 * tolerances.norm(value, "L2"), key
 
 
 @pytest.mark.parametrize("name", _LAYERS)
 def test_default_backend_is_the_faster_one_as_measured(name):
-    tensors, _ = _on_gpu(name)
+    _, tensors, _ = _on_gpu(name)
     explanation = hk.explain(BY_NAME[name].op.replace("upsample2d", "upfirdn2d"), *tensors.values())
-    if "loss" in name or "nothing has been measured" in str(explanation):
+    if "loss" in name:
         assert explanation.backend == "triton"
+    elif "not measured" in str(explanation) and not hk.backends()["cuda"]:
+        assert explanation.backend == "cuda"
     else:
         assert explanation.backend in ("triton", "cuda")
 
 
 @on_both(_LAYERS)
 def test_graph_of_forward_and_backward_follows_its_inputs(name, backend):
-    case = BY_NAME[name]
-    tensors, v = _on_gpu(name)
+    case, tensors, v = _on_gpu(name)
     leaves = [t for t in tensors.values() if t.requires_grad]
 
     def step() -> tuple[torch.Tensor, ...]:
@@ -84,8 +104,7 @@ def test_graph_of_forward_and_backward_follows_its_inputs(name, backend):
 
 @on_both(_LAYERS)
 def test_on_a_stream_of_ones_own(name, backend):
-    case = BY_NAME[name]
-    tensors, _ = _on_gpu(name)
+    case, tensors, _ = _on_gpu(name)
     expected = case.call(tensors).detach()
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
@@ -100,16 +119,14 @@ def test_on_a_stream_of_ones_own(name, backend):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device only")
 @on_both(_LAYERS)
 def test_on_a_device_that_is_not_current(name, backend):
-    case = BY_NAME[name]
-    tensors, _ = _on_gpu(name)
+    case, tensors, _ = _on_gpu(name)
     elsewhere = {key: t.detach().to("cuda:1") for key, t in tensors.items()}
     torch.testing.assert_close(case.call(elsewhere).cpu(), case.call(tensors).detach().cpu(), rtol=1e-4, atol=1e-5)
 
 
 @on_both([name for name in _LAYERS if "loss" not in name])
 def test_compiles_without_graph_breaks(name, backend):
-    case = BY_NAME[name]
-    tensors, v = _on_gpu(name)
+    case, tensors, v = _on_gpu(name)
     leaves = list(tensors.values())
 
     def run(function):
@@ -123,12 +140,66 @@ def test_compiles_without_graph_breaks(name, backend):
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=("float16", "bfloat16"))
 def test_autocast_computes_in_half_precision(dtype):
-    tensors, v = _on_gpu("modulated_conv2d-styled")
+    case, tensors, v = _on_gpu("modulated_conv2d-styled")
     with torch.autocast("cuda", dtype=dtype):
-        y = BY_NAME["modulated_conv2d-styled"].call(tensors)
+        y = case.call(tensors)
     assert y.dtype == dtype
     for gradient in torch.autograd.grad(y, list(tensors.values()), v.to(dtype)):
         assert gradient.dtype == torch.float32 and gradient.isfinite().all()
+
+
+@pytest.fixture
+def tf32():
+    """float32 may be multiplied as tf32, as PyTorch's convolutions may by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def _as_tf32(t: torch.Tensor) -> torch.Tensor:
+    """float32 rounded to the nearest number with 10 bits of mantissa."""
+    bits = t.view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("kernel", (1, 3))
+@pytest.mark.parametrize("n, c, o, side", ((4, 128, 128, 32), (2, 72, 68, 61), (8, 512, 512, 8)))
+def test_fused_layer_in_tf32_is_as_precise_as_cudnn_in_tf32(n, c, o, side, kernel):
+    """Output and the gradients by images and weights, each against float64 and held to cuDNN's own error.
+
+    cuDNN may take float32 itself for some shapes; what rounding to tf32 alone costs is allowed there too.
+    """
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device="cuda", dtype=torch.float64).float()
+
+    x, dy = (normal(n, i, side, side).contiguous(memory_format=torch.channels_last) for i in (c, o))
+    w, ones = normal(o, c, kernel, kernel) / math.sqrt(c * kernel**2), torch.ones(n, c, device="cuda")
+
+    def ours(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return hk.modulated_conv2d(x, w, ones, demodulate=False, padding=kernel // 2)
+
+    def cudnn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, w, padding=kernel // 2)
+
+    def derived(function, *operands: torch.Tensor) -> list[torch.Tensor]:
+        leaves = [t.detach().requires_grad_() for t in operands[:2]]
+        y = function(*leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, operands[2])]
+
+    truths = derived(cudnn, x.double(), w.double(), dy.double())
+    rounded = derived(cudnn, *(_as_tf32(t).double() for t in (x, w, dy)))
+    with hk.use_backend("triton"), hk.use_route("fused"):
+        results = derived(ours, x, w, dy)
+    found = zip(("output", "d/dx", "d/dw"), results, derived(cudnn, x, w, dy), rounded, truths, strict=True)
+    for what, got, *references, truth in found:
+        for kind in tolerances.NORMS:
+            error, *its = (tolerances.error(t, truth, kind) for t in (got, *references))
+            bound = tolerances.bound(torch.float32, max(its), tolerances.norm(truth, kind))
+            assert error <= bound, f"{what}: {kind} error {error:.3g} over {bound:.3g}"
 
 
 def _convolutions(function) -> int:

@@ -95,10 +95,20 @@ OPERATORS = {
 }
 
 
+# PyTorch's own kernels run these, and only Triton's the loss.
+_WITHOUT_KERNELS = {"triton": ("conv2d", "conv_transpose2d", "grid_sample")}
+_WITHOUT_KERNELS["cuda"] = (*_WITHOUT_KERNELS["triton"], "feature_projection_loss")
+
+
 @everywhere
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
-@pytest.mark.parametrize("op", OPERATORS.values(), ids=OPERATORS.keys())
-def test_empty_batches_have_every_derivative(backend, device, dtype, op):
+def test_empty_batches_have_every_derivative(backend, device, dtype):
+    for name, op in OPERATORS.items():
+        if name not in _WITHOUT_KERNELS.get(backend, ()):
+            check_empty_batch(backend, device, dtype, op)
+
+
+def check_empty_batch(backend, device, dtype, op):
     shapes = ((0, 2, 4, 4), (3, 2, 3, 3), (0, 2))
     x, w, s = (torch.randn(*shape, dtype=dtype, device=device).requires_grad_() for shape in shapes)
     with hk.use_backend(backend):

@@ -6,7 +6,7 @@ one after another, the device is waited for, and the clock's time is divided by 
 the host's time, which launching takes, and of large ones the device's. The modulated layer's includes its convolution.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -19,14 +19,15 @@ import hsr_kernels as hk
 from hsr_kernels import _tables
 from hsr_kernels._measured import Measurement
 
-from .cases import Case
-from .run import differentiate
-from .workloads import Workload, bias_act, fir, styled_layer
+from ..cases import Case
+from ..run import differentiate
+from ..workloads import Workload, bias_act, fir, styled_layer
+from . import device as gpu
 
 CUDA, TRITON = "cuda", "triton"
 _LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-_BATCH = 0.005  # seconds that a batch of calls is to take,
-_FEWEST, _MOST = 3, 200  # of so many calls
+_BATCH_SECONDS = 0.005
+_MIN_CALLS, _MAX_CALLS = 3, 200  # of a batch
 _ROUNDS = 5
 
 
@@ -85,30 +86,28 @@ class Comparison:
 
 
 def comparisons(tensors: Sequence[Tensor] = TENSORS) -> Iterator[Comparison]:
-    """What is to be measured, the most usual first: the dtypes of mixed precision as `hsr train` has it."""
-    for dtypes in ((torch.float16, torch.float32), (torch.bfloat16,)):
-        for tensor, dtype, layout in product(tensors, dtypes, _LAYOUTS):
+    """What is to be measured, the most usual first: what mixed precision as `hsr train` has it runs on."""
+    usual = (torch.float16, torch.float32), ("channels_last",)
+    for dtypes, layouts in (usual, (usual[0], ("contiguous",)), ((torch.bfloat16,), tuple(_LAYOUTS))):
+        for tensor, dtype, layout in product(tensors, dtypes, layouts):
             for op in ("bias_act", "upfirdn2d", "modulated_conv2d"):
                 yield Comparison(op, tensor, dtype, layout)
 
 
-def measure(one: Comparison, device: str, batch: Callable[[Callable[[], Any], int], float]) -> Measurement:
-    """Times an operator on both backends, in turns.
-
-    Args:
-        batch: Given a call and a number, makes so many of it in a row; returns seconds per call.
-    """
+def measure(one: Comparison) -> Measurement:
+    """Times an operator on both backends, in turns."""
     torch.manual_seed(0)
-    run = differentiate(one.workload(device))
+    run = differentiate(one.workload(gpu.name()))
     calls: dict[str, int] = {}
     for backend in (CUDA, TRITON):
-        with hk.use_backend(backend):
-            batch(run, _FEWEST)  # compiles, and lets allocations settle
-            calls[backend] = int(max(_FEWEST, min(_MOST, _BATCH / max(batch(run, _FEWEST), 1e-9))))
+        with hk.use_backend(gpu.backend(backend)):
+            gpu.batch(run, _MIN_CALLS)  # compiles, and lets allocations settle
+            seconds = max(gpu.batch(run, _MIN_CALLS), 1e-9)
+            calls[backend] = int(max(_MIN_CALLS, min(_MAX_CALLS, _BATCH_SECONDS / seconds)))
     times: dict[str, list[float]] = {CUDA: [], TRITON: []}
     for i in range(_ROUNDS):
         for backend in (CUDA, TRITON) if i % 2 == 0 else (TRITON, CUDA):
-            with hk.use_backend(backend):
-                times[backend].append(1e6 * batch(run, calls[backend]))
-    known = (_tables.chip(torch.device(device)), one.op, one.precision, one.layout, one.tensor.elements)
+            with hk.use_backend(gpu.backend(backend)):
+                times[backend].append(1e6 * gpu.batch(run, calls[backend]))
+    known = (_tables.chip(torch.device(gpu.name())), one.op, one.precision, one.layout, one.tensor.elements)
     return Measurement(*known, median(times[CUDA]), median(times[TRITON]))

@@ -2,34 +2,20 @@
 """What was measured on a GPU as CSV and as a table, with what must be reached and whether it was."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from hsr_kernels import _measured
 from hsr_kernels.modulated_conv2d.routes import Measurement
 
-from .cases import Case
+from ..cases import Case
+from .device import Time
 
 NONE = "—"
 OURS = ("triton", "cuda")  # the faster one is judged
 OUT_OF_TIME = "not measured: out of time"
-
-
-class Time(NamedTuple):
-    """Seconds of a call: median, 20th and 80th percentile."""
-
-    median: float
-    p20: float
-    p80: float
-
-
-def percentiles(seconds: Sequence[float]) -> Time:
-    """Of a non-empty sample."""
-    return Time(*(float(value) for value in np.percentile(seconds, [50, 20, 80])))
+COPY = "copy"
 
 
 @dataclass(frozen=True)
@@ -39,12 +25,12 @@ class Choices:
     Attributes:
         routes: Of modulated layers.
         backends: cuda beside triton.
-        note: What of the latter wasn't measured, and why.
+        notes: What wasn't measured, and why.
     """
 
     routes: Sequence[Measurement] = ()
     backends: Sequence[_measured.Measurement] = ()
-    note: str = ""
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -54,7 +40,8 @@ class Measured:
     Attributes:
         judged: Whether what must be reached is compared with what was measured.
         fewest: Bytes that can be moved at the fewest.
-        times, notes: A time, or the reason why there is none.
+        times: Of contenders, and of COPY: a copy on the device that moves the fewest bytes.
+        notes: Why there is no time, or how one was taken.
         peaks: Contender -> peak of allocated memory above what was there before, in bytes.
     """
 
@@ -84,7 +71,15 @@ class Measured:
         """All medians in a line."""
         return ", ".join(f"{name} {mode} {_seconds(t.median)}" for (name, mode), t in self.times.items()) or OUT_OF_TIME
 
-    def verdicts(self, copy: float) -> Iterator[str]:
+    def of_copy(self, name: str, mode: str) -> float | None:
+        """The time of a copy of the same bytes, taken in the same way, as a share of a contender's."""
+        return _ratio(self.median(COPY, mode), self.median(name, mode))
+
+    def share(self, name: str) -> float | None:
+        """`of_copy` as a CUDA graph where there is one, else of eager calls."""
+        return self.of_copy(name, "graph") or self.of_copy(name, "eager")
+
+    def verdicts(self) -> Iterator[str]:
         """What was demanded and whether the faster of ours reached it; speed-ups are of eager calls on both sides."""
         target = self.case.targets[self.phase]
         best, device = self.fastest(self.median), self.fastest(self.on_device)
@@ -96,7 +91,7 @@ class Measured:
             ("{:g}x released float32", target.released, _ratio(self.median("released"), ours), True, best),
             ("{:g} of the peak memory", target.peak, peaks.get("reference"), False, best),
             ("{:g} of released float32's peak", target.released_peak, peaks.get("released"), False, best),
-            ("{:g} of copy", target.copy, _ratio(_ratio(self.fewest, self.on_device(device)), copy), True, device),
+            ("{:g} of copy", target.copy, self.share(device), True, device),
             ("{:g}x the time without", target.without, _ratio(ours, self.median("without")), False, best),
         )
         for text, least, got, more, by in demands:
@@ -124,7 +119,8 @@ class Row:
         mode: "eager", or "graph" for the replay of a CUDA graph.
         median_us, p20_us, p80_us: Microseconds, the L2 cache cold.
         vs_reference, vs_compile, vs_released, vs_without: The other's median, called eagerly, over this one's.
-        of_copy: Bandwidth over the fewest bytes that can be moved, as a fraction of the device copy's.
+        of_copy: The time of a copy that moves the fewest bytes, taken in the same way, over this one's.
+        of_large_copy: Bandwidth over the fewest bytes that can be moved, as a fraction of that of a copy of gigabytes.
         peak_bytes: Peak of allocated memory above the inputs.
         goals: What the faster of ours must reach, and whether it did; in the row of triton called eagerly.
     """
@@ -142,13 +138,18 @@ class Row:
     vs_released: float | None
     vs_without: float | None
     of_copy: float | None
+    of_large_copy: float | None
     peak_bytes: int | None
     goals: str
     note: str
 
 
-def rows(one: Measured, copy: float) -> Iterator[Row]:
-    """A row for each contender and mode; one for triton in any case."""
+def rows(one: Measured, large_copy: float | None) -> Iterator[Row]:
+    """A row for each contender and mode; one for triton in any case.
+
+    Args:
+        large_copy: Bytes per second, read and written, of a copy of gigabytes.
+    """
     keys = dict.fromkeys([("triton", "eager"), *one.times, *one.notes])
     for name, mode in keys:
         time, own = one.times.get((name, mode)), one.median(name, mode)
@@ -156,7 +157,7 @@ def rows(one: Measured, copy: float) -> Iterator[Row]:
         def against(other: str, name: str = name, own: float | None = own) -> float | None:
             return _ratio(one.median(other), own) if other != name else None
 
-        moves = name in (*OURS, "reference", "compile")
+        moves = name in (*OURS, "reference", "compile", COPY)
         yield Row(
             one.case.name,
             one.case.title,
@@ -165,22 +166,25 @@ def rows(one: Measured, copy: float) -> Iterator[Row]:
             mode,
             *([1e6 * t for t in time] if time else [None] * 3),  # type: ignore[arg-type]
             *(against(other) for other in ("reference", "compile", "released", "without")),  # type: ignore[arg-type]
-            of_copy=_ratio(_ratio(one.fewest, own), copy) if moves else None,
+            of_copy=one.of_copy(name, mode) if moves and name != COPY else None,
+            of_large_copy=_ratio(_ratio(one.fewest, own), large_copy) if moves else None,
             peak_bytes=one.peaks.get(name) if mode == "eager" else None,
-            goals="; ".join(one.verdicts(copy)) if (name, mode) == ("triton", "eager") else "",
+            goals="; ".join(one.verdicts()) if (name, mode) == ("triton", "eager") else "",
             note=one.notes.get((name, mode), "" if time else OUT_OF_TIME),
         )
 
 
-def write_csv(path: Path, lines: Sequence[Row], setting: dict[str, str]) -> None:
+def csv_text(lines: Sequence[Row], setting: dict[str, str]) -> str:
     """One line per row, with the setting in columns of its own."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*(field.name for field in fields(Row)), *setting], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) | setting for row in lines)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*(field.name for field in fields(Row)), *setting], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) | setting for row in lines)
+    return text.getvalue()
 
 
 _COLUMNS = {
+    "copy as a graph": (COPY, "graph"),
     "reference": ("reference", "eager"),
     "compile": ("compile", "eager"),
     "released": ("released", "eager"),
@@ -193,7 +197,9 @@ _COLUMNS = {
 }
 
 
-def markdown(lines: Sequence[Row], setting: dict[str, str], tests: str, copy: float, choices: Choices) -> str:
+def markdown(
+    lines: Sequence[Row], setting: dict[str, str], tests: str, large_copy: float | None, choices: Choices
+) -> str:
     """Our times beside the others', what must be reached and whether it was, and what the library chooses between."""
     header = ["case", "pass", *_COLUMNS, "x reference", "x compile", "of copy", "peak, MB", "must reach"]
     cells = [header, ["---"] * 2 + ["---:"] * (len(header) - 3) + ["---"]]
@@ -204,18 +210,17 @@ def markdown(lines: Sequence[Row], setting: dict[str, str], tests: str, copy: fl
     goals = "; ".join(row.goals for row in lines)
     counts = ", ".join(f"{goals.count(f': {word}')} {word.strip('*')}" for word in
                        ("reached", "**not reached**", "not measured"))  # fmt: skip
-    return "\n".join(
-        ["| " + " | ".join(line) + " |" for line in cells]
-        + ["", f"{about}. Goals: {counts}. `pytest -m gpu`: {tests}. Medians, L2 cold. What stands to the right of the "
-           "times is of the faster of triton and cuda. x reference and x compile: of eager calls on both sides; of "
-           "copy: bandwidth over the fewest bytes, of a graph where there is one, as a share of the device copy's "
-           f"{copy / 1e12:.2f} TB/s. released: the reference in float32. without: ours without what the case measures "
-           "the cost of. peak: reference → ours. 1000 images: steps as scheduled, R1 in every 16th and path length in "
-           "every 4th."]
-        + [f"\n{note}" for note in notes]
-        + list(_routes(choices.routes))
-        + list(_backends(choices))
-    )  # fmt: skip
+    large = f"{large_copy / 1e12:.2f} TB/s" if large_copy else "not measured"
+    legend = (
+        f"{about}. Goals: {counts}. `pytest -m gpu`: {tests}. Medians, L2 cold. What stands to the right of the times "
+        "is of the faster of triton and cuda. x reference and x compile: of eager calls on both sides; of copy: the "
+        "time of a device copy that moves the fewest bytes over ours, both as CUDA graphs where there are any. A copy "
+        f"of gigabytes, read and written: {large}. released: the reference in float32. without: ours without what the "
+        "case measures the cost of. peak: reference → ours. 1000 images: steps as scheduled, R1 in every 16th and path "
+        "length in every 4th."
+    )
+    table = ["| " + " | ".join(line) + " |" for line in cells]
+    return "\n".join([*table, "", legend, *(f"\n{note}" for note in notes), *_routes(choices), *_backends(choices)])
 
 
 def _cells(row: Row, found: dict[tuple[str, str, str, str], Row]) -> list[str]:
@@ -233,15 +238,15 @@ def _cells(row: Row, found: dict[tuple[str, str, str, str], Row]) -> list[str]:
     ]  # fmt: skip
 
 
-def _routes(measurements: Sequence[Measurement]) -> Iterator[str]:
+def _routes(choices: Choices) -> Iterator[str]:
     """A table of what decides on the route of each pass of a layer that doesn't resample."""
-    if not measurements:
+    if not choices.routes:
         yield "\nRoutes of modulated layers: not measured."
         return
     yield "\nRoutes of modulated layers that don't resample, as CUDA graphs:\n"
     yield "| layer | products | pass | fused | convolution | faster |"
     yield "| --- | --- | --- | ---: | ---: | --- |"
-    for m in measurements:
+    for m in choices.routes:
         k = m.layer
         times = " | ".join(_seconds(1e-6 * us) for us in (m.fused, m.convolution))
         shape = f"{k.kernel}x{k.kernel}, {k.c} -> {k.o} channels, {k.pixels} pixels"
@@ -250,18 +255,17 @@ def _routes(measurements: Sequence[Measurement]) -> Iterator[str]:
 
 def _backends(choices: Choices) -> Iterator[str]:
     """A table of what decides on the backend of an operator."""
-    if not choices.backends:
-        yield f"\nThe cuda backend beside triton: not measured{choices.note and ': '}{choices.note}."
-        return
-    yield "\nThe cuda backend beside triton, forward and backward called eagerly in a row, by the host's clock:\n"
-    yield "| operator | dtype | layout | elements | cuda, µs | triton, µs | faster |"
-    yield "| --- | --- | --- | ---: | ---: | ---: | --- |"
+    if choices.backends:
+        yield "\nThe cuda backend beside triton, forward and backward called eagerly in a row, by the host's clock:\n"
+        yield "| operator | dtype | layout | elements | cuda, µs | triton, µs | faster |"
+        yield "| --- | --- | --- | ---: | ---: | ---: | --- |"
+    else:
+        yield "\nThe cuda backend beside triton: not measured."
     for m in choices.backends:
         faster = "cuda" if m.cuda <= m.triton else "triton"
         times = " | ".join(f"{us:.1f}" for us in (m.cuda, m.triton))
         yield f"| {m.op} | {m.dtype} | {m.layout} | {m.elements} | {times} | {faster} |"
-    if choices.note:
-        yield f"\nNot measured: {choices.note}."
+    yield from (f"\nNot measured: {note}." for note in choices.notes)
 
 
 def _figure(value: float | None) -> str:

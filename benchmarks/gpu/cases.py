@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured on GPUs, the most important first, and what each case must reach."""
+"""What is measured on GPUs, what each case must reach, and in which order it is measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 import hsr_kernels as hk
 from hsr_kernels.modulated_conv2d.routes import CONVOLUTION, FUSED
 
-from .cases import Case, Target
-from .workloads import (
+from ..cases import Case, Target
+from ..workloads import (
     BOTH,
     FORWARD,
     MAIN,
@@ -146,3 +146,28 @@ def _trainings() -> Iterator[Case]:
 
 
 GPU_CASES = (*_losses(), *_memory_bound(), *_trainings(), *_layers())
+
+# What is worth most where time runs out: (part of a case's name, its passes; none: all). Layers in bf16 are twins of
+# those in fp16, and training with HSR needs an encoder's package.
+_FIRST: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("training_256", (MAIN,)),
+    ("styled_256_fp16", ()),
+    ("styled_up_256_fp16", ()),
+    ("feature_loss_bf16", ()),
+    *((f"{name}_bf16{last}", ()) for name in ("bias_act", "filter2d", "upsample2d") for last in ("", "_last")),
+    ("training_256", (PATH, STEP)),
+)
+_LAST = ("styled_128_bf16", "styled_up_128_bf16", "styled_512_bf16", "styled_up_512_bf16", "styled_1024_bf16",
+         "styled_up_1024_bf16", "training_256_hsr")  # fmt: skip
+
+
+def pieces(only: str) -> Iterator[tuple[Case, Sequence[str]]]:
+    """The cases whose name contains `only` with the passes to be measured, the most important first."""
+    cases = {case.name: case for case in GPU_CASES}
+    left = {name: [phase for phase in case.targets if phase != SCHEDULE] for name, case in cases.items()}
+    rest = [*(name for name in cases if name not in _LAST), *_LAST]
+    for name, wanted in (*_FIRST, *((name, ()) for name in rest)):
+        phases = [phase for phase in left[name] if phase in (wanted or left[name])]
+        left[name] = [phase for phase in left[name] if phase not in phases]
+        if phases and only in name:
+            yield cases[name], phases
