@@ -28,9 +28,7 @@ _MOST = 4096  # calls to remember; beyond, all are forgotten
 
 def is_watched() -> bool:
     """Whether somebody is to hear of every operator: a mode, a transform, a trace or a forward-mode derivative."""
-    return bool(
-        _modes() or _transforms() is not None or _trace() is not None or forward_ad._current_level >= 0
-    )
+    return bool(_modes() or _transforms() is not None or _trace() is not None or forward_ad._current_level >= 0)
 
 
 def key_of(x: Any, f: Any, *options: object) -> Hashable:
