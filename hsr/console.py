@@ -31,6 +31,10 @@ class SteadyOutput:
         """Writes `text`, or drops it where nobody reads any more."""
         try:
             return self._stream.write(text)
+        except UnicodeEncodeError:
+            # Names of files may hold bytes or letters that the terminal's encoding doesn't have.
+            encoding = getattr(self._stream, "encoding", None) or "ascii"
+            return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except (OSError, ValueError):
             self._give_up()
             return len(text)
@@ -57,7 +61,9 @@ class SteadyOutput:
 
 def make_console() -> Console:
     """The console that commands print to: standard output, as it's written: paths may look like markup."""
-    return Console(file=SteadyOutput(sys.stdout), soft_wrap=True, highlight=False, markup=False)  # type: ignore[arg-type]
+    # Python has none where it was closed before it started.
+    stream = open(os.devnull, "w") if sys.stdout is None else sys.stdout  # noqa: SIM115
+    return Console(file=SteadyOutput(stream), soft_wrap=True, highlight=False, markup=False)  # type: ignore[arg-type]
 
 
 def tracked(items: Iterable[_Item], title: str, total: int, console: Console | None = None) -> Iterator[_Item]:

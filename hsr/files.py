@@ -4,6 +4,7 @@
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ _TEMPORARY = re.compile(r"\.hsr-\d+-[0-9a-f]{16}\.part")
 
 
 def cache_folder() -> Path:
-    """The folder of what is kept between runs to save time, which may be deleted at any time.
-
-    Raises:
-        RuntimeError: The user has no home folder.
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hsr"
+    """The folder of what is kept between runs to save time, which may be deleted at any time."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "hsr"
+    try:
+        return Path.home() / ".cache" / "hsr"
+    except RuntimeError:
+        # A user without a home, as in containers.
+        return Path(tempfile.gettempdir()) / "hsr"
 
 
 @contextmanager

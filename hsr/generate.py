@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .cli import GenerateOptions
 
 MAX_SEEDS = 10000
+# Of all images together: so many are held in memory, and then again as a grid.
+MAX_PIXELS = 2**29
 MAX_SHOWN_CLASSES = 10
 
 
@@ -38,6 +40,11 @@ def generate(options: "GenerateOptions") -> None:
     console = make_console()
     G, classes = load_generator(find_weights(options.checkpoint))
     G.to(device)
+    if len(seeds) * G.resolution**2 > MAX_PIXELS:
+        most = MAX_PIXELS // G.resolution**2
+        raise UserError(
+            f"--seeds {options.seeds} names {len(seeds)} images, and at most {most} of their size fit a grid."
+        )
     z = torch.stack([torch.randn(G.z_dim, generator=torch.Generator().manual_seed(s)) for s in seeds])
     c = _class_inputs(seeds, options.label, classes)
     images = generate_images(

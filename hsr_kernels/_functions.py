@@ -58,7 +58,12 @@ def is_batched(x: torch.Tensor) -> bool:
     if is_compiling():
         return False
     functorch = torch._C._functorch
-    return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
+    # Transforms within each other wrap tensors within each other.
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return functorch.is_legacy_batchedtensor(x)
 
 
 def needs_reference() -> str:

@@ -118,7 +118,7 @@ def _cache_path(files: FileStore, listing: Listing) -> Path | None:
     try:
         folder = cache_folder() / "datasets"
         root = os.path.abspath(files.source.root)
-    except (OSError, RuntimeError):
+    except OSError:
         return None
     key = json.dumps([VERSION, PIL.__version__, root, files.files, files.source.stamps(listing.entries)])
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

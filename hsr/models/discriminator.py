@@ -28,9 +28,9 @@ def minibatch_std(x: Tensor, group_size: int, eps: float = 1e-8) -> Tensor:
     x [N, C, H, W] to [N, C + 1, H, W]. A group has the largest size up to ``group_size`` that divides N.
     """
     n, c, h, w = x.shape
-    group = max(size for size in range(1, min(group_size, n) + 1) if n % size == 0)
+    group = max(size for size in range(1, min(group_size, max(n, 1)) + 1) if n % size == 0)
     # Sample i belongs to group i mod (N / group): neighbours in the batch differ in group.
-    grouped = x.reshape(group, -1, c, h, w)
+    grouped = x.reshape(group, n // group, c, h, w)
     std = (grouped.var(dim=0, correction=0) + eps).sqrt().mean(dim=[1, 2, 3])
     feature = std.repeat(group).reshape(n, 1, 1, 1).expand(-1, -1, h, w)
     return torch.cat([x, feature], dim=1)
@@ -111,8 +111,7 @@ class Discriminator(ActivationLayout, nn.Module):
         x = img
         for i, block in enumerate(self.blocks.values()):
             assert isinstance(block, ResidualBlock)
-            dtype = activation_dtype(img, block.low_precision)
-            x = x.to(dtype=dtype, memory_format=self.memory_format)
+            x = self.laid_out(x, activation_dtype(img, block.low_precision))
             x = block(self.from_rgb(x) if i == 0 else x)
         x = self.conv(minibatch_std(x.to(img.dtype), self.minibatch_std_group))
         x = self.out(self.fc(x.flatten(1)))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hsr_kernels import upsample2d
+from hsr_kernels._functions import is_batched
 
 from .layers import FilteredModule, StyledLayer, ToRGB
 from .mapping import MappingNetwork
@@ -65,6 +66,10 @@ class ActivationLayout:
         if value not in (torch.channels_last, torch.contiguous_format):
             raise ValueError(f"memory_format must be channels_last or contiguous_format, got {value}")
         self._channels_last = value == torch.channels_last
+
+    def laid_out(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """x [N, C, H, W] as a block takes it; under vmap, which knows no memory formats, in its own layout."""
+        return x.to(dtype) if is_batched(x) else x.to(dtype=dtype, memory_format=self.memory_format)
 
 
 def activation_dtype(x: Tensor, low_precision: bool) -> torch.dtype:
@@ -164,7 +169,7 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         features = {}
         start = 0
         for r, block in zip(self.resolutions, self._blocks(), strict=True):
-            x = x.to(dtype=activation_dtype(ws, block.low_precision), memory_format=self.memory_format)
+            x = self.laid_out(x, activation_dtype(ws, block.low_precision))
             x, rgb = block(x, codes[start : start + block.num_conv + 1], noise_mode)
             img = rgb if img is None else upsample2d(img, self.resample_filter, up=2) + rgb
             start += block.num_conv

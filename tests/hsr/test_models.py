@@ -346,6 +346,32 @@ class TestModules:
         for built in (assigned, emptied):
             assert self.image(built).equal(self.image(G))
 
+    def test_takes_empty_batches(self, G):
+        D = discriminator(16, 3)
+        z, c = torch.randn(0, 8), torch.zeros(0, 3)
+        images = G(z, c)
+        assert images.shape == (0, 3, 16, 16) and D(images, c).shape == (0, 1)
+        D(images, c).sum().backward()
+        assert all(p.grad.eq(0).all() for p in [*G.parameters(), *D.parameters()] if p.grad is not None)
+
+    def test_gradients_of_each_sample(self, G):
+        """As torch.func has them, with respect to parameters and images."""
+        parameters, z, c = dict(G.named_parameters()), torch.randn(3, 8), torch.eye(3)
+
+        def of_sample(parameters: dict, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+            options = {"noise_mode": "const"}
+            return torch.func.functional_call(G, parameters, (z[None], c[None]), options).square().mean()
+
+        each = torch.func.vmap(torch.func.grad(of_sample), in_dims=(None, 0, 0))(parameters, z, c)
+        for i in range(3):
+            alone = torch.func.grad(of_sample)(parameters, z[i], c[i])
+            torch.testing.assert_close({k: v[i] for k, v in each.items()}, alone, rtol=1e-3, atol=1e-5)
+        D, images = discriminator(16), torch.randn(3, 3, 16, 16)
+        score = lambda image: D(image[None]).sum()  # noqa: E731
+        found = torch.func.vmap(torch.func.grad(score))(images)
+        expected = torch.stack([torch.func.grad(score)(image) for image in images])
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_runs_in_every_dtype(self, G, dtype):
         D, z = discriminator(16), torch.randn(4, 8)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hsr train` and `hsr generate` from end to end: what runs leave behind, resuming, interruption."""
 
+import io
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hsr.cli import main
+from hsr.console import SteadyOutput
 from hsr.training.checkpoint import CheckpointFolder, find_weights, read_header
 from hsr.training.evaluation import Evaluator
 from hsr.training.stop import SECONDS_OF_ONE_REQUEST
@@ -170,6 +172,15 @@ def test_signals_to_every_process_of_a_job_save(
     assert job.returncode == 0 and "Traceback" not in error, error
     assert "and saved. Continue with: hsr train --resume" in out
     assert read_header(find_weights(log.parent)).images_seen > 0
+
+
+def test_names_that_a_terminal_cannot_show_are_shown_otherwise() -> None:
+    bytes_written = io.BytesIO()
+    output = SteadyOutput(io.TextIOWrapper(bytes_written, encoding="ascii"))
+    for text in ("M\u00fcller ", "\udcff ", "on"):
+        output.write(text)
+    output.flush()
+    assert bytes_written.getvalue() == b"M\\xfcller \\udcff on"
 
 
 def test_a_run_survives_its_terminal(images: Path, write_cfg: Callable[..., Path]) -> None:
