@@ -43,6 +43,8 @@ class Config:
     z_dim: Annotated[int, Range(1, 2**16)] = 512
     w_dim: Annotated[int, Range(1, 2**16)] = 512
     mapping_layers: Annotated[int, Range(1, 64)] = 8
+    # Of the discriminator's mapping of class labels, which is eight layers deep as published, whatever the generator's.
+    label_mapping_layers: Annotated[int, Range(1, 64)] = 8
     # Feature maps times resolution, up to `channel_max` maps.
     channel_base: Annotated[int, Range(1, 2**24)] = 32768
     channel_max: Annotated[int, Range(1, 2**16)] = 512
@@ -150,6 +152,8 @@ def _digits() -> Config:
         z_dim=64,
         w_dim=64,
         mapping_layers=2,
+        # Eight learn too slowly for a run of minutes.
+        label_mapping_layers=2,
         channel_base=512,
         channel_max=32,
         mixed_precision_resolutions=0,

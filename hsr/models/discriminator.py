@@ -57,8 +57,8 @@ class Discriminator(ActivationLayout, nn.Module):
     """StyleGAN2 discriminator; arguments as in `hsr.models.Generator`.
 
     ``minibatch_std_group`` is the number of samples over which the standard deviation is taken. With labels,
-    the last layer's output is projected on an embedding of the label, through a mapping of ``mapping_layers``: eight
-    as published, however deep the generator's mapping is.
+    the last layer's output is projected on an embedding of the label, through a mapping of ``mapping_layers``, eight
+    as published.
 
     Raises:
         ValueError: The resolution is not a power of two of at least 8, or leaves no feature maps.

@@ -48,6 +48,7 @@ def build_discriminator(config: Config, resolution: int, c_dim: int) -> Discrimi
         channel_base=config.channel_base,
         channel_max=config.channel_max,
         minibatch_std_group=config.minibatch_std_group,
+        mapping_layers=config.label_mapping_layers,
         mixed_precision_resolutions=config.mixed_precision_resolutions,
         conv_clamp=config.conv_clamp,
     )

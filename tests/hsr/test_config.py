@@ -30,6 +30,7 @@ def test_paper256_is_the_published_schedule() -> None:
     assert (config.ema_kimg, config.ema_rampup, config.mapping_layers, config.kimg) == (10, None, 8, 500)
     assert (config.style_mixing, config.path_length_weight, config.path_length_interval) == (0.9, 2, 4)
     assert (config.r1_interval, config.mixed_precision_resolutions, config.conv_clamp) == (16, 4, 256)
+    assert config.label_mapping_layers == preset("auto", 64, "cuda").label_mapping_layers == 8
     assert (config.mirror, config.hsr_weight, config.hsr_hidden) == (True, 1, 4096)
 
 

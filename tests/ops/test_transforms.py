@@ -15,7 +15,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import hsr_kernels as hk
 from hsr_kernels import _backends
-from tests.native import BACKENDS
+from tests.native import BACKENDS, EMULATED
 
 F4 = hk.setup_filter([1, 3, 3, 1])
 _W, _B = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(3)), torch.tensor([0.3, -0.2])
@@ -40,6 +40,17 @@ OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "feature_projection_loss": _loss,
 }
 operators = pytest.mark.parametrize("op", OPERATORS.values(), ids=OPERATORS.keys())
+# Those that have CUDA kernels, which the emulator runs.
+_IN_CUDA = ("bias_act", "upsample2d", "conv2d_resample", "modulated_conv2d", "modulated_conv2d up")
+everywhere = pytest.mark.parametrize(
+    "backend, op",
+    [
+        pytest.param(*backend.values, op, marks=backend.marks, id=f"{name}-{backend.values[0]}")
+        for backend in (*BACKENDS, EMULATED)
+        for name, op in OPERATORS.items()
+        if backend is not EMULATED or name in _IN_CUDA
+    ],
+)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -62,8 +73,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@operators
-@backends
+@everywhere
 def test_reverse_mode(backend, op, x):
     with hk.use_backend(backend):
         expected = jacobian(op, x)
@@ -77,8 +87,7 @@ def test_reverse_mode(backend, op, x):
         close(grad(lambda v: grad(total)(v).square().sum())(x), second)
 
 
-@operators
-@backends
+@everywhere
 def test_batches_of_calls(backend, op, x):
     """Whatever the sample needs of its batch, each element of vmap's is a call by itself."""
     with hk.use_backend(backend):
