@@ -43,7 +43,7 @@ class TrainingLoop:
         self.log, self.state, self.console = log, state, console
         self.checkpoints = CheckpointFolder(folder)
         self.averages = Averages()
-        # The moment of the last checkpoint, in images seen; None before there is one of this session.
+        # The moment of the last checkpoint that was written here, in images seen; None before there is one.
         self._saved: int | None = None
 
     def run(self, stop: StopRequest) -> bool:
