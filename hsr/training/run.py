@@ -83,7 +83,8 @@ def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Consol
                 f"{plan.run} cannot be continued on {plan.dataset.name}: its images or labels are not those that the "
                 "run was trained on."
             )
-        if state.get("encoder", here["encoder"]) != here["encoder"]:
+        # The baseline has an encoder for its metrics alone, which carry its name.
+        if trainer.hsr is not None and state.get("encoder", here["encoder"]) != here["encoder"]:
             raise UserError(
                 f"{plan.run} was trained with the encoder {state['encoder']}, and here it would be {here['encoder']}."
             )

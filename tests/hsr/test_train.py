@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hsr.cli import main
 from hsr.console import SteadyOutput
+from hsr.semantics import LabelEncoder
 from hsr.training.checkpoint import CheckpointFolder, find_weights, read_header
 from hsr.training.evaluation import Evaluator
 from hsr.training.stop import SECONDS_OF_ONE_REQUEST
@@ -391,3 +392,18 @@ def test_generate_writes_a_grid_and_single_images(
     assert hsr(*command, "3", "--label", 1, "--out", "one.png") == 0
     assert (tmp_path / "zero.png").read_bytes() != (tmp_path / "one.png").read_bytes()
     assert hsr(*command, "3", "--label", 2) == 2
+
+
+def test_a_run_goes_on_with_its_own_encoder_only(
+    hsr: Command, labelled: Path, small_cfg: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What "auto" stands for may change between sessions; the baseline has an encoder for its metrics alone."""
+    runs = labelled.parent / "runs"
+    for weight in (1, 0):
+        options = ["--cfg", small_cfg, "--data", labelled, "--hsr-weight", weight, "--kimg", 0.004, "--device", "cpu"]
+        assert hsr("train", *options) == 0
+    monkeypatch.setattr(LabelEncoder, "name", "another")
+    regularized, baseline = sorted(runs.iterdir())
+    assert hsr("train", "--resume", regularized, "--kimg", 0.008, "--device", "cpu") == 2
+    assert "was trained with the encoder labels, and here it would be another" in capsys.readouterr().err
+    assert hsr("train", "--resume", baseline, "--kimg", 0.008, "--device", "cpu") == 0
