@@ -66,11 +66,12 @@ class Evaluator:
         c = self._classes(G.c_dim, random)
         starts = range(0, self.num_images, BATCH)
         fakes = []
-        for i in tracked(starts, f"Measuring generated images, in batches of {BATCH}", len(starts), self._console):
-            classes = None if c is None else c[i : i + BATCH]
-            with exact_generator(G, self._device) as exact:
+        title = f"Measuring generated images, in batches of {BATCH}"
+        with exact_generator(G, self._device) as exact:
+            for i in tracked(starts, title, len(starts), self._console):
+                classes = None if c is None else c[i : i + BATCH]
                 images = generate_images(exact, z[i : i + BATCH], classes, console=self._console)
-            fakes.append(self._embed(images))
+                fakes.append(self._embed(images))
         return frechet_distance(torch.cat(fakes), self._reals)
 
     def ppl_w(self, G: Generator) -> float:
