@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes, time limits and files of the GPU report; a script that imports next to nothing stands in for workers."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -64,8 +65,16 @@ def run(task: Task, journal: Journal, seconds: float = 30.0) -> str:
 
 
 def child_is_gone(journal: Journal) -> bool:
+    """Whether what a worker started has ended; the system may take a moment to end what it was told to."""
     status = Path(f"/proc/{Path(f'{journal.path}.child').read_text()}/status")
-    return not status.exists() or "zombie" in status.read_text()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if "zombie" not in status.read_text():
+                time.sleep(0.02)
+                continue
+        return True
+    return False
 
 
 def test_what_happens_to_an_item_costs_that_item_alone(workers, journal):
@@ -84,8 +93,8 @@ def test_what_happens_to_an_item_costs_that_item_alone(workers, journal):
 
 def test_time_is_kept_and_what_was_cut_off_is_done_next_time(workers, journal):
     began = time.monotonic()
-    assert run(workers("ok 1", "hang 2"), journal, seconds=1.5) == "out of time"
-    assert time.monotonic() - began < 4 and child_is_gone(journal)
+    assert run(workers("ok 1", "hang 2", limit=60.0), journal, seconds=4.0) == "out of time"
+    assert time.monotonic() - began < 30 and child_is_gone(journal)
     assert journal.of("cases")["ok 1"].state == DONE and not journal.ended("cases", "hang 2")
     assert run(workers("ok 1", "hang 2"), journal, seconds=-1.0) == "out of time"
     assert run(workers("ok 1", "hang 2", limit=0.2), journal) == ""
