@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
-from hsr.data import BACKGROUND, IMAGE_SUFFIXES, ImageDataset, open_dataset
+from hsr.data import BACKGROUND, ImageDataset, open_dataset
 from hsr.errors import UserError
 
 TURNS = Image.Transpose
@@ -81,8 +81,8 @@ def said(dataset: ImageDataset, words: str) -> bool:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
 def test_images_are_turned_as_their_exif_says(tmp_path: Path, suffix: str) -> None:
-    if suffix not in IMAGE_SUFFIXES:
-        pytest.skip("this Pillow doesn't read it")
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
     for orientation in range(1, 9):
         image = Image.fromarray(quadrants())
         if orientation in STORED:
