@@ -120,13 +120,13 @@ def autocast(value: _Maybe) -> _Maybe:
     The cast stands in the public functions, before the custom autograd Functions, so that what they save has
     the dtype that they compute in.
     """
-    if not isinstance(value, torch.Tensor) or not autocast_is_on(value):
+    if not isinstance(value, torch.Tensor) or not autocast_is_on(value.device):
         return value
     if value.dtype not in FLOATS or value.dtype == torch.float64:
         return value
     return value.to(torch.get_autocast_dtype(value.device.type))
 
 
-def autocast_is_on(value: torch.Tensor) -> bool:
-    """Whether autocast is on for the device of a tensor; PyTorch doesn't answer for a meta tensor."""
-    return value.device.type != "meta" and torch.is_autocast_enabled(value.device.type)
+def autocast_is_on(device: torch.device) -> bool:
+    """Whether autocast is on for a device; PyTorch doesn't answer for meta."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

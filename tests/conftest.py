@@ -142,12 +142,14 @@ def _device_survives(request):
 
 
 @pytest.fixture(autouse=True)
-def _default_backend():
-    """No test leaves a backend selected for the next one."""
+def _default_backend(request):
+    """No test leaves a backend selected for the next one, nor a choice made on a machine that it pretended."""
     import hsr_kernels  # not before pytest_configure
 
     yield
     hsr_kernels.use_backend(None)
+    if "monkeypatch" in request.fixturenames:
+        hsr_kernels.reset_choices()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hsr_kernels import upsample2d
-from hsr_kernels._functions import is_batched
+from hsr_kernels._dispatch.functions import is_batched
 
 from .layers import FilteredModule, StyledLayer, ToRGB
 from .mapping import MappingNetwork

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from .. import _native
+from .._dispatch.native import triton_interprets
 
 console = Console(width=None if sys.stdout.isatty() else 200)
 
@@ -46,7 +46,7 @@ def main(
     """
     if importlib.util.find_spec("triton") is None:
         _fail("Triton isn't installed")
-    if _native.triton_interprets():
+    if triton_interprets():
         _fail("TRITON_INTERPRET=1 makes Triton interpret its kernels, which then can't be compiled: unset it")
     from . import native, record, report, workload  # only now: they import Triton
     from .build import build_all

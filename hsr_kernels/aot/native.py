@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hsr_kernels
 
-from .. import _native
+from .._dispatch import native
 from .build import cuobjdump
 
 _KERNEL = re.compile(r"hsr::cuda::(?:\(anonymous namespace\)::)?(\w+_kernel)(?:<(.*)>)?\(")
@@ -52,7 +52,7 @@ def why_none() -> str:
     """Why the extension has no code for a chip."""
     if extension() is not None:
         return "HSR_CUDA_ARCHS left it out when the package was built"
-    return _native.load("_cuda")[1]
+    return native.load("_cuda")[1]
 
 
 def builds(archs: Sequence[str], named: str = "", library: Path | None = None) -> Iterator[CudaBuild]:

@@ -27,7 +27,7 @@ from triton.runtime import Autotuner, JITFunction
 
 import hsr_kernels
 
-from .. import _native, _registry
+from .._dispatch import library, native
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class _TritonImplementations(TorchDispatchMode):
         self.recording = recording
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        implementation = _registry.triton_operators.get(func.name())
+        implementation = library.triton_operators.get(func.name())
         if implementation is None:
             return func(*args, **(kwargs or {}))
         self.recording.operators.add(func.name())
@@ -232,7 +232,7 @@ def recording(chip: Chip, watch: Callable[[str, list[Any]], None] | None = None)
         stack.enter_context(warnings.catch_warnings())
         # Which default for fused multiply-adds Triton takes is said once by a real launch; here it is noise.
         warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
-        _set(stack, _native, "triton_recorded", True)
+        _set(stack, native, "triton_recorded", True)
         stack.enter_context(hsr_kernels.use_backend("triton"))
         _pretend_gpu(stack, chip, found)
         _intercept_triton(stack, chip, found)
@@ -328,4 +328,4 @@ def forgotten(recordings: Iterable[Recording]) -> list[str]:
     recordings = list(recordings)
     launched = {f"{launch.module}.{launch.kernel}" for found in recordings for launch in found.launches.values()}
     ran = {name for found in recordings for name in found.operators}
-    return sorted(library_kernels() - launched) + sorted(_registry.triton_operators.keys() - ran)
+    return sorted(library_kernels() - launched) + sorted(library.triton_operators.keys() - ran)

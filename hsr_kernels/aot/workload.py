@@ -11,7 +11,7 @@ import torch
 
 import hsr_kernels as hk
 
-from .. import _backends
+from .._dispatch.explain import implemented
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -75,7 +75,7 @@ class Call:
 def calls(dtypes: Iterable[torch.dtype] = tuple(DTYPES.values())) -> Iterator[Callable[[], None]]:
     """Every call whose operator has a Triton implementation, with and without leave to compute in TF32."""
     for call in _calls():
-        if "triton" in _backends.implemented(call.op):
+        if "triton" in implemented(call.op):
             for dtype in dtypes:
                 for allowed in (False, True) if dtype == torch.float32 and call.op in _MULTIPLYING else (False,):
                     yield partial(_with_tf32, allowed, partial(call.run, dtype))

@@ -5,17 +5,18 @@ import torch
 from torch import is_grad_enabled
 from torch.compiler import is_compiling
 
-from .. import _backends, _checks
-from .._lean import EMULATED, PLAIN, Launches, is_watched
+from .. import _checks
+from .._dispatch import operators, request
+from .._dispatch.replay import TENSOR_TYPES, Launches, is_watched, may_run
 from . import autograd, reference
-from .activations import epilogue as _epilogue
+from .activations import epilogue as epilogue_of
 
-_operator = _backends.register(
+_operator = operators.register(
     "bias_act",
-    reference=_backends.Implementation(reference.bias_act, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(autograd.bias_act, native="_cpu"),
-    triton=_backends.on_gpu(autograd.bias_act),
-    cuda=_backends.on_cuda(autograd.bias_act),
+    reference=operators.on_reference(reference.bias_act),
+    cpu=operators.on_cpu(autograd.bias_act),
+    triton=operators.on_triton(autograd.bias_act),
+    cuda=operators.on_cuda(autograd.bias_act),
 )
 _launches = Launches()
 
@@ -54,25 +55,26 @@ def bias_act(
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
     key = None
-    # Inline, since each call in Python costs as much as a tenth of the launch: see _lean.py.
+    # Inline, since each call in Python costs as much as a tenth of the launch: see _dispatch/replay.py.
     if (
         not is_compiling()
-        and type(x) in PLAIN
-        and (EMULATED or x.is_cuda)
-        and (b is None or type(b) in PLAIN)
+        and type(x) in TENSOR_TYPES
+        and may_run(x)
+        and (b is None or type(b) in TENSOR_TYPES)
         and not is_watched()
         and not (is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)))
     ):
         of_b = None if b is None else (b.shape, b.is_contiguous(), b.dtype, b.device)
         strides = x.is_contiguous() or x.stride()
-        key = (x.shape, strides, x.dtype, x.device, of_b, dim, act, alpha, gain, clamp, _backends.requested())
+        key = (x.shape, strides, x.dtype, x.device, of_b, dim, act, alpha, gain, clamp, request.BACKEND.value())
         try:
             if launch := _launches.get(key):
                 return launch(x, b)
-        except TypeError:  # what can't be hashed is an error, which the long way tells
+        # What can't be hashed is an error, which the checks below find.
+        except TypeError:
             key = None
     x = _checks.tensor("x", x)
-    spec = _epilogue(act, alpha, gain, clamp, x.dtype)
+    epilogue = epilogue_of(act, alpha, gain, clamp, x.dtype)
     if b is not None:
         if not _checks.is_int(dim) or not -x.ndim <= dim < x.ndim:
             raise ValueError(
@@ -82,9 +84,10 @@ def bias_act(
         _checks.shape("b", _checks.tensor("b", b), (x.shape[dim],))
         _checks.same_device("x", x, b=b)
     dim = dim if b is not None else 0
-    y = _operator.select(x)(x, b, dim, spec)
-    if key is not None and _operator.choose(x, quiet=True) == "cuda":
+    choice = _operator.choose(x)
+    y = _operator.run(choice, x.device, x, b, dim, epilogue)
+    if key is not None and choice.backend == "cuda":
         from . import cuda_impl
 
-        _launches.note(key, cuda_impl.prepared(x, b, dim, spec))
+        _launches.note(key, cuda_impl.prepared(x, b, dim, epilogue))
     return y

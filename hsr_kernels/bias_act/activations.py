@@ -21,7 +21,7 @@ class Activation:
         function: (x, alpha) -> act(x), in plain differentiable PyTorch.
         alpha: Default of the parameter alpha (0 where there is none).
         gain: Default gain.
-        from_output: Its derivative can be told from its output, so that the input needn't be kept.
+        from_output: Its derivative can be computed from its output, so that the input needn't be kept.
         curved: Its second derivative isn't zero everywhere.
     """
 
@@ -46,6 +46,10 @@ ACTIVATIONS = {
 }
 
 
+NAMES = {activation.code: name for name, activation in ACTIVATIONS.items()}
+_SLOPES_BELOW_ZERO = {"linear": 1.0, "relu": 0.0}
+
+
 @dataclass(frozen=True)
 class Epilogue:
     """A validated activation with its parameters: clamp(act(x) * gain); clamp below 0 means none."""
@@ -61,8 +65,18 @@ class Epilogue:
 
     @property
     def from_output(self) -> bool:
-        """Whether the derivative can be told from the output, given these parameters."""
+        """Whether the derivative can be computed from the output, given these parameters."""
         return self.activation.from_output and self.gain != 0 and not (self.act == "lrelu" and self.alpha < 0)
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether it is x above zero and a multiple of x below: lrelu and its special cases."""
+        return self.act == "lrelu" or self.act in _SLOPES_BELOW_ZERO
+
+    @property
+    def slope_below_zero(self) -> float:
+        """That multiple."""
+        return _SLOPES_BELOW_ZERO.get(self.act, self.alpha)
 
     @property
     def args(self) -> tuple[int, float, float, float]:

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Derivatives of bias_act over the native operators.
 
-The derivative of most activations can be told from the output y, so y is what is kept, and second derivatives flow
+The derivative of most activations can be recovered from the output y, so y is what is kept, and second derivatives flow
 into y: dx = dy * slope(y), and the node of y passes the rest on to x and b. Swish keeps x and b instead.
 """
 
 import torch
 
-from .._functions import Function
-from . import ops as _ops
-from . import reference
+from .._dispatch.functions import Function
+from . import ops, reference
 from .activations import Epilogue
 
 
-def bias_act(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue) -> torch.Tensor:
+def bias_act(backend: str, x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue) -> torch.Tensor:
     """clamp(act(x + b) * gain), the bias along dimension `dim`."""
+    # The output is zero everywhere: nothing can be recovered from it.
     if epilogue.gain == 0:
-        return reference.bias_act(x, b, dim, epilogue)  # zero everywhere; nothing can be told from such an output
-    return BiasAct.apply(x, b, dim, epilogue)
+        return reference.bias_act(x, b, dim, epilogue)
+    return BiasAct.apply(x, b, dim, epilogue, backend)
 
 
 @Function
@@ -25,12 +25,12 @@ class BiasAct(torch.autograd.Function):
     """y from x and b."""
 
     @staticmethod
-    def forward(x, b, dim, epilogue):
-        return _ops.forward_op(x, b, dim, *epilogue.args)
+    def forward(x, b, dim, epilogue, backend):
+        return ops.bias_act[backend](x, b, dim, *epilogue.args)
 
     @staticmethod
     def setup_context(ctx, inputs, y):
-        x, b, ctx.dim, ctx.epilogue = inputs
+        x, b, ctx.dim, ctx.epilogue, ctx.backend = inputs
         ctx.b_dtype = None if b is None else b.dtype
         if not ctx.epilogue.from_output:
             ctx.save_for_backward(x, b)
@@ -43,8 +43,9 @@ class BiasAct(torch.autograd.Function):
     def backward(ctx, dy):
         ref, b = ctx.saved_tensors
         needs_db = ctx.needs_input_grad[1]
-        dx, db = BiasActBackward.apply(dy, dy if ref is None else ref, b, ctx.dim, ctx.epilogue, needs_db)
-        return dx, db.to(ctx.b_dtype) if needs_db else None, None, None
+        ref = dy if ref is None else ref
+        dx, db = BiasActBackward.apply(dy, ref, b, ctx.dim, ctx.epilogue, needs_db, ctx.backend)
+        return dx, db.to(ctx.b_dtype) if needs_db else None, None, None, None
 
 
 @Function
@@ -52,12 +53,12 @@ class BiasActBackward(torch.autograd.Function):
     """(dx, db) from dy and ref, which is y or, with b, x; db is float64 and empty unless needed."""
 
     @staticmethod
-    def forward(dy, ref, b, dim, epilogue, needs_db):
-        return _ops.backward_op(dy, ref, b, dim, epilogue.from_output, needs_db, *epilogue.args)
+    def forward(dy, ref, b, dim, epilogue, needs_db, backend):
+        return ops.bias_act_bwd[backend](dy, ref, b, dim, epilogue.from_output, needs_db, *epilogue.args)
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
-        dy, ref, b, ctx.dim, ctx.epilogue, _ = inputs
+        dy, ref, b, ctx.dim, ctx.epilogue, _, ctx.backend = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(dy if ctx.epilogue.activation.curved else None, ref, b)
 
@@ -69,15 +70,15 @@ class BiasActBackward(torch.autograd.Function):
             bias_part = ddb.to(ref.dtype).reshape(along).expand_as(ref)
             ddx = bias_part if ddx is None else ddx + bias_part
         if ddx is None:
-            return (None,) * 6
+            return (None,) * 7
         if not ctx.epilogue.activation.curved:
-            ddy, _ = BiasActBackward.apply(ddx, ref, b, ctx.dim, ctx.epilogue, False)
-            return ddy, None, None, None, None, None
-        ddy, dref = BiasActSecond.apply(ddx, dy, ref, b, ctx.dim, ctx.epilogue)
+            ddy, _ = BiasActBackward.apply(ddx, ref, b, ctx.dim, ctx.epilogue, False, ctx.backend)
+            return ddy, None, None, None, None, None, None
+        ddy, dref = BiasActSecond.apply(ddx, dy, ref, b, ctx.dim, ctx.epilogue, ctx.backend)
         db = None
         if b is not None and ctx.needs_input_grad[2]:
             db = dref.sum([d for d in range(ref.ndim) if d != ctx.dim]).to(b.dtype)
-        return ddy, dref, db, None, None, None
+        return ddy, dref, db, None, None, None, None
 
 
 @Function
@@ -85,8 +86,8 @@ class BiasActSecond(torch.autograd.Function):
     """Derivatives of BiasActBackward with respect to dy and ref, for curved activations."""
 
     @staticmethod
-    def forward(ddx, dy, ref, b, dim, epilogue):
-        return _ops.second_op(ddx, dy, ref, b, dim, epilogue.from_output, *epilogue.args)
+    def forward(ddx, dy, ref, b, dim, epilogue, backend):
+        return ops.bias_act_bwd_bwd[backend](ddx, dy, ref, b, dim, epilogue.from_output, *epilogue.args)
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):

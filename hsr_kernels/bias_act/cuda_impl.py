@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from .. import _native
-from .._registry import DTYPE_CODES, address, dense, laid_out_like, place, stream, walk
+from .._dispatch import native
+from .._tensors import DTYPE_CODES, address, dense, device_and_stream, laid_out_like, stream, walk
 from .activations import Epilogue
 
 Launch = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -22,8 +22,8 @@ def _vector(b: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
 def bias_act(x, b, dim, act, alpha, gain, clamp):
     y = torch.empty_like(x)
     x, b = dense(x), _vector(b, x)
-    call = _native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], (act, alpha, gain, clamp))
-    call(x.data_ptr(), address(b), y.data_ptr(), *place(x))
+    call = native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], (act, alpha, gain, clamp))
+    call(x.data_ptr(), address(b), y.data_ptr(), *device_and_stream(x))
     return y
 
 
@@ -32,7 +32,7 @@ def prepared(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilog
     plain = b is None or (b.dtype == x.dtype and b.is_contiguous())
     if not plain or not x.numel() or epilogue.gain == 0 or dense(x) is not x:
         return None
-    run = _native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], epilogue.args).__call__  # bound: found once
+    run = native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], epilogue.args).__call__  # bound: found once
     empty_like, stream_of, device = torch.empty_like, stream, x.get_device()
 
     def launch(x: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
@@ -44,14 +44,14 @@ def prepared(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilog
 
 
 def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp):
-    cuda, dx = _native.cuda(), torch.empty_like(ref)
+    cuda, dx = native.cuda(), torch.empty_like(ref)
     ref, dy, b = dense(ref), laid_out_like(dy, dx), _vector(b, ref)
     size, dtype, partial = walk(ref, dim), DTYPE_CODES[ref.dtype], None
     if needs_db:
         partial = dx.new_empty(cuda.bias_act_bwd_sums(size, dtype), dtype=torch.float32)
     cuda.bias_act_bwd(
         dy.data_ptr(), ref.data_ptr(), address(b), dx.data_ptr(), address(partial), size, from_output, dtype,
-        (act, alpha, gain, clamp), place(ref),
+        (act, alpha, gain, clamp), device_and_stream(ref),
     )  # fmt: skip
     if partial is None:
         return dx, dx.new_empty(0, dtype=torch.float64)
@@ -63,8 +63,8 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
 def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp):
     ddy, dref = torch.empty_like(ref), torch.empty_like(ref)
     ref, ddx, dy, b = dense(ref), laid_out_like(ddx, ddy), laid_out_like(dy, ddy), _vector(b, ref)
-    _native.cuda().bias_act_bwd_bwd(
+    native.cuda().bias_act_bwd_bwd(
         ddx.data_ptr(), dy.data_ptr(), ref.data_ptr(), address(b), ddy.data_ptr(), dref.data_ptr(), walk(ref, dim),
-        from_output, DTYPE_CODES[ref.dtype], (act, alpha, gain, clamp), place(ref),
+        from_output, DTYPE_CODES[ref.dtype], (act, alpha, gain, clamp), device_and_stream(ref),
     )  # fmt: skip
     return ddy, dref

@@ -3,15 +3,15 @@
 
 import torch
 
-from .._registry import define
+from .._dispatch.library import define
 
 _ACT = "int act, float alpha, float gain, float clamp"
-forward_op = define(
+bias_act = define(
     f"bias_act(Tensor x, Tensor? b, int dim, {_ACT}) -> Tensor",
     __package__,
     fake=lambda x, b, dim, act, alpha, gain, clamp: torch.empty_like(x),
 )
-backward_op = define(
+bias_act_bwd = define(
     f"bias_act_bwd(Tensor dy, Tensor ref, Tensor? b, int dim, bool from_output, bool needs_db, {_ACT})"
     " -> (Tensor, Tensor)",
     __package__,
@@ -20,7 +20,7 @@ backward_op = define(
         ref.new_empty(ref.shape[dim] if needs_db else 0, dtype=torch.float64),
     ),
 )
-second_op = define(
+bias_act_bwd_bwd = define(
     f"bias_act_bwd_bwd(Tensor ddx, Tensor dy, Tensor ref, Tensor? b, int dim, bool from_output, {_ACT})"
     " -> (Tensor, Tensor)",
     __package__,

@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .._registry import dense, laid_out_like, walk
+from .._tensors import dense, laid_out_like, walk
 from .._triton import cdiv, on_device_of
-from .activations import ACTIVATIONS
+from .activations import NAMES
 
 _TILE = 4096  # elements of a tile
 _WARPS = 8  # with fewer, masks in 64 bits and three tensors spill registers
@@ -23,7 +23,6 @@ _PROGRAMS = 1024  # enough to fill a GPU; four times as many at most keep a part
 
 # Kernels know activations by name. By numbers they would know them from module-level constants, and in Triton 3.6 the
 # key of a kernel's compiled code depends on whether helpers that use such constants were hashed before the kernel.
-_NAMES = {activation.code: name for name, activation in ACTIVATIONS.items()}
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 
@@ -252,7 +251,7 @@ def _matrix(x: torch.Tensor, dim: int, per_channel: bool) -> _Matrix:
 
 def _form(act: int, alpha: float, gain: float, clamp: float) -> tuple[str, float, float, float]:
     """act, alpha, gain and clamp as the kernels take them: fewer activations by more numbers; no clamp is infinity."""
-    name = _NAMES[act]
+    name = NAMES[act]
     if name == "linear":
         name, alpha = "lrelu", 1.0
     elif name == "elu":

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import _backends, _checks
+from .. import _checks
+from .._dispatch import operators
 from . import autograd, reference
 from .weight_gradients import no_weight_gradients
 
@@ -16,20 +17,11 @@ __all__ = ["conv2d", "conv_transpose2d", "no_weight_gradients"]
 _yx = functools.partial(_checks.pair, order="(y, x)")
 
 
-def _register(name: str) -> _backends.Operator:
-    # The Functions call PyTorch's convolutions (oneDNN, cuDNN) on any device, so they serve every backend.
-    fast = getattr(autograd, name)
-    return _backends.register(
-        name,
-        reference=_backends.Implementation(getattr(reference, name), devices=("cpu", "cuda", "meta")),
-        cpu=_backends.Implementation(fast),
-        triton=_backends.Implementation(fast, devices=("cuda",)),
-        cuda=_backends.Implementation(fast, devices=("cuda",)),
-    )
-
-
-_conv2d = _register("conv2d")
-_conv_transpose2d = _register("conv_transpose2d")
+# The Functions call PyTorch's convolutions, oneDNN's and cuDNN's, on any device.
+_conv2d = operators.register_of_pytorch("conv2d", reference.conv2d, autograd.conv2d)
+_conv_transpose2d = operators.register_of_pytorch(
+    "conv_transpose2d", reference.conv_transpose2d, autograd.conv_transpose2d
+)
 
 
 def conv2d(
@@ -62,7 +54,9 @@ def conv2d(
     input, weight, bias = _validate(input, weight, bias, groups, transposed=False)
     pads, steps = _yx("padding", padding, minimum=0), _yx("dilation", dilation)
     _checks.kernel_fits("input", input, [input.shape[2 + i] + 2 * pads[i] for i in (0, 1)], weight.shape[2:], steps)
-    return _conv2d.select(input)(
+    return _conv2d.run(
+        _conv2d.choose(input),
+        input.device,
         input,
         weight,
         bias,
@@ -103,7 +97,9 @@ def conv_transpose2d(
     input, weight, bias = _validate(input, weight, bias, groups, transposed=True)
     steps, extra = _yx("stride", stride), _yx("output_padding", output_padding, minimum=0)
     limit = "an output_padding of the stride or more is left to the reference"
-    return _conv_transpose2d.select(input, limit if extra[0] >= steps[0] or extra[1] >= steps[1] else "")(
+    return _conv_transpose2d.run(
+        _conv_transpose2d.choose(input, limit if extra[0] >= steps[0] or extra[1] >= steps[1] else ""),
+        input.device,
         input,
         weight,
         bias,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
-from .._functions import Function
+from .._dispatch.functions import Function
 from .reference import every_dtype
 from .weight_gradients import weight_gradients_disabled
 

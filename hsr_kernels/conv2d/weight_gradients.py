@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch.compiler import is_compiling
 
-from .._functions import Function
+from .._dispatch.functions import Function
 
 _KEY = "hsr_kernels.no_weight_gradients"
 # PyTorch hands these objects of a thread on to the threads of its own that compute a backward on GPUs for it.

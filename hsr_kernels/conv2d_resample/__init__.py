@@ -5,17 +5,18 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import _backends, _checks
+from .. import _checks
+from .._dispatch import operators
 from ..upfirdn2d.geometry import check_filter, filter_taps, native_limit
 from . import composed, reference
 from .plan import plan
 
-_operator = _backends.register(
+_operator = operators.register(
     "conv2d_resample",
-    reference=_backends.Implementation(reference.conv2d_resample, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(composed.conv2d_resample, native="_cpu"),
-    triton=_backends.on_gpu(composed.conv2d_resample),
-    cuda=_backends.on_cuda(composed.conv2d_resample),
+    reference=operators.on_reference(reference.conv2d_resample),
+    cpu=operators.on_cpu(composed.conv2d_resample),
+    triton=operators.on_triton(composed.conv2d_resample),
+    cuda=operators.on_cuda(composed.conv2d_resample),
     folder="upfirdn2d",
 )
 
@@ -76,4 +77,5 @@ def conv2d_resample(
         flip_filter,
     )
     steps.output_size(x, (w.shape[2], w.shape[3]), filter_taps(f))
-    return _operator.select(x, native_limit(f, max(up, down)))(x, w.to(x.dtype), f, steps, groups, flip_weight)
+    choice = _operator.choose(x, native_limit(f, max(up, down)))
+    return _operator.run(choice, x.device, x, w.to(x.dtype), f, steps, groups, flip_weight)

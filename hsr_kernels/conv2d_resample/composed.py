@@ -1,28 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv2d_resample from this package's own operators, each of which picks its backend."""
+"""conv2d_resample from this package's own operators."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from ..conv2d import autograd as _conv2d
-from ..upfirdn2d import autograd as _fir
+from ..upfirdn2d import autograd as _upfirdn2d
 from . import reference
+from .plan import Plan
 
 
-def _pair(function):
+def _pair(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Lets a stride be an int, as plans have it."""
 
     @functools.wraps(function)
-    def call(x: torch.Tensor, w: torch.Tensor, *, stride: int, padding: tuple[int, int], groups: int):
+    def call(x: torch.Tensor, w: torch.Tensor, *, stride: int, padding: tuple[int, int], groups: int) -> torch.Tensor:
         return function(x, w, stride=(stride, stride), padding=padding, groups=groups)
 
     return call
 
 
-conv2d_resample = functools.partial(
-    reference.conv2d_resample,
-    fir=_fir.upfirdn2d,
-    conv=_pair(_conv2d.conv2d),
-    conv_transpose=_pair(_conv2d.conv_transpose2d),
-)
+_CONVOLUTIONS: dict[str, Any] = {"conv": _pair(_conv2d.conv2d), "conv_transpose": _pair(_conv2d.conv_transpose2d)}
+
+
+def conv2d_resample(
+    backend: str,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    f: torch.Tensor | None,
+    plan: Plan,
+    groups: int,
+    flip_weight: bool,
+) -> torch.Tensor:
+    """See `hsr_kernels.conv2d_resample`; `backend` runs the FIRs."""
+    fir = functools.partial(_upfirdn2d.upfirdn2d, backend)
+    return reference.conv2d_resample(x, w, f, plan, groups, flip_weight, fir=fir, **_CONVOLUTIONS)

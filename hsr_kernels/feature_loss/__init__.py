@@ -5,16 +5,18 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import _backends, _checks
+from .. import _checks
+from .._dispatch import operators
 from . import autograd, reference
 from .reference import Head
 
-_operator = _backends.register(
+_operator = operators.register(
     "feature_projection_loss",
-    reference=_backends.Implementation(reference.feature_projection_loss, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(autograd.feature_projection_loss, native="_cpu"),
-    triton=_backends.on_gpu(autograd.feature_projection_loss),
-    without={"cuda": ", as products bound it"},
+    folder="feature_loss",
+    reference=operators.on_reference(reference.feature_projection_loss),
+    cpu=operators.on_cpu(autograd.feature_projection_loss),
+    triton=operators.on_triton(autograd.feature_projection_loss),
+    without={"cuda": "; it is compute-bound, and runs on triton"},
 )
 
 
@@ -58,7 +60,8 @@ def feature_projection_loss(
         raise ValueError("features must have at least one scale, got none")
     for i, scale in enumerate(zip(features, targets, heads, strict=True)):
         _check_scale(i, *scale)
-    return _operator.select(features[0])(features, targets, heads, _checks.number("hidden_gain", hidden_gain))
+    choice, gain = _operator.choose(features[0]), _checks.number("hidden_gain", hidden_gain)
+    return _operator.run(choice, features[0].device, features, targets, heads, gain)
 
 
 def _check_scale(i: int, x: torch.Tensor, target: torch.Tensor, head: Head) -> None:

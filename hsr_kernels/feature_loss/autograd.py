@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import torch
 
-from .._functions import Function, is_batched
-from . import ops as _ops
-from . import reference
+from .._dispatch.functions import Function, is_batched
+from . import ops, reference
 from .reference import Head
 
 
 def feature_projection_loss(
+    backend: str,
     features: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
     heads: Sequence[Head],
@@ -23,7 +23,7 @@ def feature_projection_loss(
     for dtype in dict.fromkeys(x.dtype for x in features):
         group = [i for i, x in enumerate(features) if x.dtype == dtype]
         tensors = [t for i in group for t in scales[i]]
-        found = ProjectionLoss.apply(hidden_gain, *tensors)[0]
+        found = ProjectionLoss.apply(hidden_gain, backend, *tensors)[0]
         if len(group) == len(scales):
             return found
         losses.update(zip(group, found.unbind(), strict=True))
@@ -40,14 +40,14 @@ class ProjectionLoss(torch.autograd.Function):
     """The losses of scales of one dtype, whose x, target, w1, b1, w2 and b2 follow one another; and what is kept."""
 
     @staticmethod
-    def forward(gain, *tensors):
+    def forward(gain, backend, *tensors):
         x, target, *heads = _by_argument(tensors)
-        loss, kept = _ops.loss_op(x, target, *_like(x, heads), gain)
+        loss, kept = ops.feature_loss[backend](x, target, *_like(x, heads), gain)
         return loss, *kept
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
-        ctx.gain, *tensors = inputs
+        ctx.gain, ctx.backend, *tensors = inputs
         ctx.count = len(tensors)
         loss, *kept = outputs
         ctx.mark_non_differentiable(*kept)
@@ -57,24 +57,24 @@ class ProjectionLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dloss, *_):
         if dloss is None:
-            return (None,) * (ctx.count + 1)
+            return (None,) * (ctx.count + 2)
         loss, *saved = ctx.saved_tensors
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
         if torch.is_grad_enabled():
             return _through_reference(ctx, tensors, dloss)
         x, target, *heads = _by_argument(tensors)
-        needs = [need for i, need in enumerate(ctx.needs_input_grad[1:]) if i % 6 != 1]
+        needs = [need for i, need in enumerate(ctx.needs_input_grad[2:]) if i % 6 != 1]
         sides = [t.shape[2] for t in target]
         # PyTorch batches no operator that returns a list. Gradients are linear in dloss, which can as well come later.
         batched = is_batched(dloss)
         given = torch.ones_like(loss) if batched else dloss
         # Cast again rather than kept: heads are often larger than all that is.
-        found = iter(_ops.loss_bwd_op(given, loss, kept, x, *_like(x, heads), sides, ctx.gain, needs))
+        found = iter(ops.feature_loss_bwd[ctx.backend](given, loss, kept, x, *_like(x, heads), sides, ctx.gain, needs))
         grads = [None if i % 6 == 1 else next(found) for i in range(ctx.count)]
         if batched:
             grads = [g if g is None or not g.numel() else g * dloss[i // 6] for i, g in enumerate(grads)]
         grads = [g if g is None else g.to(t.dtype) for g, t in zip(grads, tensors, strict=True)]
-        return None, *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[1:], strict=True))
+        return None, None, *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[2:], strict=True))
 
 
 def _like(x: Sequence[torch.Tensor], heads: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
@@ -84,7 +84,7 @@ def _like(x: Sequence[torch.Tensor], heads: Sequence[Sequence[torch.Tensor]]) ->
 
 def _through_reference(ctx, tensors, dloss):
     """The same gradients as a graph that can be differentiated again."""
-    wanted = [i for i, need in enumerate(ctx.needs_input_grad[1:]) if need]
+    wanted = [i for i, need in enumerate(ctx.needs_input_grad[2:]) if need]
 
     def losses(*varied: torch.Tensor) -> torch.Tensor:
         given = dict(zip(wanted, varied, strict=True))
@@ -93,4 +93,4 @@ def _through_reference(ctx, tensors, dloss):
 
     pull = torch.func.vjp(losses, *(tensors[i] for i in wanted))[1]
     found = dict(zip(wanted, pull(dloss), strict=True))
-    return None, *(found.get(i) for i in range(ctx.count))
+    return None, None, *(found.get(i) for i in range(ctx.count))

@@ -14,8 +14,8 @@ import math
 
 import torch
 
-from .. import _native
-from .._registry import DTYPE_CODES, address, is_channels_last, wide
+from .._dispatch import native
+from .._tensors import DTYPE_CODES, accumulation_dtype, address, is_channels_last
 from .ops import empty_gradient, pooled_size
 
 _BLOCK = 1 << 20  # elements of the hidden layer at a time
@@ -28,7 +28,7 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
 
 
 def _loss(x, target, w1, b1, w2, b2, *, gain):
-    dtype = wide(x.dtype)
+    dtype = accumulation_dtype(x.dtype)
     size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
     pooled, mask = _hidden(x, w1, b1, *pooled_size(x, out[0]), gain)
     projected = _product(w2.to(dtype), pooled).add_(b2.to(dtype)[:, None])
@@ -50,7 +50,7 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     grads: list[torch.Tensor] = []
     for i, scale in enumerate(zip(x, w1, b1, w2, b2, strict=True)):
         found = _loss_bwd(dloss[i], kept[3 * i : 3 * i + 3], *scale, sides[i], gain, needs[5 * i : 5 * i + 5])
-        dtypes = (x[i].dtype, *[wide(x[i].dtype)] * 4)
+        dtypes = (x[i].dtype, *[accumulation_dtype(x[i].dtype)] * 4)
         grads += [x[i].new_empty(0, dtype=d) if g is None else g.to(d) for g, d in zip(found, dtypes, strict=True)]
     return grads
 
@@ -83,7 +83,7 @@ def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None, 
     samples, n = b.shape[:-2], b.shape[-1]
     m, k = a.shape
     out = b.new_empty((*samples, m, n)) if out is None else out
-    _native.cpu().matmul(
+    native.cpu().matmul(
         address(a), address(b), address(out), (math.prod(samples), m, n, k), *map(_strides, (a, b, out)), add,
         DTYPE_CODES[out.dtype], torch.get_num_threads(),
     )  # fmt: skip
@@ -98,7 +98,7 @@ def _strides(matrices: torch.Tensor) -> tuple[int, int, int]:
 def _matrices(x: torch.Tensor) -> list[torch.Tensor]:
     """Each sample as a matrix [C, H * W] in the accumulation dtype; a view where x already has it."""
     n, c, h, w = x.shape
-    x = x.to(wide(x.dtype))
+    x = x.to(accumulation_dtype(x.dtype))
     if x.stride(1) == 1 and c > 1 and not x.is_contiguous():
         return [t.reshape(h * w, c).t() for t in x.permute(0, 2, 3, 1)]
     return list(x.reshape(n, c, h * w))
@@ -113,7 +113,7 @@ def _hidden(x, w1, b1, th, tw, gain):
     """The pooled hidden layer [N, K, th * tw] and the mask of its ReLU, [N, K, bytes]."""
     n, _, h, w = x.shape
     k = w1.shape[0]
-    w1, b1 = w1.to(wide(x.dtype)), b1.to(wide(x.dtype)).contiguous()
+    w1, b1 = w1.to(accumulation_dtype(x.dtype)), b1.to(accumulation_dtype(x.dtype)).contiguous()
     pooled = w1.new_empty((n, k, th * tw))
     mask = torch.empty((n, k, (h * w + 7) // 8), dtype=torch.uint8)
     blocks = _blocks(k, h * w)
@@ -121,7 +121,7 @@ def _hidden(x, w1, b1, th, tw, gain):
     for i, matrix in enumerate(_matrices(x)):
         for first, last in blocks:
             part = _product(w1[first:last], matrix, z[: last - first])
-            _native.cpu().feature_pool(
+            native.cpu().feature_pool(
                 address(part), address(b1[first:]), address(pooled[i, first:]), address(mask[i, first:]),
                 (last - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
             )  # fmt: skip
@@ -132,7 +132,7 @@ def _hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
     """dx (dtype and layout of x), dw1 and db1 (dtype of accumulation)."""
     h, w = x.shape[2:]
     k = w1.shape[0]
-    w1, dpooled = w1.to(wide(x.dtype)), dpooled.contiguous()
+    w1, dpooled = w1.to(accumulation_dtype(x.dtype)), dpooled.contiguous()
     dx = empty_gradient(x, w1.dtype).zero_() if needs_dx else w1.new_zeros(0)
     of_samples = _matrices(dx) if needs_dx else []
     last = is_channels_last(x)
@@ -143,7 +143,7 @@ def _hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
     for i, matrix in enumerate(_matrices(x)):
         for first, end in blocks:
             dz = z[: end - first]
-            _native.cpu().feature_pool_bwd(
+            native.cpu().feature_pool_bwd(
                 address(dz), address(dpooled[i, first:]), address(mask[i, first:]), address(db[first:]),
                 (end - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
             )  # fmt: skip

@@ -7,9 +7,12 @@ have the dtype and the layout of the features.
 affair: the CPU keeps the pooled hidden layer and one bit per element of the hidden layer, Triton recomputes both.
 """
 
+from functools import partial
+
 import torch
 
-from .._registry import define, image_format, wide
+from .._dispatch.library import define
+from .._tensors import accumulation_dtype, image_format
 
 
 def pooled_size(x, side: int) -> tuple[int, int]:
@@ -23,38 +26,42 @@ def empty_gradient(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.T
     return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=image_format(x))
 
 
-def _fake_loss(x, target, w1, b1, w2, b2, gain):
-    def kept(x, target, w1, w2):
-        n, _, h, w = x.shape
-        k, d, side = w1.shape[0], w2.shape[0], target.shape[2]
-        if x.device.type != "cpu":
-            return x.new_empty((d, n * side * side)), x.new_empty(d, dtype=torch.float32)
-        pooled = pooled_size(x, side)
-        return (
-            x.new_empty((n, k, pooled[0] * pooled[1]), dtype=wide(x.dtype)),
-            x.new_empty((n, k, (h * w + 7) // 8), dtype=torch.uint8),
-            x.new_empty((n, d, side * side), dtype=wide(x.dtype)),
-        )
+def _kept_on_cpu(x, target, w1, w2):
+    n, _, h, w = x.shape
+    k, d, side = w1.shape[0], w2.shape[0], target.shape[2]
+    dtype, pooled = accumulation_dtype(x.dtype), pooled_size(x, side)
+    return (
+        x.new_empty((n, k, pooled[0] * pooled[1]), dtype=dtype),
+        x.new_empty((n, k, (h * w + 7) // 8), dtype=torch.uint8),
+        x.new_empty((n, d, side * side), dtype=dtype),
+    )
 
+
+def _kept_on_triton(x, target, w1, w2):
+    d, side = w2.shape[0], target.shape[2]
+    return x.new_empty((d, x.shape[0] * side * side)), x.new_empty(d, dtype=torch.float32)
+
+
+def _fake_loss(kept, x, target, w1, b1, w2, b2, gain):
     tensors = [t for scale in zip(x, target, w1, w2, strict=True) for t in kept(*scale)]
-    return x[0].new_empty(len(x), dtype=wide(x[0].dtype)), tensors
+    return x[0].new_empty(len(x), dtype=accumulation_dtype(x[0].dtype)), tensors
 
 
 def _fake_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     grads = []
     for images, *head in zip(x, w1, b1, w2, b2, strict=True):
-        grads += [empty_gradient(images), *(t.new_empty(t.shape, dtype=wide(t.dtype)) for t in head)]
+        grads += [empty_gradient(images), *(t.new_empty(t.shape, dtype=accumulation_dtype(t.dtype)) for t in head)]
     return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
 
 
-loss_op = define(
+feature_loss = define(
     "feature_loss(Tensor[] x, Tensor[] target, Tensor[] w1, Tensor[] b1, Tensor[] w2, Tensor[] b2, float gain)"
     " -> (Tensor, Tensor[])",
     __package__,
-    fake=_fake_loss,
+    fake={"cpu": partial(_fake_loss, _kept_on_cpu), "triton": partial(_fake_loss, _kept_on_triton)},
     backends=("cpu", "triton"),
 )
-loss_bwd_op = define(
+feature_loss_bwd = define(
     "feature_loss_bwd(Tensor dloss, Tensor loss, Tensor[] kept, Tensor[] x, Tensor[] w1, Tensor[] b1, Tensor[] w2,"
     " Tensor[] b2, SymInt[] sides, float gain, bool[] needs) -> Tensor[]",
     __package__,

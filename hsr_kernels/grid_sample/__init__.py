@@ -3,18 +3,12 @@
 
 import torch
 
-from .. import _backends, _checks
+from .. import _checks
+from .._dispatch import operators
 from . import autograd, reference
 
-_ANY = ("cpu", "cuda", "meta")
-_operator = _backends.register(
-    "grid_sample",
-    reference=_backends.Implementation(reference.grid_sample, devices=_ANY),
-    # PyTorch's own kernels in a Function that adds the missing second derivative: nothing here is native.
-    cpu=_backends.Implementation(autograd.grid_sample),
-    triton=_backends.Implementation(autograd.grid_sample, devices=("cuda",)),
-    cuda=_backends.Implementation(autograd.grid_sample, devices=("cuda",)),
-)
+# The Function adds the missing second derivative to PyTorch's own kernels.
+_operator = operators.register_of_pytorch("grid_sample", reference.grid_sample, autograd.grid_sample)
 
 
 def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -44,7 +38,7 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"grid must have shape [{input.shape[0]}, H', W', 2], got {list(grid.shape)}")
     if 0 in input.shape[1:]:
         raise ValueError(f"input must have pixels and channels, got shape {list(input.shape)}")
-    if _checks.autocast_is_on(input):
-        wide = torch.float32 if input.device.type == "cpu" else grid.dtype
-        input = input.to(torch.promote_types(input.dtype, wide))
-    return _operator.select(input)(input, grid)
+    if _checks.autocast_is_on(input.device):
+        at_least = torch.float32 if input.device.type == "cpu" else grid.dtype
+        input = input.to(torch.promote_types(input.dtype, at_least))
+    return _operator.run(_operator.choose(input), input.device, input, grid)

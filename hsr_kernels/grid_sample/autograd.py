@@ -3,7 +3,7 @@
 
 import torch
 
-from .._functions import Function, is_batched
+from .._dispatch.functions import Function, is_batched
 from . import reference
 
 # Of PyTorch's kernels: bilinear, zeros outside, corners not aligned.

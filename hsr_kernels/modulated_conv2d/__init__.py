@@ -5,21 +5,19 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import _backends, _checks
-from ..bias_act.activations import epilogue as _epilogue
+from .. import _checks
+from .._dispatch import operators
+from ..bias_act.activations import epilogue as epilogue_of
 from ..conv2d_resample.plan import Plan, plan
 from ..upfirdn2d.geometry import check_filter, filter_taps, native_limit
 from . import autograd, reference, routes
-from .routes import use_route
 
-__all__ = ["modulated_conv2d", "use_route"]
-
-_operator = _backends.register(
+_operator = operators.register(
     "modulated_conv2d",
-    reference=_backends.Implementation(reference.modulated_conv2d, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(autograd.modulated_conv2d, native="_cpu"),
-    triton=_backends.on_gpu(autograd.modulated_conv2d, routes.describe),
-    cuda=_backends.on_cuda(autograd.modulated_conv2d),
+    reference=operators.on_reference(reference.modulated_conv2d),
+    cpu=operators.on_cpu(autograd.modulated_conv2d),
+    triton=operators.on_triton(autograd.modulated_conv2d, routes.describe),
+    cuda=operators.on_cuda(autograd.modulated_conv2d),
 )
 
 
@@ -70,7 +68,7 @@ def modulated_conv2d(
     x, weight, styles = _checks.autocast(x), _checks.autocast(weight), _checks.autocast(styles)
     resample_filter = check_filter(resample_filter)
     steps = _validate(x, weight, styles, up, down, padding, resample_filter)
-    spec = _epilogue(act, alpha, gain, clamp, x.dtype)
+    epilogue = epilogue_of(act, alpha, gain, clamp, x.dtype)
     for name, value in (("noise", noise), ("bias", bias)):
         if value is not None:
             _checks.tensor(name, value)
@@ -78,9 +76,11 @@ def modulated_conv2d(
     if bias is not None:
         _checks.shape("bias", bias, (weight.shape[0],))
     noise = _noise_map(noise, x, weight, steps, resample_filter)
-    return _operator.select(x, native_limit(resample_filter, max(up, down)))(
-        x, weight, styles, noise, resample_filter, steps, bool(demodulate), bool(flip_weight), bias, spec
-    )
+    choice = _operator.choose(x, native_limit(resample_filter, max(up, down)))
+    return _operator.run(
+        choice, x.device, x, weight, styles, noise, resample_filter, steps, bool(demodulate), bool(flip_weight), bias,
+        epilogue,
+    )  # fmt: skip
 
 
 def _validate(x, weight, styles, up, down, padding, f) -> Plan:

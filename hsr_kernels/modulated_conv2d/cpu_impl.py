@@ -8,13 +8,10 @@ that is accumulated in.
 
 import torch
 
-from .. import _native
-from .._registry import DTYPE_CODES, address, dense_image, laid_out_like, wide
+from .._dispatch import native
+from .._tensors import DTYPE_CODES, accumulation_dtype, address, dense_image, laid_out_like
 from ..upfirdn2d.cpu_impl import fir_args
 from ..upfirdn2d.geometry import filter_taps, geometry_of
-from .composed import modulated_conv2d_layer as modulated_conv2d_layer
-from .composed import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
-from .composed import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
 
 _LAST = torch.channels_last
 
@@ -31,7 +28,7 @@ def scale_channels(x, s):
     x, layout = dense_image(x)
     n, c, h, w = x.shape
     s = _dense(s, x.dtype)
-    _native.cpu().scale_channels(
+    native.cpu().scale_channels(
         address(x),
         address(s),
         address(u),
@@ -49,7 +46,7 @@ def scale_channels_bwd(du, x, s):
     n, c, h, w = x.shape
     du, s = du.contiguous(memory_format=_LAST), _dense(s, x.dtype)
     ds = torch.zeros((n, c), dtype=torch.float64)
-    _native.cpu().scale_channels_bwd(
+    native.cpu().scale_channels_bwd(
         address(du), address(x), address(s), address(dx), address(ds), (n, c, h * w), layout,
         DTYPE_CODES[x.dtype], torch.get_num_threads(),
     )  # fmt: skip
@@ -62,7 +59,7 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
     y = torch.empty(z.shape, dtype=z.dtype, memory_format=_LAST if channels_last else torch.contiguous_format)
     noise, stride = _noise(noise, y.dtype)
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
-    _native.cpu().epilogue(
+    native.cpu().epilogue(
         address(z), address(y), address(d), address(noise), stride, address(b), (n, c, h, w), int(channels_last),
         DTYPE_CODES[z.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
     )  # fmt: skip
@@ -80,7 +77,7 @@ def modulated_conv2d_fir_epilogue(
     noise, stride = _noise(noise, y.dtype)
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     taps, *args = fir_args(x, f, geometry, size)
-    _native.cpu().fir_epilogue(
+    native.cpu().fir_epilogue(
         address(x), *args, address(y), address(d), address(noise), stride, address(b), int(channels_last),
         DTYPE_CODES[x.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
     )  # fmt: skip
@@ -97,8 +94,8 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     dd = torch.zeros((n, c), dtype=torch.float64)
     db = torch.zeros(c, dtype=torch.float64)
-    dnoise = torch.empty((n, 1, h, w) if needs_dnoise else 0, dtype=wide(y.dtype))
-    _native.cpu().epilogue_bwd(
+    dnoise = torch.empty((n, 1, h, w) if needs_dnoise else 0, dtype=accumulation_dtype(y.dtype))
+    native.cpu().epilogue_bwd(
         address(dy), address(y), address(dz), address(d), address(noise), stride, address(b), address(dd),
         address(db), address(dnoise) if needs_dnoise else 0, (n, c, h, w), layout, DTYPE_CODES[y.dtype],
         (act, alpha, gain, clamp), torch.get_num_threads(),
@@ -117,8 +114,8 @@ def modulated_conv2d_epilogue_bwd_bwd(
     d, b, ratio, ddb = (_dense(vector, y.dtype) for vector in (d, b, ratio, ddb))
     ddnoise = None if ddnoise is None else _dense(ddnoise.expand(n, 1, h, w), y.dtype)
     sums = torch.zeros((3, n, c), dtype=torch.float64)
-    gnoise = torch.empty((n, 1, h, w) if needs_gnoise else 0, dtype=wide(y.dtype))
-    _native.cpu().epilogue_bwd_bwd(
+    gnoise = torch.empty((n, 1, h, w) if needs_gnoise else 0, dtype=accumulation_dtype(y.dtype))
+    native.cpu().epilogue_bwd_bwd(
         address(ddz), address(ratio), address(ddnoise), address(ddb), address(dy), address(y), address(d),
         address(noise), stride, address(b), address(gdy), address(gy), address(gnoise) if needs_gnoise else 0,
         address(sums), (n, c, h, w), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
@@ -128,4 +125,4 @@ def modulated_conv2d_epilogue_bwd_bwd(
 
 def _dense(vector, dtype):
     """`vector` as the kernels read it: without gaps, in the dtype accumulated in."""
-    return None if vector is None else vector.to(wide(dtype)).contiguous()
+    return None if vector is None else vector.to(accumulation_dtype(dtype)).contiguous()

@@ -6,15 +6,16 @@ Sums are deterministic: blocks keep their own float32 partial sums, and PyTorch 
 
 import torch
 
-from .. import _native
-from .._registry import DTYPE_CODES, address, dense_image, laid_out_like, place
-from .composed import modulated_conv2d_layer as modulated_conv2d_layer
-from .composed import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
-from .composed import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
-from .cuda_fir_epilogue import modulated_conv2d_fir_epilogue as modulated_conv2d_fir_epilogue
-from .vectors import as_float, per_pixel, per_sample, stride_of
+from .._dispatch import native
+from .._tensors import DTYPE_CODES, NHWC, address, dense_image, device_and_stream, laid_out_like
+from ..upfirdn2d.cuda_impl import as_taps, fir_args, passes_of, run_passes
+from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
+from ..upfirdn2d.passes import FirPass
+from .gpu_common import as_float, per_pixel, per_sample, stride_of
 
 _LAST = torch.channels_last
+# Height and width of the filter whose kernel has the epilogue in its stores.
+_FUSED_TAPS = (4, 4)
 
 
 def scale_channels(x, s):
@@ -22,14 +23,14 @@ def scale_channels(x, s):
     x, layout = dense_image(x)
     n, c, h, w = x.shape
     s = as_float(s)
-    _native.cuda().scale_channels(
-        x.data_ptr(), s.data_ptr(), u.data_ptr(), (n, c, h * w), layout, DTYPE_CODES[x.dtype], place(x)
+    native.cuda().scale_channels(
+        x.data_ptr(), s.data_ptr(), u.data_ptr(), (n, c, h * w), layout, DTYPE_CODES[x.dtype], device_and_stream(x)
     )
     return u
 
 
 def scale_channels_bwd(du, x, s):
-    cuda = _native.cuda()
+    cuda = native.cuda()
     x, layout = dense_image(x)
     dx, du, s = torch.empty_like(x), du.contiguous(memory_format=_LAST), as_float(s)
     n, c, h, w = x.shape
@@ -37,7 +38,7 @@ def scale_channels_bwd(du, x, s):
     partial = x.new_empty((n, parts, c), dtype=torch.float32)
     cuda.scale_channels_bwd(
         du.data_ptr(), x.data_ptr(), s.data_ptr(), dx.data_ptr(), partial.data_ptr(), (n, c, h * w), layout,
-        DTYPE_CODES[x.dtype], place(x),
+        DTYPE_CODES[x.dtype], device_and_stream(x),
     )  # fmt: skip
     return dx, per_sample(partial)
 
@@ -47,9 +48,32 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
     memory_format = _LAST if channels_last else torch.contiguous_format
     y = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=memory_format)
     d, noise, b = as_float(d), as_float(noise), as_float(b)
-    _native.cuda().modulated_conv2d_epilogue(
+    native.cuda().modulated_conv2d_epilogue(
         z.data_ptr(), y.data_ptr(), *_read(d, noise, b, z), tuple(z.shape), int(channels_last), DTYPE_CODES[z.dtype],
-        (act, alpha, gain, clamp), place(z),
+        (act, alpha, gain, clamp), device_and_stream(z),
+    )  # fmt: skip
+    return y
+
+
+def modulated_conv2d_fir_epilogue(
+    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
+):
+    geometry, f = geometry_of(up, down, padding, flip_filter, fir_gain), as_taps(f)
+    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    y = torch.empty(
+        (*x.shape[:2], *size), dtype=x.dtype, device=x.device,
+        memory_format=_LAST if channels_last else torch.contiguous_format,
+    )  # fmt: skip
+    x = x.contiguous(memory_format=_LAST)
+    step = FirPass(geometry, f, filter_taps(f))
+    if geometry.up != (1, 1) or geometry.down != (1, 1) or step.taps != _FUSED_TAPS:
+        x = run_passes(x, passes_of(f, geometry, NHWC), NHWC, torch.float32)
+        step = FirPass(Geometry(), None, (1, 1))
+    d, noise, b = as_float(d), as_float(noise), as_float(b)
+    native.cuda().modulated_conv2d_fir_epilogue(
+        x.data_ptr(), *fir_args(step, x.shape, size), DTYPE_CODES[x.dtype], y.data_ptr(), address(d), address(noise),
+        stride_of(noise, size[0] * size[1]), address(b), int(channels_last),
+        DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(x),
     )  # fmt: skip
     return y
 
@@ -60,9 +84,9 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
     d, noise, b = as_float(d), as_float(noise), as_float(b)
     sums, dnoise = _partial_sums(y, 2, needs_dnoise)
-    _native.cuda().modulated_conv2d_epilogue_bwd(
+    native.cuda().modulated_conv2d_epilogue_bwd(
         dy.data_ptr(), y.data_ptr(), dz.data_ptr(), *_read(d, noise, b, y), sums.data_ptr(), address(dnoise),
-        tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), place(y),
+        tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
     return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), per_pixel(dnoise, sums)
 
@@ -77,10 +101,10 @@ def modulated_conv2d_epilogue_bwd_bwd(
     ratio, ddnoise, ddb = as_float(ratio), as_float(ddnoise), as_float(ddb)
     d, noise, b = as_float(d), as_float(noise), as_float(b)
     sums, gnoise = _partial_sums(y, 3, needs_gnoise)
-    _native.cuda().modulated_conv2d_epilogue_bwd_bwd(
+    native.cuda().modulated_conv2d_epilogue_bwd_bwd(
         ddz.data_ptr(), ratio.data_ptr(), address(ddnoise), ddb.data_ptr(), dy.data_ptr(), y.data_ptr(),
         *_read(d, noise, b, y), gdy.data_ptr(), gy.data_ptr(), sums.data_ptr(), address(gnoise), tuple(y.shape), layout,
-        DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), place(y),
+        DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
     return gdy, gy, per_pixel(gnoise, sums), per_sample(sums)
 
@@ -96,10 +120,10 @@ def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
     if needs_s:
         s = torch.empty((n, c), dtype=torch.float32, device=weight.device)
     d = torch.empty((n, o), dtype=torch.float32, device=weight.device)
-    _native.cuda().demodulation(
+    native.cuda().demodulation(
         weight.data_ptr(), styles.data_ptr(), address(w), address(s), d.data_ptr(), (n, o, c, kh * kw),
         (DTYPE_CODES[weight.dtype], DTYPE_CODES[styles.dtype], DTYPE_CODES[dtype]), dtype == torch.float16, flip, last,
-        channels_last, place(weight),
+        channels_last, device_and_stream(weight),
     )  # fmt: skip
     return d.new_empty(0, dtype=dtype) if w is None else w, d.new_empty(0) if s is None else s, d
 
@@ -112,6 +136,6 @@ def _read(d, noise, b, images):
 def _partial_sums(images, kinds, needs_map):
     """Room for sums: per channel [kinds, N, parts, C]; per pixel [blocks of channels, N, 1, H, W], or None."""
     n, c, h, w = images.shape
-    parts, blocks = _native.cuda().tile_sums(n, c, h * w)
+    parts, blocks = native.cuda().tile_sums(n, c, h * w)
     sums = images.new_empty((kinds, n, parts, c), dtype=torch.float32)
     return sums, sums.new_empty((blocks, n, 1, h, w)) if needs_map else None

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators of a modulated layer that its backends implement: around its convolution and, on GPUs, with it.
+"""The operators of a modulated layer that its backends implement.
+
+`scale_channels` and the epilogues run before and after PyTorch's convolution; `modulated_conv2d_layer...`, on the
+triton backend alone, are passes with the convolution inside.
 
 The convolution's w is [o, c, kh, kw], whatever its strides. Images between operators are [N, C, H, W] in channels_last;
 d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the dtype that is accumulated in.
@@ -7,7 +10,8 @@ d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the dtype that is accumulate
 
 import torch
 
-from .._registry import define, dense_image, is_channels_last, wide
+from .._dispatch.library import define
+from .._tensors import accumulation_dtype, dense_image, is_channels_last
 from ..upfirdn2d.geometry import filter_taps, geometry_of
 
 _LAST = torch.channels_last
@@ -32,14 +36,14 @@ def _fake_fir_epilogue(
 
 def _fake_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     n, c, h, w = y.shape
-    vector = y.new_empty((n, c), dtype=wide(y.dtype))
+    vector = y.new_empty((n, c), dtype=accumulation_dtype(y.dtype))
     dnoise = vector.new_empty((n, 1, h, w) if needs_dnoise else 0)
     return _empty(y.shape, y), vector, vector.new_empty(c), dnoise
 
 
 def _fake_epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp):
     n, c, h, w = y.shape
-    sums = y.new_empty((3, n, c), dtype=wide(y.dtype))
+    sums = y.new_empty((3, n, c), dtype=accumulation_dtype(y.dtype))
     like = torch.empty_like(dense_image(y)[0])
     return like, torch.empty_like(like), sums.new_empty((n, 1, h, w) if needs_gnoise else 0), sums
 
@@ -50,7 +54,7 @@ def _fake_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp):
 
 
 def _fake_layer_bwd(dz, w, x, s, padding):
-    return torch.empty_like(dense_image(x)[0]), s.new_empty(s.shape, dtype=wide(x.dtype))
+    return torch.empty_like(dense_image(x)[0]), s.new_empty(s.shape, dtype=accumulation_dtype(x.dtype))
 
 
 def _fake_layer_weight(x, s, dz, kernel, padding):
@@ -68,52 +72,57 @@ _ACT = "int act, float alpha, float gain, float clamp"
 _VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
 _FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
 
-scale_op = define("scale_channels(Tensor x, Tensor s) -> Tensor", __package__, fake=lambda x, s: _empty(x.shape, x))
-scale_bwd_op = define(
+scale_channels = define(
+    "scale_channels(Tensor x, Tensor s) -> Tensor", __package__, fake=lambda x, s: _empty(x.shape, x)
+)
+scale_channels_bwd = define(
     "scale_channels_bwd(Tensor du, Tensor x, Tensor s) -> (Tensor, Tensor)",
     __package__,
     fake=_fake_scale_bwd,
 )
-epilogue_op = define(
+modulated_conv2d_epilogue = define(
     f"modulated_conv2d_epilogue(Tensor z, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
     __package__,
     fake=lambda z, d, noise, b, channels_last, act, alpha, gain, clamp: _empty(z.shape, z, channels_last),
 )
-fir_epilogue_op = define(
+modulated_conv2d_fir_epilogue = define(
     f"modulated_conv2d_fir_epilogue(Tensor x, {_FIR}, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
     __package__,
     fake=_fake_fir_epilogue,
 )
-epilogue_bwd_op = define(
+modulated_conv2d_epilogue_bwd = define(
     f"modulated_conv2d_epilogue_bwd(Tensor dy, Tensor y, {_VECTORS}, bool needs_dnoise, {_ACT})"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     __package__,
     fake=_fake_epilogue_bwd,
 )
-epilogue_bwd_bwd_op = define(
+modulated_conv2d_epilogue_bwd_bwd = define(
     "modulated_conv2d_epilogue_bwd_bwd(Tensor ddz, Tensor ratio, Tensor? ddnoise, Tensor ddb, Tensor dy, Tensor y, "
     f"{_VECTORS}, bool needs_gnoise, {_ACT}) -> (Tensor, Tensor, Tensor, Tensor)",
     __package__,
     fake=_fake_epilogue_bwd_bwd,
 )
-layer_op = define(
+modulated_conv2d_layer = define(
     f"modulated_conv2d_layer(Tensor x, Tensor w, Tensor s, {_VECTORS}, int[] padding, {_ACT}) -> Tensor",
     __package__,
     fake=_fake_layer,
+    backends=("triton",),
 )
-layer_bwd_op = define(
+modulated_conv2d_layer_bwd = define(
     "modulated_conv2d_layer_bwd(Tensor dz, Tensor w, Tensor x, Tensor s, int[] padding) -> (Tensor, Tensor)",
     __package__,
     fake=_fake_layer_bwd,
+    backends=("triton",),
 )
-layer_weight_op = define(
+modulated_conv2d_layer_weight = define(
     "modulated_conv2d_layer_weight(Tensor x, Tensor s, Tensor dz, int[] kernel, int[] padding) -> Tensor",
     __package__,
     fake=_fake_layer_weight,
+    backends=("triton",),
 )
 # Weight [O, C, kh, kw] in `dtype`, its taps in reverse where they are to `flip`; styles [N, C]; d: see demodulation.py.
 # The first two are empty where they aren't needed.
-demodulation_op = define(
+demodulation = define(
     "demodulation(Tensor weight, Tensor styles, ScalarType dtype, bool flip, bool channels_last, bool needs_w, "
     "bool needs_s) -> (Tensor, Tensor, Tensor)",
     __package__,

@@ -9,7 +9,8 @@ from ..conv2d_resample.plan import Plan
 from ..conv2d_resample.reference import conv2d_resample
 
 EPS = 1e-8
-_TINY = 1e-7  # a channel or sample of zeros stays zero
+# A channel or sample of zeros stays zero.
+MIN_MAGNITUDE = 1e-7
 
 
 def modulated_conv2d(
@@ -27,8 +28,8 @@ def modulated_conv2d(
     """Scales the input channels by the styles, convolves, demodulates, adds noise, bias and activation."""
     if demodulate:
         weight, styles = prescale(x.dtype, weight, styles)
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        modulated = weight.to(wide)[None] * styles.to(wide)[:, None, :, None, None]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        modulated = weight.to(dtype)[None] * styles.to(dtype)[:, None, :, None, None]
         coefficients = (modulated.square().sum([2, 3, 4]) + EPS).rsqrt()
     y = conv2d_resample(
         x * styles.to(x.dtype)[:, :, None, None],
@@ -50,6 +51,6 @@ def prescale(dtype: torch.dtype, weight: torch.Tensor, styles: torch.Tensor) -> 
     if dtype != torch.float16 or weight.numel() == 0 or styles.numel() == 0:
         return weight, styles
     fan_in = weight[0].numel()
-    weight = weight * (fan_in**-0.5 / weight.abs().amax([1, 2, 3], keepdim=True).clamp_min(_TINY))
-    styles = styles / styles.abs().amax(1, keepdim=True).clamp_min(_TINY)
+    weight = weight * (fan_in**-0.5 / weight.abs().amax([1, 2, 3], keepdim=True).clamp_min(MIN_MAGNITUDE))
+    styles = styles / styles.abs().amax(1, keepdim=True).clamp_min(MIN_MAGNITUDE)
     return weight, styles

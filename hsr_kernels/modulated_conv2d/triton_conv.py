@@ -22,10 +22,9 @@ import triton
 import triton.language as tl
 
 from .._triton import cdiv, fits_int32, on_device_of, power_of_2
-from . import composed
-from .routes import FUSED, choose, products
-from .triton_vectors import channel_vector, leaky, noise_tile, numbers
-from .vectors import as_float, per_sample, stride_of
+from .gpu_common import as_float, per_sample, stride_of
+from .routes import products
+from .triton_common import channel_vector, leaky, noise_tile, numbers
 
 _LAST = torch.channels_last
 _PLAIN = ["noise_stride", "pad_y", "pad_x", "blocks", "tiles", "width", "out_width", "height", "out_pixels", "pixels"]
@@ -198,8 +197,6 @@ def _wide(*images: torch.Tensor) -> bool:
 
 
 def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp):
-    if choose("forward", x, w.shape)[0] != FUSED:
-        return composed.modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp)
     (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
     size = height + 2 * padding[0] - kh + 1, width + 2 * padding[1] - kw + 1
     y = torch.empty((n, o, *size), dtype=x.dtype, device=x.device, memory_format=_LAST)
@@ -221,8 +218,6 @@ def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clam
 
 
 def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
-    if choose("input gradient", x, w.shape)[0] != FUSED:
-        return composed.modulated_conv2d_layer_bwd(dz, w, x, s, padding)
     (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
     x, dz = x.contiguous(memory_format=_LAST), dz.contiguous(memory_format=_LAST)
     dx, pixels = torch.empty_like(x), height * width
@@ -244,8 +239,6 @@ def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
 
 def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
     (n, c, height, width), o, (kh, kw) = x.shape, dz.shape[1], kernel
-    if choose("weight gradient", x, (o, c, kh, kw))[0] != FUSED:
-        return composed.modulated_conv2d_layer_weight(x, s, dz, kernel, padding)
     x, dz = x.contiguous(memory_format=_LAST), dz.contiguous(memory_format=_LAST)
     out_pixels, kind = dz.shape[2] * dz.shape[3], products(x.dtype)
     if not (x.numel() and dz.numel()):

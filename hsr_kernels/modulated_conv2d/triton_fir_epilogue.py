@@ -9,8 +9,8 @@ from .._triton import cdiv, on_device_of
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.triton_impl import WARPS, Pass, passes_of, run_passes, tile_of_channels
 from ..upfirdn2d.triton_kernels import fir_place, fir_taps, fir_tile
-from .triton_vectors import leaky, numbers
-from .vectors import as_float, stride_of
+from .gpu_common import as_float, stride_of
+from .triton_common import leaky, numbers
 
 _LAST = torch.channels_last
 

@@ -14,14 +14,14 @@ import torch
 import triton
 import triton.language as tl
 
-from .._registry import NHWC, dense_image, laid_out_like
+from .._tensors import NHWC, dense_image, laid_out_like
 from .._triton import cdiv, fits_int32, on_device_of
+from .gpu_common import as_float, per_pixel, per_sample, stride_of
+from .triton_common import channel_vector, leaky, noise_tile, numbers
 from .triton_conv import modulated_conv2d_layer as modulated_conv2d_layer
 from .triton_conv import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
 from .triton_conv import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
 from .triton_fir_epilogue import modulated_conv2d_fir_epilogue as modulated_conv2d_fir_epilogue
-from .triton_vectors import channel_vector, leaky, noise_tile, numbers
-from .vectors import as_float, per_pixel, per_sample, stride_of
 
 _LAST = torch.channels_last
 _WARPS = 8

@@ -5,17 +5,18 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from .. import _backends, _checks
-from .._lean import Launches, key_of
+from .. import _checks
+from .._dispatch import operators
+from .._dispatch.replay import Launches, key_of
 from . import autograd, reference
 from .geometry import Geometry, check_filter, filter_taps, native_limit, validate
 
-_operator = _backends.register(
+_operator = operators.register(
     "upfirdn2d",
-    reference=_backends.Implementation(reference.upfirdn2d, devices=("cpu", "cuda", "meta")),
-    cpu=_backends.Implementation(autograd.upfirdn2d, native="_cpu"),
-    triton=_backends.on_gpu(autograd.upfirdn2d),
-    cuda=_backends.on_cuda(autograd.upfirdn2d),
+    reference=operators.on_reference(reference.upfirdn2d),
+    cpu=operators.on_cpu(autograd.upfirdn2d),
+    triton=operators.on_triton(autograd.upfirdn2d),
+    cuda=operators.on_cuda(autograd.upfirdn2d),
 )
 _launches = Launches()
 
@@ -60,10 +61,10 @@ def upfirdn2d(
 
 
 def _run(key: Hashable, x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
-    """The long way; what comes of it is noted under `key`, if there is one."""
-    limit = native_limit(f, max(geometry.up + geometry.down))
-    y = _operator.select(x, limit)(x, f, geometry)
-    if key is not None and _operator.choose(x, limit, quiet=True) == "cuda":
+    """Runs a call that isn't remembered yet, and remembers it under `key`, if it has one."""
+    choice = _operator.choose(x, native_limit(f, max(geometry.up + geometry.down)))
+    y = _operator.run(choice, x.device, x, f, geometry)
+    if key is not None and choice.backend == "cuda":
         from . import cuda_impl
 
         _launches.note(key, cuda_impl.prepared(x, f, geometry))

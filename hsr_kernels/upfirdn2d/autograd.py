@@ -3,8 +3,8 @@
 
 import torch
 
-from .._functions import Function
-from . import ops as _ops
+from .._dispatch.functions import Function
+from . import ops
 from .geometry import Geometry, filter_taps
 
 
@@ -13,22 +13,23 @@ class Upfirdn2d(torch.autograd.Function):
     """y = upfirdn2d(x); linear in x."""
 
     @staticmethod
-    def forward(x, f, geometry):
+    def forward(x, f, geometry, backend):
         g = geometry
-        return _ops.upfirdn2d_op(x, f, g.up, g.down, g.padding, g.flip_filter, g.gain)
+        return ops.upfirdn2d[backend](x, f, g.up, g.down, g.padding, g.flip_filter, g.gain)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, f, ctx.geometry = inputs
+        x, f, ctx.geometry, ctx.backend = inputs
         ctx.save_for_backward(f)
         ctx.size = (x.shape[2], x.shape[3])
 
     @staticmethod
     def backward(ctx, dy):
         (f,) = ctx.saved_tensors
-        return Upfirdn2d.apply(dy, f, ctx.geometry.adjoint(ctx.size, filter_taps(f))), None, None
+        adjoint = ctx.geometry.adjoint(ctx.size, filter_taps(f))
+        return Upfirdn2d.apply(dy, f, adjoint, ctx.backend), None, None, None
 
 
-def upfirdn2d(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
+def upfirdn2d(backend: str, x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
     """See `hsr_kernels.upfirdn2d`."""
-    return Upfirdn2d.apply(x, f, geometry)
+    return Upfirdn2d.apply(x, f, geometry, backend)

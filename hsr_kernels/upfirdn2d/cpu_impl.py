@@ -4,8 +4,8 @@
 import numpy as np
 import torch
 
-from .. import _native
-from .._registry import DTYPE_CODES, address, dense_image, image_format
+from .._dispatch import native
+from .._tensors import DTYPE_CODES, address, dense_image, image_format
 from .geometry import Geometry, filter_taps, geometry_of
 
 
@@ -52,6 +52,6 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     y = torch.empty((*x.shape[:2], *size), dtype=x.dtype, memory_format=image_format(x))
     x, layout = dense_image(x)
     taps, *args = fir_args(x, f, geometry, size)
-    _native.cpu().upfirdn2d(address(x), address(y), *args, layout, DTYPE_CODES[x.dtype], torch.get_num_threads())
+    native.cpu().upfirdn2d(address(x), address(y), *args, layout, DTYPE_CODES[x.dtype], torch.get_num_threads())
     del taps  # alive until here: args hold its address
     return y

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from .. import _native
-from .._registry import DTYPE_CODES, NCHW, NHWC, dense_image, place, stream
+from .._dispatch import native
+from .._tensors import DTYPE_CODES, NCHW, NHWC, dense_image, device_and_stream, stream
 from .geometry import Geometry, filter_taps, geometry_of
 from .passes import FirPass, along_each_axis
 
@@ -53,7 +53,7 @@ def passes_of(f: torch.Tensor | None, geometry: Geometry, layout: int) -> list[F
 
 def run_passes(x: torch.Tensor, passes: list[FirPass], layout: int, dtype: torch.dtype) -> torch.Tensor:
     """Runs passes over dense images of a layout, which is kept; the last one's output is in `dtype`."""
-    native = _native.cuda().upfirdn2d
+    launch = native.cuda().upfirdn2d
     memory_format = _FORMATS[layout]
     last = len(passes) - 1
     for i, step in enumerate(passes):
@@ -63,9 +63,9 @@ def run_passes(x: torch.Tensor, passes: list[FirPass], layout: int, dtype: torch
             (shape[0], shape[1], *size), dtype=dtype if i == last else torch.float32, device=x.device,
             memory_format=memory_format,
         )  # fmt: skip
-        native(
+        launch(
             x.data_ptr(), y.data_ptr(), *fir_args(step, shape, size), layout, DTYPE_CODES[x.dtype],
-            DTYPE_CODES[y.dtype], place(x),
+            DTYPE_CODES[y.dtype], device_and_stream(x),
         )  # fmt: skip
         x = y
     return x
@@ -85,7 +85,7 @@ def prepared(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> Lau
     passes = passes_of(f, geometry, layout)
     if len(passes) > 1:
         return None
-    native, device, code = _native.cuda().upfirdn2d, x.get_device(), DTYPE_CODES[x.dtype]
+    run, device, code = native.cuda().upfirdn2d, x.get_device(), DTYPE_CODES[x.dtype]
     size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
     (_, *taps), sizes, steps = fir_args(passes[0], x.shape, size)
     shape, dtype, where, memory_format = sizes[:2] + size, x.dtype, x.device, _FORMATS[layout]
@@ -93,7 +93,7 @@ def prepared(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> Lau
     def launch(x: torch.Tensor, f: torch.Tensor | None) -> torch.Tensor:
         y = torch.empty(shape, dtype=dtype, device=where, memory_format=memory_format)
         filter = (0 if f is None else f.data_ptr(), *taps)
-        native(x.data_ptr(), y.data_ptr(), filter, sizes, steps, layout, code, code, (device, stream(device)))
+        run(x.data_ptr(), y.data_ptr(), filter, sizes, steps, layout, code, code, (device, stream(device)))
         return y
 
     return launch

@@ -3,7 +3,8 @@
 
 import torch
 
-from .._registry import define, image_format
+from .._dispatch.library import define
+from .._tensors import image_format
 from .geometry import filter_taps, geometry_of
 
 
@@ -13,7 +14,7 @@ def _fake_upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=image_format(x))
 
 
-upfirdn2d_op = define(
+upfirdn2d = define(
     "upfirdn2d(Tensor x, Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float gain) -> Tensor",
     __package__,
     fake=_fake_upfirdn2d,

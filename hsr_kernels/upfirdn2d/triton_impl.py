@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .._registry import NHWC, dense_image, image_format
+from .._tensors import NHWC, dense_image, image_format
 from .._triton import cdiv, on_device_of, power_of_2
 from .geometry import Geometry, filter_taps, geometry_of
 from .passes import OUTER, FirPass, along_each_axis

@@ -306,7 +306,7 @@ def test_bad_arguments_end_in_a_sentence(capsys, monkeypatch):
         assert stop.value.code == 2
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
-    monkeypatch.setattr(cli._native, "triton_interprets", lambda: True)
+    monkeypatch.setattr(cli, "triton_interprets", lambda: True)
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hsr_kernels as hk
-from hsr_kernels import _backends, _native
+from hsr_kernels._dispatch import native, operators
 from tests.cases import CASES
 from tests.native import requires_native
 
@@ -31,9 +31,8 @@ def run(op: str) -> torch.Tensor:
 @pytest.fixture
 def without_extension(monkeypatch):
     """The package as it is where the extension couldn't be built."""
-    monkeypatch.setattr(_native, "load", lambda name: (None, f"no C++ compiler was found for {name}"))
-    monkeypatch.setattr(_backends, "_warned", set())
-    monkeypatch.setattr(_backends, "_choices", {})
+    monkeypatch.setattr(native, "load", lambda name: (None, f"no C++ compiler was found for {name}"))
+    hk.reset_choices()
 
 
 @requires_native
@@ -146,16 +145,12 @@ def test_backends_lists_what_can_run():
 def old_gpu(monkeypatch):
     """A machine with a Turing card as device 0 and a Hopper card as device 1."""
     asked = []
-    monkeypatch.setattr(_backends, "_choices", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
         torch.cuda, "get_device_capability", lambda i=None: asked.append(i) or ((9, 0) if i == 1 else (7, 5))
     )
-    for cached in (_native._without_triton, _backends._capability):
-        cached.cache_clear()
-    yield asked
-    for cached in (_native._without_triton, _backends._capability):
-        cached.cache_clear()
+    hk.reset_choices()
+    return asked
 
 
 @pytest.mark.parametrize("op", NATIVE)
@@ -169,21 +164,21 @@ def test_older_gpu_is_told_and_asked_once(op, old_gpu):
     assert old_gpu == [0, 1, None]
 
 
-def test_older_gpu_falls_to_reference_with_a_warning(old_gpu, monkeypatch):
+@pytest.mark.usefixtures("old_gpu")
+def test_older_gpu_falls_to_reference_with_a_warning():
     pytest.importorskip("triton")
-    monkeypatch.setattr(_backends, "_warned", set())
-    operator = _backends._operators["bias_act"]
+    operator = operators.operators["bias_act"]
 
     class OnGpu:
         device, dtype = torch.device("cuda", 0), torch.float32
         ndim, numel, is_contiguous = 1, staticmethod(lambda: 1), staticmethod(lambda: True)
 
     with pytest.warns(RuntimeWarning, match="reference backend .*compute capability 8.0 or newer, this one is 7.5"):
-        assert operator.choose(OnGpu) == "reference"
+        assert operator.choose(OnGpu).backend == "reference"
     with hk.use_backend("triton"), pytest.raises(RuntimeError, match=r"this one is 7\.5"):
         operator.choose(OnGpu)
     OnGpu.device = torch.device("cuda", 1)
-    assert operator.choose(OnGpu) == "triton"
+    assert operator.choose(OnGpu).backend == "triton"
 
 
 @requires_native

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import hsr_kernels as hk
 from benchmarks.overhead import Operations
-from hsr_kernels import _native
+from hsr_kernels._dispatch import native
 from hsr_kernels.conv2d import autograd as convolutions
 from tests.cases import BY_NAME, FIR4
 from tests.inputs import draw, evaluate
@@ -27,7 +27,7 @@ def _cuda():
 
 @pytest.fixture
 def emulator():
-    module = _native.cuda()
+    module = native.cuda()
     module.emulator_reset()
     yield module
     module.emulator_order(0)

@@ -10,33 +10,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hsr_kernels import _backends, _doctor_advice, _doctor_machine, _measured, _native, doctor
+import hsr_kernels as hk
+from hsr_kernels._dispatch import measured, native, operators
+from hsr_kernels.doctor import __main__ as doctor
+from hsr_kernels.doctor import advice, machine
 from tests.native import requires_native
 
-CACHED = (
-    _native._without_triton, _native._without_cuda, _native.cuda_lacks, _backends._capability,
-    _backends._from_environment, _backends._order,
-)  # fmt: skip
 BLOCKED = ("numpy", "triton", "rich", "tyro", "pybind11")
 
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
-    """No setting of this machine's, and nothing remembered before or after."""
+    """No setting of this machine's, and nothing remembered before."""
     for name in [n for n in os.environ if n.startswith(("HSR_KERNELS", "HSR_CPU", "CUDA_", "CXX"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(_backends, "_choices", {})
-    for cached in CACHED:
-        cached.cache_clear()
-    yield
-    for cached in CACHED:
-        cached.cache_clear()
+    hk.reset_choices()
 
 
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(_doctor_machine, "nvidia", lambda: ("", ()))
+    monkeypatch.setattr(machine, "nvidia", lambda: ("", ()))
 
 
 class OnGpu:
@@ -63,14 +57,14 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: chip)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i=None: capabilities[i or 0])
-        monkeypatch.setattr(_doctor_machine, "gpu_problem", lambda i: "")
-        monkeypatch.setattr(_doctor_machine, "triton_lacks", lambda: "")
-        monkeypatch.setattr(_doctor_machine, "nvidia", lambda: ("570.86.15", ("NVIDIA Fake",) * len(capabilities)))
-        real, load = doctor.sample, _native.load
+        monkeypatch.setattr(machine, "gpu_problem", lambda i: "")
+        monkeypatch.setattr(machine, "triton_lacks", lambda: "")
+        monkeypatch.setattr(machine, "nvidia", lambda: ("570.86.15", ("NVIDIA Fake",) * len(capabilities)))
+        real, load = doctor.sample, native.load
         monkeypatch.setattr(doctor, "sample", lambda d: OnGpu(d) if d.type == "cuda" else real(d))
         cuda = (extension, "") if extension else (None, "the extension hsr_kernels._cuda was not built: no nvcc")
-        monkeypatch.setattr(_native, "load", lambda name: cuda if name == "_cuda" else load(name))
-        monkeypatch.setattr(_native, "cuda", lambda: extension)
+        monkeypatch.setattr(native, "load", lambda name: cuda if name == "_cuda" else load(name))
+        monkeypatch.setattr(native, "cuda", lambda: extension)
 
     return fake
 
@@ -142,7 +136,7 @@ def test_machine_without_gpu(screen):
     assert text.splitlines()[-1] == "No problems."
     assert f"\nPyTorch           {torch.__version__}, built for" in text
     assert not any(section(text, heading) for heading in ("Missing", "Problems")), "a GPU isn't asked for"
-    assert all(column(text, name) == ["cpu"] for name in _backends._operators)
+    assert all(column(text, name) == ["cpu"] for name in operators.operators)
     assert "triton can't run: this machine has no NVIDIA GPU" in section(text, "Backends")
 
 
@@ -167,9 +161,8 @@ def test_backends_that_are_asked_for(screen):
     [
         ("HSR_KERNELS_BACKEND", "triton", "HSR_KERNELS_BACKEND=triton can't work: this machine has no NVIDIA GPU."),
         ("HSR_KERNELS_BACKEND", "fast", "HSR_KERNELS_BACKEND=fast can't work: the backends are reference,"),
-        ("HSR_KERNELS_ROUTE", "scenic", "HSR_KERNELS_ROUTE must be fused or convolution, got 'scenic'."),
-        ("HSR_KERNELS_ROUTES", "/nonexistent", "HSR_KERNELS_ROUTES names no table of measurements: [Errno 2]"),
-        ("HSR_KERNELS_ROUTES", __file__, "must begin with the columns chip,"),
+        ("HSR_KERNELS_ROUTE", "scenic", "HSR_KERNELS_ROUTE must be one of convolution, fused, got 'scenic'."),
+        ("HSR_KERNELS_MEASURED", __file__, "must begin with the columns chip,"),
         ("HSR_KERNELS_MEASURED", "/nonexistent", "HSR_KERNELS_MEASURED names no table of measurements: [Errno 2]"),
     ],
 )
@@ -191,7 +184,7 @@ def test_settings_that_work(variable, value, screen, monkeypatch):
     code, text = screen()
     assert code == 0, text
     if value == "reference":
-        assert all(column(text, name) == ["reference"] for name in _backends._operators)
+        assert all(column(text, name) == ["reference"] for name in operators.operators)
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -200,9 +193,7 @@ def test_instruction_set_that_the_processor_lacks(screen, monkeypatch):
         raise RuntimeError("hsr_kernels: HSR_CPU_ISA must be base, avx2 or avx512, and one that this processor has")
 
     monkeypatch.setenv("HSR_CPU_ISA", "mmx")
-    monkeypatch.setattr(
-        _native, "load", lambda name: (SimpleNamespace(isa=isa), "") if name == "_cpu" else (None, "no")
-    )
+    monkeypatch.setattr(native, "load", lambda name: (SimpleNamespace(isa=isa), "") if name == "_cpu" else (None, "no"))
     code, text = screen()
     assert code == 1
     assert "HSR_CPU_ISA must be base, avx2 or avx512, and one that this processor has; it is mmx." in text
@@ -212,10 +203,10 @@ def test_instruction_set_that_the_processor_lacks(screen, monkeypatch):
 @pytest.mark.usefixtures("no_gpu")
 def test_extension_that_was_not_built(screen, monkeypatch):
     """The cause and the command; a failure only where the extension was asked for."""
-    monkeypatch.setattr(_doctor_advice, "installed_beside", lambda name: "")
+    monkeypatch.setattr(advice, "installed_beside", lambda name: "")
     cause = "CMake failed with exit status 1; reinstall with pip -v to see its messages"
-    monkeypatch.setattr(_native, "load", lambda n: (None, f"the extension hsr_kernels.{n} was not built: {cause}"))
-    monkeypatch.setattr(_doctor_machine, "compiler", lambda: _doctor_machine.Tool("/usr/bin/c++", "c++ 12"))
+    monkeypatch.setattr(native, "load", lambda n: (None, f"the extension hsr_kernels.{n} was not built: {cause}"))
+    monkeypatch.setattr(machine, "compiler", lambda: machine.Tool("/usr/bin/c++", "c++ 12"))
     code, text = screen()
     assert code == 0
     assert f"hsr_kernels._cpu not built: {cause}" in " ".join(text.split())
@@ -226,7 +217,7 @@ def test_extension_that_was_not_built(screen, monkeypatch):
     assert "nvcc" not in said and "CUDA" not in said
     assert column(text, "upfirdn2d") == ["reference"]
 
-    monkeypatch.setattr(_doctor_machine, "compiler", _doctor_machine.Tool)
+    monkeypatch.setattr(machine, "compiler", machine.Tool)
     code, text = screen("cpu")
     assert code == 1
     assert "The cpu backend can't work: hsr_kernels._cpu can't be loaded." in section(text, "Problems")
@@ -240,8 +231,8 @@ def test_copy_that_hides_an_installed_one(screen, monkeypatch, tmp_path):
     installed.mkdir()
     (installed / "_cpu.cpython.so").touch()
     distribution = SimpleNamespace(locate_file=lambda name: tmp_path / name)
-    monkeypatch.setattr(_doctor_machine.importlib.metadata, "distributions", lambda name: [distribution])
-    monkeypatch.setattr(_native, "load", lambda n: (None, "not there"))
+    monkeypatch.setattr(machine.importlib.metadata, "distributions", lambda name: [distribution])
+    monkeypatch.setattr(native, "load", lambda n: (None, "not there"))
     code, text = screen("cpu")
     assert code == 1
     assert f"has no _cpu and hides the one in {installed}, which has it." in section(text, "Missing")
@@ -250,10 +241,10 @@ def test_copy_that_hides_an_installed_one(screen, monkeypatch, tmp_path):
 
 @requires_native
 def test_gpu_without_the_cuda_extension(screen, gpus, monkeypatch):
-    monkeypatch.setattr(_doctor_machine, "triton_version", lambda: "3.8.0")
-    monkeypatch.setattr(_native, "_without_triton", lambda: "")
-    monkeypatch.setattr(_doctor_machine, "nvcc", _doctor_machine.Tool)
-    monkeypatch.setattr(_doctor_advice, "installed_beside", lambda name: "")
+    monkeypatch.setattr(machine, "triton_version", lambda: "3.8.0")
+    monkeypatch.setattr(native, "_why_no_triton", lambda: "")
+    monkeypatch.setattr(machine, "nvcc", machine.Tool)
+    monkeypatch.setattr(advice, "installed_beside", lambda name: "")
     gpus((9, 0), (9, 0))
     code, text = screen("triton")
     assert code == 0
@@ -269,7 +260,7 @@ def test_gpu_without_the_cuda_extension(screen, gpus, monkeypatch):
 
 @requires_native
 def test_a_gpu_that_nothing_can_be_compiled_for(screen, gpus, monkeypatch):
-    monkeypatch.setattr(_doctor_machine, "triton_version", lambda: "")
+    monkeypatch.setattr(machine, "triton_version", lambda: "")
     gpus((7, 5))
     code, text = screen()
     assert code == 0
@@ -278,8 +269,8 @@ def test_a_gpu_that_nothing_can_be_compiled_for(screen, gpus, monkeypatch):
 
 @requires_native
 def test_two_kinds_of_gpu_and_a_request_for_all(screen, gpus, monkeypatch):
-    monkeypatch.setattr(_doctor_machine, "triton_version", lambda: "")
-    monkeypatch.setattr(_native, "_without_triton", lambda: "Triton isn't installed")
+    monkeypatch.setattr(machine, "triton_version", lambda: "")
+    monkeypatch.setattr(native, "_why_no_triton", lambda: "Triton isn't installed")
     lacks = "the extension was compiled for sm_90 PTX, not for this GPU"
     extension = SimpleNamespace(
         architectures=lambda: "sm_90 PTX", problem=lambda: "", problem_of=lambda i: lacks if i == 1 else ""
@@ -296,17 +287,17 @@ def test_two_kinds_of_gpu_and_a_request_for_all(screen, gpus, monkeypatch):
     said = section(text, "Notes")
     assert "a call raises one, as HSR_KERNELS_BACKEND=cuda allows no other backend: " in said
     assert "it runs on cuda tensors, not on cpu" in said
-    for name, operator in _backends._operators.items():
+    for name, operator in operators.operators.items():
         if "cuda" not in operator.implementations:
             assert f"{name} has no cuda implementation" in said
 
 
 @requires_native
 def test_how_the_faster_backend_of_a_gpu_is_known(screen, gpus, monkeypatch, tmp_path):
-    monkeypatch.setattr(_doctor_machine, "triton_version", lambda: "3.8.0")
-    monkeypatch.setattr(_native, "_without_triton", lambda: "")
-    measured = [_measured.Measurement("9.0", "bias_act", "float32", "contiguous", 2**20, 3.0, 9.0)]
-    _measured.write(tmp_path / "measured.csv", measured)
+    monkeypatch.setattr(machine, "triton_version", lambda: "3.8.0")
+    monkeypatch.setattr(native, "_why_no_triton", lambda: "")
+    problem = measured.Problem("bias_act", operators.CALL, "float32", "contiguous", (2**20,))
+    measured.write(tmp_path / "measured.csv", [measured.Measurement("9.0", problem, {"cuda": 3.0, "triton": 9.0})])
     monkeypatch.setenv("HSR_KERNELS_MEASURED", str(tmp_path / "measured.csv"))
     extension = SimpleNamespace(architectures=lambda: "sm_90 PTX", problem=lambda: "", problem_of=lambda i: "")
     gpus((9, 0), extension=extension)
@@ -320,7 +311,7 @@ def test_how_the_faster_backend_of_a_gpu_is_known(screen, gpus, monkeypatch, tmp
     monkeypatch.setenv("HSR_KERNELS_ROUTE", "fused")
     assert "HSR_KERNELS_ROUTE has no effect where" in section(screen()[1], "Notes")
     monkeypatch.setenv("HSR_KERNELS_BACKEND", "triton")
-    _backends._from_environment.cache_clear()
+    hk.reset_choices()
     assert "HSR_KERNELS_ROUTE" not in section(screen()[1], "Notes")
 
 
@@ -337,8 +328,8 @@ UNUSED = {
 @requires_native
 @pytest.mark.parametrize("driver, cuda, error, sentence", UNUSED.values(), ids=UNUSED)
 def test_gpu_that_pytorch_does_not_see(driver, cuda, error, sentence, screen, no_gpu, monkeypatch):
-    monkeypatch.setattr(_doctor_machine, "nvidia", lambda: (driver, ("NVIDIA Fake", "NVIDIA Fake")))
-    monkeypatch.setattr(_doctor_machine, "torch_refuses", lambda: error)
+    monkeypatch.setattr(machine, "nvidia", lambda: (driver, ("NVIDIA Fake", "NVIDIA Fake")))
+    monkeypatch.setattr(machine, "torch_refuses", lambda: error)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code, text = screen()
@@ -355,7 +346,7 @@ def test_gpu_on_the_pci_bus(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "vendor").write_text(vendor + "\n")
         (tmp_path / name / "class").write_text(kind + "\n")
-    assert _doctor_machine.pci_gpus(str(tmp_path)) == ("NVIDIA GPU at PCI address a",)
+    assert machine.pci_gpus(str(tmp_path)) == ("NVIDIA GPU at PCI address a",)
 
 
 def test_what_nvidia_smi_says(tmp_path, monkeypatch):
@@ -363,25 +354,25 @@ def test_what_nvidia_smi_says(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho '570.86.15, NVIDIA H100'\necho '570.86.15, NVIDIA H100'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert _doctor_machine.nvidia() == ("570.86.15", ("NVIDIA H100", "NVIDIA H100"))
+    assert machine.nvidia() == ("570.86.15", ("NVIDIA H100", "NVIDIA H100"))
 
 
 def test_what_triton_compiles_with(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)
-    assert "no C compiler" in _doctor_machine.triton_lacks()
+    assert "no C compiler" in machine.triton_lacks()
     (tmp_path / "cache" / "key").mkdir(parents=True)
     (tmp_path / "cache" / "key" / "cuda_utils.so").touch()
-    assert _doctor_machine.triton_lacks() == ""
+    assert machine.triton_lacks() == ""
 
 
 def test_commands_for_an_installed_package(monkeypatch, tmp_path):
-    monkeypatch.setattr(_doctor_advice, "_package", str(tmp_path / "hsr_kernels" / "__init__.py"))
+    monkeypatch.setattr(advice, "_package", str(tmp_path / "hsr_kernels" / "__init__.py"))
     command = "HSR_BUILD_CPU=1 pip install --force-reinstall --no-deps .  # in the source folder"
-    assert _doctor_advice.build("CPU") == command
+    assert advice.build("CPU") == command
 
 
 @pytest.mark.parametrize("indices, label", [((0,), "cuda:0"), ((0, 1, 2), "cuda:0-2"), ((0, 2), "cuda:0,2")])
 def test_labels_of_gpus(indices, label):
-    assert _doctor_machine.Gpu(indices, "chip", (9, 0), 80.0).label == label
+    assert machine.Gpu(indices, "chip", (9, 0), 80.0).label == label

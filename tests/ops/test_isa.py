@@ -25,7 +25,7 @@ _OTHERS = [
 
 _CODE = """
 import torch
-from hsr_kernels import _native
+from hsr_kernels._dispatch import native
 from tests.ops.test_parity import CASES, check
 torch.set_num_threads(1)
 for case in CASES:
@@ -38,7 +38,7 @@ for case in CASES:
         ):
             for order in orders:
                 check(case, "cpu", "cpu", layout, dtype, order)
-print(_native.cpu().isa())
+print(native.cpu().isa())
 """
 
 

@@ -1,35 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a GPU's two backends runs: as measured, on a machine whose GPU is pretended."""
+"""The table of measurements, and the backend of a GPU that follows from it, on a machine whose GPU is pretended."""
 
 import pytest
 import torch
 
 import hsr_kernels as hk
-from hsr_kernels import _backends, _measured, _native
+from hsr_kernels._dispatch import measured, native, operators
+from hsr_kernels._dispatch.measured import HEADER, Measurement, Problem
 
-TABLE = """chip,op,dtype,layout,elements,cuda_us,triton_us
-9.0,bias_act,float32,contiguous,1024,8.0,30.0
-9.0,bias_act,float32,contiguous,67108864,140.0,120.0
-9.0,bias_act,float16,channels_last,1024,8.0,8.0
-8.0,bias_act,float32,contiguous,1024,30.0,8.0
+TABLE = f"""{",".join(HEADER)}
+9.0,bias_act,forward and backward,float32,contiguous,1024,cuda=8.0 triton=30.0
+9.0,bias_act,forward and backward,float32,contiguous,67108864,cuda=140.0 triton=120.0
+9.0,bias_act,forward and backward,float16,channels_last,1024,cuda=8.0 triton=8.0
+8.0,bias_act,forward and backward,float32,contiguous,1024,cuda=30.0 triton=8.0
 """
 
 
 class OnGpu:
     """What choosing looks at of a tensor."""
 
-    def __init__(self, *shape: int, dtype: torch.dtype = torch.float32, last: bool = False) -> None:
+    def __init__(self, *shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> None:
         self._shape = shape
-        self.device, self.dtype, self.ndim, self._last = torch.device("cuda", 0), dtype, len(shape), last
+        self._channels_last = channels_last
+        self.device, self.dtype, self.ndim = torch.device("cuda", 0), dtype, len(shape)
 
     def numel(self) -> int:
         return int(torch.Size(self._shape).numel())
 
     def is_contiguous(self) -> bool:
-        return not self._last
+        return not self._channels_last
 
     def stride(self, _: int) -> int:
-        return 1 if self._last else 7
+        return 1 if self._channels_last else 7
 
 
 @pytest.fixture
@@ -37,23 +39,18 @@ def hopper(monkeypatch, tmp_path):
     """A machine with a Hopper card, on which both backends can run, and measurements of it."""
     table = tmp_path / "measured.csv"
     table.write_text(TABLE)
-    monkeypatch.setenv(_measured.ENVIRONMENT, str(table))
+    monkeypatch.setenv("HSR_KERNELS_MEASURED", str(table))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (9, 0))
-    monkeypatch.setattr(_native, "missing", lambda name: "")
-    monkeypatch.setattr(_backends, "_unsuitable", lambda native, device: "")
-    monkeypatch.setattr(_backends, "_choices", {})
-    _backends._order.cache_clear()
-    yield table
-    _backends._order.cache_clear()
+    monkeypatch.setattr(native, "missing", lambda name: "")
+    monkeypatch.setattr(native, "unsuitable", lambda name, device: "")
+    hk.reset_choices()
 
 
 SMALL, LARGE = OnGpu(1, 4, 16, 16), OnGpu(16, 256, 128, 128)
 
 
 def chosen(x: OnGpu, op: str = "bias_act") -> str:
-    backend = _backends._operators[op].choose(x)
-    assert backend == _backends.gpu_backend(_backends._operators[op].folder, x), "operators must run as was said"
-    return backend
+    return operators.operators[op].choose(x).backend
 
 
 def test_the_faster_one_is_taken_at_each_size(hopper):
@@ -61,11 +58,11 @@ def test_the_faster_one_is_taken_at_each_size(hopper):
 
 
 def test_cuda_is_taken_where_both_are_as_fast(hopper):
-    assert chosen(OnGpu(1, 4, 16, 16, dtype=torch.float16, last=True)) == "cuda"
+    assert chosen(OnGpu(1, 4, 16, 16, dtype=torch.float16, channels_last=True)) == "cuda"
 
 
 @pytest.mark.parametrize(
-    "x", (OnGpu(1, 4, 16, 16, last=True), OnGpu(4, 64, 64, 64), OnGpu(1, 4, 16, 16, dtype=torch.half))
+    "x", (OnGpu(1, 4, 16, 16, channels_last=True), OnGpu(4, 64, 64, 64), OnGpu(1, 4, 16, 16, dtype=torch.half))
 )
 def test_cuda_is_taken_where_nothing_alike_was_measured(hopper, x):
     assert chosen(x) == "cuda"
@@ -75,8 +72,7 @@ def test_cuda_is_taken_where_nothing_alike_was_measured(hopper, x):
 def test_no_other_chip_speaks_for_this_one(hopper, monkeypatch):
     assert chosen(LARGE) == "triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (10, 0))
-    monkeypatch.setattr(_backends, "_choices", {})
-    _backends._order.cache_clear()
+    hk.reset_choices()
     assert chosen(LARGE) == "cuda"
 
 
@@ -88,7 +84,7 @@ def test_a_request_outranks_measurements(hopper, wanted):
 
 @pytest.mark.parametrize("absent, left", (("_cuda", "triton"), ("triton", "cuda")))
 def test_the_other_one_runs_where_one_cannot(hopper, monkeypatch, absent, left):
-    monkeypatch.setattr(_native, "missing", lambda name: "it isn't there" if name == absent else "")
+    monkeypatch.setattr(native, "missing", lambda name: "it isn't there" if name == absent else "")
     assert chosen(SMALL) == chosen(LARGE) == left
 
 
@@ -99,6 +95,7 @@ def test_explain_tells_the_measurement(hopper):
         explanation = hk.explain(op, x)
         assert explanation.backend == "cuda"
         assert "not measured" in explanation.reasons["cuda"] and why in explanation.reasons["cuda"]
+        assert explanation.reasons["triton"] == "it could run, but cuda is the default"
 
 
 def test_the_loss_has_no_cuda_kernels_and_says_so(hopper):
@@ -106,11 +103,31 @@ def test_the_loss_has_no_cuda_kernels_and_says_so(hopper):
     assert explanation.backend == "triton" and "feature_projection_loss has no cuda impl" in explanation.reasons["cuda"]
 
 
+def test_pytorchs_own_kernels_are_called_so(hopper):
+    for op in ("conv2d", "conv_transpose2d", "grid_sample"):
+        explanation = hk.explain(op, SMALL)
+        assert f"{op} on cuda:0 float32 runs PyTorch's own kernels" in str(explanation)
+        assert explanation.reasons["triton"] == "it would run the same kernels, PyTorch's own"
+        assert "measured" not in str(explanation)
+
+
+def test_the_table_is_kept_until_choices_are_reset(hopper, tmp_path, monkeypatch):
+    assert chosen(LARGE) == "triton"
+    other = tmp_path / "other.csv"
+    other.write_text(f"{','.join(HEADER)}\n")
+    monkeypatch.setenv("HSR_KERNELS_MEASURED", str(other))
+    assert chosen(LARGE) == "triton"
+    hk.reset_choices()
+    assert chosen(LARGE) == "cuda"
+
+
 @pytest.mark.parametrize(
     "text, sentence",
     (
-        ("chip,op\n", "must begin with the columns chip,op,dtype,layout,elements,cuda_us,triton_us"),
-        (TABLE + "9.0,bias_act,float32,contiguous,many,1,2\n", "line 6: invalid literal"),
+        ("chip,op\n", "must begin with the columns chip,op,pass,dtype,layout,size,candidates"),
+        (TABLE + "9.0,bias_act,forward,float32,contiguous,many,cuda=1\n", "line 6: invalid literal"),
+        (TABLE + "9.0,bias_act,forward,float32,contiguous,12,cuda=fast\n", "line 6: could not convert"),
+        (TABLE + "9.0,bias_act,forward,float32,contiguous,12,cuda\n", "line 6: "),
         (TABLE + "9.0,bias_act,float32\n", "line 6"),
     ),
 )
@@ -118,14 +135,19 @@ def test_what_is_no_table_is_refused(tmp_path, text, sentence):
     path = tmp_path / "table.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=sentence):
-        _measured.read(str(path))
+        measured.read(str(path))
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):
-    one = _measured.Measurement("9.0", "upfirdn2d", "bfloat16", "channels_last", 4096, 7.5, 21.0)
-    _measured.write(tmp_path / "table.csv", [one])
-    assert _measured.read(str(tmp_path / "table.csv")) == (one,)
+    one = Measurement(
+        "9.0", Problem("upfirdn2d", "forward and backward", "bfloat16", "channels_last", (4096,)), {"cuda": 7.5}
+    )
+    layer = Problem("modulated_conv2d", "forward 3x3", "tf32", "channels_last", (8, 4, 16))
+    other = Measurement("12.0", layer, {"convolution": 3.0, "fused": 2.0})
+    measured.write(tmp_path / "table.csv", [one, other])
+    assert measured.read(str(tmp_path / "table.csv")) == (one, other)
 
 
 def test_the_table_that_is_shipped_can_be_read():
-    _measured.read(str(_measured._TABLE))
+    for m in measured.read(str(measured._TABLE)):
+        assert len(m.microseconds) > 1 and min(m.microseconds.values()) > 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hsr_kernels as hk
-from hsr_kernels import _native
+from hsr_kernels._dispatch import native
 from tests.native import requires_native
 
 pytestmark = requires_native
@@ -18,9 +18,10 @@ pytestmark = requires_native
 OPS = (
     "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_loss", "feature_loss_bwd",
     "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_epilogue_bwd_bwd",
-    "modulated_conv2d_fir_epilogue", "modulated_conv2d_layer", "modulated_conv2d_layer_bwd",
-    "modulated_conv2d_layer_weight", "scale_channels", "scale_channels_bwd", "upfirdn2d",
+    "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
+ON_CUDA = tuple(op for op in OPS if not op.startswith("feature_loss"))
+LAYERS = ("modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight")
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 LRELU = (2, 0.2, 2**0.5, 1.0)  # code, alpha, gain, clamp
 TANH = (3, 0.0, 1.0, -1.0)
@@ -34,8 +35,8 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[str, list[tuple]]:
-    """Arguments for each operator."""
+def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str = "cpu") -> Mapping[str, list[tuple]]:
+    """Arguments for each operator of a backend, whose own affair it is what the loss keeps."""
 
     def image(*shape: int) -> torch.Tensor:
         return torch.randn(shape).to(dtype).to(memory_format=memory_format)
@@ -52,7 +53,7 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
     # Two scales: one that shrinks, one that grows.
     heads = [[torch.randn(shape).to(dtype)] * 2 for shape in ((7, 3), (7,), (4, 7), (4,))]
     scales = ([x, x], [image(2, 4, 3, 3), image(2, 4, 6, 6)], *heads)
-    losses, kept = torch.ops.hsr_kernels.feature_loss(*scales, 1.4)
+    losses, kept = getattr(torch.ops.hsr_kernels.feature_loss, backend)(*scales, 1.4)
     needs = [True] * 8 + [False] * 2
     return {
         "bias_act": [(x, b, 1, *LRELU), (x, None, 1, *TANH), (x[:, :, 0, 0].contiguous(), b, 1, *SWISH)],
@@ -82,7 +83,11 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format) -> Mapping[s
 def test_every_operator_is_checked():
     names = (name.partition("::") for name in torch._C._dispatch_get_all_op_names())
     registered = {name for namespace, _, name in names if namespace == "hsr_kernels"}
-    assert registered - {"demodulation"} == set(OPS) == samples(torch.float32, torch.contiguous_format).keys()
+    assert {name for name in registered if name.endswith(".cpu")} == {f"{op}.cpu" for op in OPS}
+    of_cuda = {name for name in registered if name.endswith(".cuda")}
+    assert of_cuda == {f"{op}.cuda" for op in ON_CUDA} | {"demodulation.cuda"}
+    # Triton's kernels take no float64, and are checked where they are interpreted.
+    assert {name for name in registered if name.endswith(".triton")} == {f"{op}.triton" for op in (*OPS, *LAYERS)}
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=("contiguous", "channels_last"))
@@ -90,39 +95,45 @@ def test_every_operator_is_checked():
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op, dtype, memory_format):
     for args in samples(dtype, memory_format)[op]:
-        torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).default, args, test_utils=CHECKS)
+        torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).cpu, args, test_utils=CHECKS)
 
 
 @pytest.mark.emulate
 @pytest.mark.parametrize("memory_format", FORMATS, ids=("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=("float32", "float16"))
-@pytest.mark.parametrize("op", [op for op in OPS if not op.startswith(("feature_loss", "modulated_conv2d_layer"))])
+@pytest.mark.parametrize("op", ON_CUDA)
 def test_opcheck_of_cuda(op, dtype, memory_format):
     for args in samples(dtype, memory_format)[op]:
-        with hk.use_backend("cuda"):
-            torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).default, args, test_utils=CHECKS)
+        torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).cuda, args, test_utils=CHECKS)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("memory_format", FORMATS, ids=("contiguous", "channels_last"))
+@pytest.mark.parametrize("op", (*OPS, *LAYERS))
+def test_opcheck_of_triton(op, memory_format):
+    for args in samples(torch.float32, memory_format, "triton")[op]:
+        torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).triton, args, test_utils=CHECKS)
 
 
 @pytest.mark.emulate
-@pytest.mark.parametrize("last", (False, True), ids=("contiguous", "channels_last"))
+@pytest.mark.parametrize("channels_last", (False, True), ids=("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=("float32", "float16"))
-def test_opcheck_of_demodulation(dtype, last):
+def test_opcheck_of_demodulation(dtype, channels_last):
     weight, styles = torch.randn(5, 6, 3, 3), torch.randn(2, 6)
-    with hk.use_backend("cuda"):
-        for flip, needs_w, needs_s in ((False, True, True), (True, True, False), (False, False, False)):
-            args = (weight, styles, dtype, flip, last, needs_w, needs_s)
-            torch.library.opcheck(torch.ops.hsr_kernels.demodulation.default, args, test_utils=CHECKS)
+    for flip, needs_w, needs_s in ((False, True, True), (True, True, False), (False, False, False)):
+        args = (weight, styles, dtype, flip, channels_last, needs_w, needs_s)
+        torch.library.opcheck(torch.ops.hsr_kernels.demodulation.cuda, args, test_utils=CHECKS)
 
 
 def test_memoryless_tensors_are_refused():
     """The address of a fake or meta tensor is 0: the bindings raise, where reading there would crash."""
-    native = _native.cpu()
+    cpu = native.cpu()
     x = torch.zeros(1, 2, 3, 4)
     for call in (
-        lambda: native.bias_act(0, 0, x.data_ptr(), 1, 2, 12, 0, LRELU, 1),
-        lambda: native.bias_act_bwd(x.data_ptr(), 0, 0, x.data_ptr(), 0, 1, 2, 12, True, 0, LRELU, 1),
-        lambda: native.scale_channels(x.data_ptr(), 0, x.data_ptr(), (1, 2, 12), 0, 0, 1),
-        lambda: native.epilogue(x.data_ptr(), 0, 0, 0, 0, 0, (1, 2, 3, 4), 0, 0, LRELU, 1),
+        lambda: cpu.bias_act(0, 0, x.data_ptr(), 1, 2, 12, 0, LRELU, 1),
+        lambda: cpu.bias_act_bwd(x.data_ptr(), 0, 0, x.data_ptr(), 0, 1, 2, 12, True, 0, LRELU, 1),
+        lambda: cpu.scale_channels(x.data_ptr(), 0, x.data_ptr(), (1, 2, 12), 0, 0, 1),
+        lambda: cpu.epilogue(x.data_ptr(), 0, 0, 0, 0, 0, (1, 2, 3, 4), 0, 0, LRELU, 1),
     ):
         with pytest.raises((RuntimeError, ValueError), match="no memory"):
             call()
@@ -132,4 +143,4 @@ def test_memoryless_tensors_are_refused():
 def test_unknown_codes_are_refused(code):
     x = torch.zeros(1, 2, 3, 4)
     with pytest.raises((RuntimeError, ValueError), match="dtype code"):
-        _native.cpu().bias_act(x.data_ptr(), 0, x.data_ptr(), 1, 2, 12, code, LRELU, 1)
+        native.cpu().bias_act(x.data_ptr(), 0, x.data_ptr(), 1, 2, 12, code, LRELU, 1)

@@ -14,7 +14,6 @@ from torch.autograd import forward_ad
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import hsr_kernels as hk
-from hsr_kernels import _backends
 from tests.native import BACKENDS, EMULATED
 
 F4 = hk.setup_filter([1, 3, 3, 1])
@@ -60,8 +59,8 @@ def x() -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backends, "_warned", set())
+def _fresh_warnings() -> None:
+    hk.reset_choices()
 
 
 def jacobian(op: Callable, x: torch.Tensor) -> torch.Tensor:

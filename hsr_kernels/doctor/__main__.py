@@ -12,19 +12,24 @@ from pathlib import Path
 
 import torch
 
-from . import __file__ as _package
-from . import __version__, _backends, _measured, _native
-from ._backends import BACKENDS, Operator
-from ._doctor_advice import GPU_BACKENDS, Advice, advice, named
-from ._doctor_machine import Device, Machine, look, processor, system
-from .modulated_conv2d import routes
+from .. import __file__ as _package
+from .. import __version__
+from .._dispatch import measured, native, request
+from .._dispatch import operators as _operators
+from .._dispatch.operators import Choice, Operator
+from .._dispatch.request import BACKENDS
+from .advice import GPU_BACKENDS, Advice, advice, named
+from .machine import Device, Machine, look, processor, system
 
 _WIDTH = 100
 _RAISES = "error"  # in the table of operators: calling it raises one
-_BACKEND = "HSR_KERNELS_BACKEND"
+_BACKEND = request.BACKEND.variable
+_ROUTE = request.ROUTE.variable
+_EMULATED = native.EMULATED
 _SETTINGS = ("HSR_", "TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES")
 
-Choices = dict[tuple[str, str], tuple[str, str]]  # (operator, label of a device) -> what `choose` returns
+# (operator, label of a device) -> what `choose` returns.
+Choices = dict[tuple[str, str], Choice]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def operators() -> list[Operator]:
-    return [operator for _, operator in sorted(_backends._operators.items())]
+    return [operator for _, operator in sorted(_operators.operators.items())]
 
 
 def section(heading: str, found: list[Advice]) -> list[str]:
@@ -91,8 +96,8 @@ def components(machine: Machine) -> list[str]:
     if not machine.compiler.path:
         cxx = os.environ.get("CXX")
         compiler = f"none: CXX={cxx} names no program" if cxx else "none found"
-    problem = _native.missing("_cuda") if machine.has_gpu else ""
-    architectures = getattr(_native.load("_cuda")[0], "architectures", None)
+    problem = native.missing("_cuda") if machine.has_gpu else ""
+    architectures = getattr(native.load("_cuda")[0], "architectures", None)
     rows = [
         ("Python", system()),
         ("CPU", processor()),
@@ -126,7 +131,7 @@ def gpu_rows(machine: Machine) -> list[tuple[str, str]]:
 
 def extension(name: str, about: str, problem: str, fine: str = "") -> str:
     """An extension in words; where it isn't there, what the build left behind or the import said."""
-    module, reason = _native.load(name)
+    module, reason = native.load(name)
     if module is None:
         reason = reason.removeprefix(f"the extension hsr_kernels.{name} ").removeprefix("was ")
         return ("not built" if reason.endswith(f"No module named 'hsr_kernels.{name}'") else reason) + fine
@@ -139,15 +144,15 @@ def extension(name: str, about: str, problem: str, fine: str = "") -> str:
 def why_not(operator: Operator, backend: str, on: Device, machine: Machine) -> str:
     """Why a backend can't run an operator on a device, or ""; looks at more than a call of the operator does."""
     implementation = operator.implementations.get(backend)
-    native = implementation.native if implementation else None
+    needs = implementation.native if implementation else None
     if on.problem:
         return on.problem
-    if native in ("_cpu", "_cuda") and _native.load(native)[0] is None:
-        return f"hsr_kernels.{native} can't be loaded"
+    if needs in ("_cpu", "_cuda") and native.load(needs)[0] is None:
+        return f"hsr_kernels.{needs} can't be loaded"
     reason = operator.why_not(backend, on.device, torch.float32)
-    if not reason and native == "_cpu":
+    if not reason and needs == "_cpu":
         return machine.isa_problem
-    if not reason and native == "triton" and not _native.triton_interprets():
+    if not reason and needs == "triton" and not native.triton_interprets():
         return machine.triton_lacks
     return reason
 
@@ -157,18 +162,20 @@ def sample(device: torch.device) -> torch.Tensor:
     return torch.empty(1, device=device).expand(8, 32, 64, 64)
 
 
-def choose(operator: Operator, on: Device, machine: Machine) -> tuple[str, str]:
-    """(the backend that an operator runs on, ""), or (_RAISES, reason)."""
+def choose(operator: Operator, on: Device, machine: Machine) -> Choice:
+    """The backend that an operator runs on and why, or _RAISES and why."""
     if on.problem:
-        return _RAISES, on.problem
+        return Choice(_RAISES, on.problem)
     try:
-        name = operator.choose(sample(on.device), quiet=True)
-    except (ValueError, OSError, csv.Error) as error:  # a setting that names no backend, or no table
-        return _RAISES, str(error)
-    except RuntimeError:  # which this says in fewer words
-        name = _backends.requested() or "reference"
-    reason = why_not(operator, name, on, machine)
-    return (_RAISES, reason) if reason else (name, "")
+        choice = operator.choose(sample(on.device), quiet=True)
+    # A setting that names no backend, or no table.
+    except (ValueError, OSError, csv.Error) as error:
+        return Choice(_RAISES, str(error))
+    # The reason is said below in fewer words.
+    except RuntimeError:
+        choice = Choice(request.BACKEND.value() or "reference", "")
+    reason = why_not(operator, choice.backend, on, machine)
+    return Choice(_RAISES, reason) if reason else choice
 
 
 def table(machine: Machine, choices: Choices) -> list[str]:
@@ -177,8 +184,8 @@ def table(machine: Machine, choices: Choices) -> list[str]:
     heads = [f"{'Operators run on':26}", *(f"{on.label:14}" for on in devices), "(* in PyTorch's own kernels)"]
     lines = ["".join(heads)]
     for op in operators():
-        star = "" if any(i.native for i in op.implementations.values()) else " *"
-        cells = (f"{choices[op.name, on.label][0]:14}" for on in devices)
+        star = " *" if op.of_pytorch else ""
+        cells = (f"{choices[op.name, on.label].backend:14}" for on in devices)
         lines.append("".join([f"  {op.name + star:24}", *cells]))
     return [line.rstrip() for line in lines]
 
@@ -226,11 +233,10 @@ def order_lines(machine: Machine, choices: Choices) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for on in machine.devices:
         for op in own("triton"):
-            if choices[op.name, on.label][0] in GPU_BACKENDS and not _backends.requested():
-                reason = op.order_reason(sample(on.device))
+            choice = choices[op.name, on.label]
+            if choice.backend in GPU_BACKENDS and "measured" in choice.reason:
                 where = f"{op.name} on {on.label}" if len(machine.gpus) > 1 else op.name
-                reasons.setdefault(reason, []).append(where)
-    reasons.pop("", None)
+                reasons.setdefault(choice.reason, []).append(where)
     lines = [] if not reasons else ["  cuda or triton, for float32 images of a million elements:"]
     return lines + [line for why, ops in reasons.items() for line in wrapped("", f"{named(ops)}: {why}", 4)]
 
@@ -258,33 +264,32 @@ def broken_settings(machine: Machine) -> Iterator[Advice]:
         yield Advice(f"{machine.isa_problem}; it is {isa}.", "unset HSR_CPU_ISA")
     elif isa and not machine.isa:
         yield Advice(f"HSR_CPU_ISA={isa} can't work: hsr_kernels._cpu can't be loaded.", "unset HSR_CPU_ISA")
-    if route := os.environ.get(routes._ROUTE):
-        try:
-            routes._known(route, routes._ROUTE)
-        except ValueError as error:
-            yield Advice(f"{error}.", f"unset {routes._ROUTE}")
-    for variable, read in ((routes.ENVIRONMENT, routes.read), (_measured.ENVIRONMENT, _measured.read)):
-        try:
-            if os.environ.get(variable):
-                read(os.environ[variable])
-        except (OSError, ValueError, csv.Error) as error:
-            yield Advice(f"{variable} names no table of measurements: {error}.", f"unset {variable}")
-    if _native.cuda_is_emulated() and _native.load("_cuda")[0] is None:
-        yield Advice(f"{_native._EMULATED} can't work: {_native.load('_cuda')[1]}.", f"unset {_native._EMULATED}")
+    try:
+        request.ROUTE.of_environment()
+    except ValueError as error:
+        yield Advice(f"{error}.", f"unset {_ROUTE}")
+    try:
+        if table := request.MEASURED.of_environment():
+            measured.read(table)
+    except (OSError, ValueError, csv.Error) as error:
+        variable = request.MEASURED.variable
+        yield Advice(f"{variable} names no table of measurements: {error}.", f"unset {variable}")
+    if native.cuda_is_emulated() and native.load("_cuda")[0] is None:
+        yield Advice(f"{_EMULATED} can't work: {native.load('_cuda')[1]}.", f"unset {_EMULATED}")
 
 
 def notes(machine: Machine, choices: Choices, problems: list[Advice]) -> Iterator[str]:
     """What is no fault, but good to know; of operators that raise errors, what the problems don't say already."""
-    if _native.triton_interprets():
+    if native.triton_interprets():
         yield "TRITON_INTERPRET=1 makes Triton interpret its kernels: slow, but on request on CPU tensors too."
-    if _native.cuda_is_emulated():
-        yield f"{_native._EMULATED} has the CUDA kernels emulated: slow, but on request on CPU tensors too."
-    layers_run_on = {choices["modulated_conv2d", on.label][0] for on in machine.devices}
-    if os.environ.get(routes._ROUTE) and "triton" not in layers_run_on:
-        yield f"{routes._ROUTE} has no effect where modulated_conv2d doesn't run on triton, which alone has two routes."
+    if native.cuda_is_emulated():
+        yield f"{_EMULATED} has the CUDA kernels emulated: slow, but on request on CPU tensors too."
+    layers_run_on = {choices["modulated_conv2d", on.label].backend for on in machine.devices}
+    if os.environ.get(_ROUTE) and "triton" not in layers_run_on:
+        yield f"{_ROUTE} has no effect where modulated_conv2d doesn't run on triton, which alone has two routes."
     if torch.get_num_threads() == 1 and (os.cpu_count() or 1) > 1:
         yield "PyTorch uses one thread, and the CPU kernels as many: OMP_NUM_THREADS sets another number."
-    reasons = dict.fromkeys(reason for chosen, reason in choices.values() if chosen == _RAISES)
+    reasons = dict.fromkeys(reason for chosen, reason, _ in choices.values() if chosen == _RAISES)
     told = [p.sentence for p in problems]
     if reasons and not any(p.startswith(f"{_BACKEND}=") for p in told):
         new = [reason for reason in reasons if not any(reason in p for p in told)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from . import _native
+from .._dispatch import native
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def torch_refuses() -> str:
 
 def instruction_set() -> tuple[str, str]:
     """(what hsr_kernels._cpu runs on, why it doesn't run): HSR_CPU_ISA may ask for what there isn't."""
-    module, _ = _native.load("_cpu")
+    module, _ = native.load("_cpu")
     if module is None:
         return "", ""
     try:

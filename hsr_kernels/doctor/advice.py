@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from . import __file__ as _package
-from . import _backends, _native
-from ._doctor_machine import Machine, installed_beside
+from .. import __file__ as _package
+from .._dispatch import native
+from .machine import Machine, installed_beside
 
 GPU_BACKENDS = ("triton", "cuda")
 
@@ -61,19 +61,19 @@ def advice(machine: Machine) -> Iterator[Advice]:
     if machine.unused or archs:
         if not machine.triton:
             yield Advice("Triton isn't installed, so its kernels don't run.", "pip install triton", ("triton",))
-        elif machine.triton_lacks and not _native.triton_interprets():
+        elif machine.triton_lacks and not native.triton_interprets():
             header = "Python.h" in machine.triton_lacks
             command = install("python3-dev", "python3-devel") if header else install("gcc", "gcc")
             yield Advice(f"{machine.triton_lacks}.", command, ("triton",))
         yield from extension("CUDA", bool(machine.nvcc.path), archs)
-    if not _native.missing("_cuda"):
+    if not native.missing("_cuda"):
         yield from other_architectures(machine)
 
 
 def other_architectures(machine: Machine) -> Iterator[Advice]:
     """On GPUs that the CUDA extension, which is there, wasn't compiled for."""
-    lacking = [g for g in machine.gpus if not g.problem and "compiled for" in _native.cuda_lacks(g.indices[0])]
-    able = [g for g in lacking if g.capability >= _backends._CAPABILITY]
+    lacking = [g for g in machine.gpus if not g.problem and "compiled for" in native.cuda_lacks(g.indices[0])]
+    able = [g for g in lacking if g.capability >= native.MIN_CAPABILITY]
     if able:
         sentence = f"hsr_kernels._cuda wasn't compiled for {named(g.label for g in able)}."
         yield Advice(sentence, build("CUDA", architectures(machine)), ("cuda",))
@@ -81,14 +81,14 @@ def other_architectures(machine: Machine) -> Iterator[Advice]:
 
 def architectures(machine: Machine) -> str:
     """Those of this machine's GPUs that CUDA code can be compiled for, as HSR_CUDA_ARCHS takes them; "": unknown."""
-    able = {gpu.capability for gpu in machine.gpus if gpu.capability >= _backends._CAPABILITY}
+    able = {gpu.capability for gpu in machine.gpus if gpu.capability >= native.MIN_CAPABILITY}
     return ",".join("{}{}".format(*capability) for capability in sorted(able))
 
 
 def extension(what: str, has_compiler: bool, archs: str = "") -> Iterator[Advice]:
     """On an extension, "CPU" or "CUDA", that isn't there; `archs`: what CUDA code is to be compiled for."""
     name, backends = f"_{what.lower()}", (what.lower(),)
-    if _native.load(name)[0] is not None:
+    if native.load(name)[0] is not None:
         return
     cost = "CPU tensors run on the slow reference" if what == "CPU" else "the cuda backend doesn't run"
     if hidden := installed_beside(name):

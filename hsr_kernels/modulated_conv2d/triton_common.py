@@ -4,6 +4,8 @@
 import triton
 import triton.language as tl
 
+from ..bias_act.activations import NAMES, Epilogue
+
 
 @triton.jit
 def channel_vector(vector, at, known, absent: tl.constexpr):
@@ -33,5 +35,6 @@ def leaky(value, alpha):
 
 
 def numbers(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
-    """alpha, gain and clamp; linear (0) and relu (1) are lrelu with an alpha of 1 and 0."""
-    return (1.0, 0.0, alpha)[act], gain, float("inf") if clamp < 0 else clamp
+    """Slope below zero, gain and clamp of a piecewise linear activation; infinity stands for no clamp."""
+    epilogue = Epilogue(NAMES[act], alpha, gain, clamp)
+    return epilogue.slope_below_zero, gain, float("inf") if clamp < 0 else clamp
