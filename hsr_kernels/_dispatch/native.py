@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 
 # Names a _cuda extension whose kernels run on the CPU, for tests.
-EMULATED = "HSR_CUDAEMULATED"
+EMULATED = "HSR_CUDA_EMULATED"
 _PACKAGE = Path(__file__).parents[1]
 MIN_CAPABILITY = (8, 0)
 
