@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What importing the library does, and above all doesn't do."""
 
+import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
 
 from .conftest import ROOT, environment
 
@@ -47,3 +53,34 @@ for op in ("bias_act", "upfirdn2d", "modulated_conv2d", "feature_projection_loss
 print(hsr_kernels.explain("upfirdn2d", x))
 """
     assert "upfirdn2d on cpu float32 runs on the" in python(script, CUDA_VISIBLE_DEVICES="")
+
+
+def _modules(package: str) -> dict[str, Path]:
+    """The files of a package by module name, a folder's `__init__.py` by the folder's name."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+def _imported(module: str, path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """The modules of the same package that a module names in any import, also inside functions and type checks."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            ancestors = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*ancestors, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                yield from (name for name in [inner if inner in modules else source] if name in modules)
+
+
+@pytest.mark.parametrize("package", ("hsr_kernels", "hsr", "benchmarks"))
+def test_no_imports_run_in_a_circle(package):
+    modules = _modules(package)
+    graph = {module: set(_imported(module, path, modules)) - {module} for module, path in modules.items()}
+    assert sum(map(len, graph.values())) > len(graph), "the imports weren't found"
+    # It raises an error that names the circle.
+    TopologicalSorter(graph).prepare()
