@@ -10,10 +10,11 @@ from hsr_kernels import use_route
 from tests.cases import BY_NAME, FIR4, FIR12, Case
 from tests.native import TRITON_DEVICES
 from tests.ops.test_parity import check
+from tests.selection import every_other
 
 _INTERPRETED = [pytest.param("cpu", marks=TRITON_DEVICES["cpu"]), pytest.param("cuda", marks=TRITON_DEVICES["cuda"])]
 DEVICES = pytest.mark.parametrize("device", _INTERPRETED)
-LAYOUTS = pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+LAYOUTS = ("contiguous", "channels_last")
 # Rows of multiples of 16, walked in vectors; paddings at every place within one.
 ROWS = [
     Case("upfirdn2d", f"{name}-{f.numel()}-{pad}", {"x": (1, 3, 19, 32)},
@@ -34,7 +35,10 @@ def _convolution():
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize(
-    "case, dtype", [(c, torch.float16 if i % 2 else torch.float32) for i, c in enumerate(ROWS)], ids=str
+    "case, dtype",
+    every_other(
+        pytest.param(case, torch.float16 if i // 2 % 2 else torch.float32, id=case.name) for i, case in enumerate(ROWS)
+    ),
 )
 @DEVICES
 def test_rows_in_vectors(case, device, dtype, monkeypatch):
@@ -53,9 +57,12 @@ def offsets_of_64_bits(monkeypatch):
 
 
 @pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
-@pytest.mark.parametrize("order", (0, 1, 2))
-@pytest.mark.parametrize("name", ("modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb"))
-@LAYOUTS
+@pytest.mark.parametrize(
+    "name, layout, order",
+    every_other(
+        ("modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb"), LAYOUTS, (0, 1, 2)
+    ),
+)
 @DEVICES
 def test_64_bit_offsets_of_a_layer(name, layout, device, order):
     check(BY_NAME[name], "triton", device, layout, torch.float32, order)
@@ -70,8 +77,10 @@ def test_64_bit_offsets_of_one_kernel(device, order):
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("split", ((1, 1), (1, 2), (2, 1), (3, 1)), ids=str)
-@pytest.mark.parametrize("name", ("modulated_conv2d-several-tiles", "modulated_conv2d-styled"))
+@pytest.mark.parametrize(
+    "name, split",
+    every_other(("modulated_conv2d-several-tiles", "modulated_conv2d-styled"), ((1, 1), (1, 2), (2, 1), (3, 1))),
+)
 @DEVICES
 def test_parts_of_a_weight_gradient(name, split, device, monkeypatch):
     """Where a layer has few weights, programs share the images and their sums are added up."""
@@ -95,16 +104,14 @@ def test_a_weight_gradient_is_shared_out():
 
 
 @pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
-@pytest.mark.parametrize("order", (0, 1))
-@pytest.mark.parametrize("name", ("grow-equal-shrink", "no-multiples"))
-@LAYOUTS
+@pytest.mark.parametrize("name, layout, order", every_other(("grow-equal-shrink", "no-multiples"), LAYOUTS, (0, 1)))
 @DEVICES
 def test_64_bit_offsets_of_the_loss(name, layout, device, order):
     check(BY_NAME[f"feature_projection_loss-{name}"], "triton", device, layout, torch.float32, order)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@LAYOUTS
+@pytest.mark.parametrize("layout", LAYOUTS)
 @DEVICES
 def test_programs_of_many_tiles(layout, device, monkeypatch):
     """Where sums are kept, programs take several tiles each if there are many."""
@@ -118,9 +125,12 @@ def test_programs_of_many_tiles(layout, device, monkeypatch):
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("act", ("lrelu", "swish"))
-@pytest.mark.parametrize("shape", ((8, 3, 8, 8), (2, 5, 3, 7), (4, 300, 2, 2), (1, 1, 40, 40), (0, 3, 4, 4)), ids=str)
-@LAYOUTS
+@pytest.mark.parametrize(
+    "shape, act, layout",
+    every_other(
+        ((8, 3, 8, 8), (2, 5, 3, 7), (4, 300, 2, 2), (1, 1, 40, 40), (0, 3, 4, 4)), ("lrelu", "swish"), LAYOUTS
+    ),
+)
 @DEVICES
 def test_channels_of_several_pixels_to_a_row(shape, act, layout, device):
     case = Case("bias_act", "folded", {"x": shape, "b": shape[1:2]}, {"act": act, "clamp": 1.0})

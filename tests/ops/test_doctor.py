@@ -69,6 +69,12 @@ def gpus(monkeypatch):
     return fake
 
 
+def without(monkeypatch: pytest.MonkeyPatch, **reasons: str) -> None:
+    """Pretends that what the backends need is unavailable for these reasons; an empty one says that it is there."""
+    missing = native.missing
+    monkeypatch.setattr(native, "missing", lambda name: reasons[name] if name in reasons else missing(name))
+
+
 @pytest.fixture
 def screen(capsys):
     """Runs the doctor in this process: (exit code, what it printed)."""
@@ -242,7 +248,7 @@ def test_copy_that_hides_an_installed_one(screen, monkeypatch, tmp_path):
 @requires_native
 def test_gpu_without_the_cuda_extension(screen, gpus, monkeypatch):
     monkeypatch.setattr(machine, "triton_version", lambda: "3.8.0")
-    monkeypatch.setattr(native, "_why_no_triton", lambda: "")
+    without(monkeypatch, triton="")
     monkeypatch.setattr(machine, "nvcc", machine.Tool)
     monkeypatch.setattr(advice, "installed_beside", lambda name: "")
     gpus((9, 0), (9, 0))
@@ -270,7 +276,7 @@ def test_a_gpu_that_nothing_can_be_compiled_for(screen, gpus, monkeypatch):
 @requires_native
 def test_two_kinds_of_gpu_and_a_request_for_all(screen, gpus, monkeypatch):
     monkeypatch.setattr(machine, "triton_version", lambda: "")
-    monkeypatch.setattr(native, "_why_no_triton", lambda: "Triton isn't installed")
+    without(monkeypatch, triton="Triton isn't installed")
     lacks = "the extension was compiled for sm_90 PTX, not for this GPU"
     extension = SimpleNamespace(
         architectures=lambda: "sm_90 PTX", problem=lambda: "", problem_of=lambda i: lacks if i == 1 else ""
@@ -295,7 +301,7 @@ def test_two_kinds_of_gpu_and_a_request_for_all(screen, gpus, monkeypatch):
 @requires_native
 def test_how_the_faster_backend_of_a_gpu_is_known(screen, gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "triton_version", lambda: "3.8.0")
-    monkeypatch.setattr(native, "_why_no_triton", lambda: "")
+    without(monkeypatch, triton="")
     problem = measured.Problem("bias_act", operators.CALL, "float32", "contiguous", (2**20,))
     measured.write(tmp_path / "measured.csv", [measured.Measurement("9.0", problem, {"cuda": 3.0, "triton": 9.0})])
     monkeypatch.setenv("HSR_KERNELS_MEASURED", str(tmp_path / "measured.csv"))

@@ -26,17 +26,14 @@ _OTHERS = [
 _CODE = """
 import torch
 from hsr_kernels._dispatch import native
-from tests.ops.test_parity import CASES, check
+from tests.inputs import LAYOUTS
+from tests.ops.test_parity import CASES, DTYPES, check
+from tests.selection import sampled_entries
 torch.set_num_threads(1)
-for case in CASES:
+for number, case in enumerate(CASES):
     if case.op not in ("conv2d", "conv_transpose2d", "grid_sample"):
-        for dtype, layout, orders in (
-            (torch.float32, "contiguous", (0, 2)),
-            (torch.float32, "channels_last", (1,)),
-            (torch.float16, "contiguous", (0, 1, 2)),
-            (torch.bfloat16, "channels_last", (0,)),
-        ):
-            for order in orders:
+        for dtype in DTYPES:
+            for layout, order in sampled_entries(number, dtype, LAYOUTS, (0, 1, 2)):
                 check(case, "cpu", "cpu", layout, dtype, order)
 print(native.cpu().isa())
 """

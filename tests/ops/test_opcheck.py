@@ -12,6 +12,7 @@ import torch
 import hsr_kernels as hk
 from hsr_kernels._dispatch import native
 from tests.native import requires_native
+from tests.selection import every_other
 
 pytestmark = requires_native
 
@@ -90,26 +91,21 @@ def test_every_operator_is_checked():
     assert {name for name in registered if name.endswith(".triton")} == {f"{op}.triton" for op in (*OPS, *LAYERS)}
 
 
-@pytest.mark.parametrize("memory_format", FORMATS, ids=("contiguous", "channels_last"))
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op, dtype, memory_format", every_other(OPS, DTYPES, FORMATS))
 def test_opcheck(op, dtype, memory_format):
     for args in samples(dtype, memory_format)[op]:
         torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).cpu, args, test_utils=CHECKS)
 
 
 @pytest.mark.emulate
-@pytest.mark.parametrize("memory_format", FORMATS, ids=("contiguous", "channels_last"))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=("float32", "float16"))
-@pytest.mark.parametrize("op", ON_CUDA)
+@pytest.mark.parametrize("op, dtype, memory_format", every_other(ON_CUDA, (torch.float32, torch.float16), FORMATS))
 def test_opcheck_of_cuda(op, dtype, memory_format):
     for args in samples(dtype, memory_format)[op]:
         torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).cuda, args, test_utils=CHECKS)
 
 
 @pytest.mark.interpret
-@pytest.mark.parametrize("memory_format", FORMATS, ids=("contiguous", "channels_last"))
-@pytest.mark.parametrize("op", (*OPS, *LAYERS))
+@pytest.mark.parametrize("op, memory_format", every_other((*OPS, *LAYERS), FORMATS))
 def test_opcheck_of_triton(op, memory_format):
     for args in samples(torch.float32, memory_format, "triton")[op]:
         torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).triton, args, test_utils=CHECKS)

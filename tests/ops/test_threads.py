@@ -15,6 +15,7 @@ from hsr_kernels import use_backend
 from tests.cases import BY_NAME, FIR4, FIR12, Case
 from tests.inputs import LAYOUTS, Inputs, draw, evaluate
 from tests.native import requires_native
+from tests.selection import every_other
 
 _LAYER = {"x": (2, 16, 24, 40), "weight": (12, 16, 3, 3), "styles": (2, 16), "bias": (12,)}
 _LRELU = {"padding": 1, "act": "lrelu", "clamp": 1.5}
@@ -45,9 +46,7 @@ def threads() -> Iterator[None]:
 
 @requires_native
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
-@pytest.mark.parametrize("layout", LAYOUTS[:2])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case, layout, dtype", every_other(CASES, LAYOUTS[:2], (torch.float32, torch.bfloat16)))
 def test_results_do_not_depend_on_the_number_of_threads(case, layout, dtype):
     inputs = draw(case, dtype)
 

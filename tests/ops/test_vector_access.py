@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In what pieces the compiled kernels touch memory: images in 16 bytes, told from PTX."""
+"""In what pieces the compiled kernels touch memory, by their PTX: images in 16 bytes."""
 
 import re
 from collections import Counter
@@ -13,10 +13,13 @@ from triton.compiler import ASTSource  # noqa: E402
 
 import hsr_kernels as hk  # noqa: E402
 from hsr_kernels.aot import record  # noqa: E402
+from tests.selection import every_other  # noqa: E402
 
 SM90 = record.CHIPS["sm_90"]
-DTYPES = pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)  # bfloat16 is as wide
-LAYOUTS = pytest.mark.parametrize("last", (False, True), ids=("contiguous", "channels_last"))
+# bfloat16 is as wide as float16.
+DTYPES = (torch.float32, torch.float16)
+FORMATS = (torch.contiguous_format, torch.channels_last)
+EACH = pytest.mark.parametrize("dtype, memory_format", every_other(DTYPES, FORMATS))
 FIR4 = hk.setup_filter([1, 3, 3, 1])
 _ACCESS = re.compile(r"\b(ld|st)\.global(?:\.[\w:]+)*?(?:\.v(\d))?\.b(\d+)\b")
 
@@ -43,9 +46,8 @@ def compiled(call) -> dict[str, Counter]:
     return told
 
 
-def images(dtype: torch.dtype, last: bool, *shape: int) -> torch.Tensor:
-    memory_format = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape or (4, 128, 64, 64), dtype=dtype, memory_format=memory_format).requires_grad_()
+def images(dtype: torch.dtype, memory_format: torch.memory_format) -> torch.Tensor:
+    return torch.empty((4, 128, 64, 64), dtype=dtype, memory_format=memory_format).requires_grad_()
 
 
 def differentiate(y: torch.Tensor, *inputs: torch.Tensor) -> None:
@@ -54,7 +56,7 @@ def differentiate(y: torch.Tensor, *inputs: torch.Tensor) -> None:
     torch.autograd.grad(first[0], inputs[0], torch.empty_like(first[0]), allow_unused=True)
 
 
-def test_pieces_are_told():
+def test_accesses_are_counted_by_size():
     ptx = """
     @%p1 ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
     @%p1 ld.global.L1::evict_last.v2.b64 { %rd1, %rd2 }, [ %rd1 + 0 ];
@@ -65,11 +67,10 @@ def test_pieces_are_told():
     assert accesses(ptx) == {("ld", 16): 2, ("ld", 2): 1, ("st", 8): 1}
 
 
-@LAYOUTS
-@DTYPES
-def test_bias_act(dtype, last):
+@EACH
+def test_bias_act(dtype, memory_format):
     def call():
-        x, b = images(dtype, last), torch.empty(128, dtype=dtype, requires_grad=True)
+        x, b = images(dtype, memory_format), torch.empty(128, dtype=dtype, requires_grad=True)
         differentiate(hk.bias_act(x, b, act="swish", clamp=256), x, b)  # saves its input, so all three read a bias
 
     tensors = {"bias_act": (1, 1), "bias_act_bwd": (2, 1), "bias_act_bwd_bwd": (3, 2)}
@@ -84,22 +85,22 @@ def test_bias_act(dtype, last):
     assert not tensors
 
 
-@LAYOUTS
-@DTYPES
-@pytest.mark.parametrize("function, itself", ((hk.filter2d, 16), (hk.upsample2d, 8), (hk.downsample2d, 16)))
-def test_upfirdn2d(function, itself, dtype, last):
-    (found,) = compiled(lambda: function(images(dtype, last), FIR4)).values()
+@pytest.mark.parametrize(
+    "function, dtype, memory_format", every_other(("filter2d", "upsample2d", "downsample2d"), DTYPES, FORMATS)
+)
+def test_upfirdn2d(function, dtype, memory_format):
+    (found,) = compiled(lambda: getattr(hk, function)(images(dtype, memory_format), FIR4)).values()
     assert {size for kind, size in found if kind == "st"} == {16}, found
     # Half of what goes up is read, in vectors of half the length; scalars are the taps.
-    assert {size for kind, size in found if kind == "ld"} == {16 if last else itself, 4}, found
+    read = 8 if function == "upsample2d" and memory_format == torch.contiguous_format else 16
+    assert {size for kind, size in found if kind == "ld"} == {read, 4}, found
     assert found["ld", 4] == FIR4.numel()
 
 
-@LAYOUTS
-@DTYPES
-def test_layer(dtype, last):
+@EACH
+def test_layer(dtype, memory_format):
     def call():
-        x, styles = images(dtype, last), torch.empty(4, 128, dtype=dtype, requires_grad=True)
+        x, styles = images(dtype, memory_format), torch.empty(4, 128, dtype=dtype, requires_grad=True)
         weight, b = torch.empty(128, 128, 3, 3, dtype=dtype), torch.empty(128, dtype=dtype)
         y = hk.modulated_conv2d(x, weight, styles, padding=1, bias=b, act="lrelu", clamp=256)
         differentiate(y, x, styles)

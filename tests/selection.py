@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a large table of tests `pytest` runs by default; `pytest -m full` runs all of it.
+
+Every test of a table runs the same code on other operands, and a fault seldom shows in one combination alone. So the
+default is a sample in which the axes go round: each case is there in every dtype and, in float32, in every order of
+derivative, and any few cases of an operator have every combination of dtype, layout and order between them.
+tests/mutants.py shows that the sample finds what the whole finds.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+FULL = pytest.mark.full
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def sampled_entries(
+    case_number: int, dtype: torch.dtype, layouts: Sequence[str], orders: Sequence[int]
+) -> set[tuple[str, int]]:
+    """The (layout, order) of one case and dtype that run by default.
+
+    In float32 that is every order, each in one layout; in the other dtypes one order of derivative in one layout.
+    """
+    turn = case_number + _DTYPES.index(dtype)
+    if dtype != torch.float32:
+        derivatives = [order for order in orders if order > 0]
+        orders = [derivatives[turn % len(derivatives)]]
+    return {(layouts[(turn // 2 + order) % len(layouts)], order) for order in orders}
+
+
+def every_other(*axes: Iterable[Any]) -> list[Any]:
+    """The combinations of several axes as parameters of a test; every other one, as on a chessboard, by default.
+
+    An element of an axis is a value or what `pytest.param` returns, with marks, an id and perhaps several values.
+    """
+    listed = [[_parameters(value) for value in axis] for axis in axes]
+    combinations = []
+    for places in product(*(range(len(axis)) for axis in listed)):
+        chosen = [axis[place] for axis, place in zip(listed, places, strict=True)]
+        values = [value for parameters in chosen for value in parameters.values]
+        marks = [mark for parameters in chosen for mark in parameters.marks]
+        marks += [FULL] if sum(places) % 2 else []
+        combinations.append(pytest.param(*values, marks=marks, id="-".join(parameters.id for parameters in chosen)))
+    return combinations
+
+
+def _parameters(value: Any) -> Any:
+    if isinstance(value, type(pytest.param())):
+        return value
+    return pytest.param(value, id=str(value).removeprefix("torch."))
