@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-NativeOperator = dict[str, Callable[..., Any]]  # by backend
+# The overloads of an operator, by backend.
+NativeOperator = dict[str, Callable[..., Any]]
 
 _library = torch.library.Library("hsr_kernels", "DEF")
 # On CPU tensors a GPU's kernels are interpreted, emulated or recorded.

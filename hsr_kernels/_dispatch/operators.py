@@ -19,7 +19,8 @@ from .. import _checks
 from . import measured, native, request
 from .functions import needs_reference
 
-CALL = "forward and backward"  # the direction of measurements of a public function
+# What is measured of a public function, as its `Problem.direction`.
+CALL = "forward and backward"
 _RULE = "cuda has nothing to compile"
 _MAX_CHOICES = 4096
 
