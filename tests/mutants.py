@@ -196,25 +196,27 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="run the full tables on what survives the default")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "mutants.csv", help="file of results")
     options = parser.parse_args()
-    chosen = [mutant for mutant in mutants() if options.only in mutant.name or options.only in mutant.file]
-    for mutant in chosen:
+    every = mutants()
+    for mutant in every:
         mutant.mutated((ROOT / mutant.file).read_text())
-    earlier = known(options.out)
+    chosen = [mutant for mutant in every if options.only in mutant.name or options.only in mutant.file]
+    verdict_of = known(options.out)
     if options.full:
-        earlier = {name: verdict for name, verdict in earlier.items() if verdict != SURVIVED}
-    found = {mutant: earlier[mutant.name] for mutant in chosen if mutant.name in earlier}
+        verdict_of = {name: verdict for name, verdict in verdict_of.items() if verdict != SURVIVED}
+    missing = [mutant for mutant in chosen if mutant.name not in verdict_of]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     with Progress(console=console) as progress:
-        task = progress.add_task("faults", total=len(chosen), completed=len(found))
-        for mutant, verdict in verdicts([m for m in chosen if m not in found], options.jobs, options.full):
-            found[mutant] = verdict
+        task = progress.add_task("faults", total=len(chosen), completed=len(chosen) - len(missing))
+        for mutant, verdict in verdicts(missing, options.jobs, options.full):
+            verdict_of[mutant.name] = verdict
             progress.advance(task)
             console.print(f"{mutant.kind:8} {mutant.name}: {verdict}", highlight=False)
             with options.out.open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(("name", "kind", "file", "verdict"))
-                writer.writerows((m.name, m.kind, m.file, found.get(m, "")) for m in every if m in found)
+                writer.writerows((m.name, m.kind, m.file, verdict_of[m.name]) for m in every if m.name in verdict_of)
+    found = {mutant: verdict_of[mutant.name] for mutant in chosen}
     console.print(table(found))
     for mutant, verdict in found.items():
         if verdict == SURVIVED:
