@@ -4,7 +4,6 @@
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,13 +13,11 @@ from .console import make_console
 from .device import resolve_device
 from .errors import UserError, writing
 from .models import Generator
+from .options import GenerateOptions
 from .tensors import one_hot
 from .training.checkpoint import find_weights, load_weights, read_header
 from .training.grids import check_format, generate_images, save_grid, save_image, to_uint8
 from .training.trainer import build_generator
-
-if TYPE_CHECKING:
-    from .cli import GenerateOptions
 
 MAX_SEEDS = 10000
 # Of all images together: so many are held in memory, and then again as a grid.
@@ -28,7 +25,7 @@ MAX_PIXELS = 2**29
 MAX_SHOWN_CLASSES = 10
 
 
-def generate(options: "GenerateOptions") -> None:
+def generate(options: GenerateOptions) -> None:
     """Runs `hsr generate`.
 
     Raises:

@@ -4,7 +4,6 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,10 +13,8 @@ from ..config import Config, load_config, preset
 from ..data import ImageDataset, open_dataset
 from ..device import resolve_device
 from ..errors import UserError, exists
+from ..options import TrainOptions
 from .checkpoint import find_weights, read_header
-
-if TYPE_CHECKING:
-    from ..cli import TrainOptions
 
 STREAM_WORKERS = 2
 # Options that are settings of the same name.
@@ -47,7 +44,7 @@ class Plan:
     weights: Path | None
 
 
-def make_plan(options: "TrainOptions", console: Console) -> Plan:
+def make_plan(options: TrainOptions, console: Console) -> Plan:
     """Resolves options, presets and what is resumed into one plan, and says what the data set turned out to hold.
 
     Raises:
@@ -88,7 +85,7 @@ def make_plan(options: "TrainOptions", console: Console) -> Plan:
     return Plan(config, dataset, device, workers, run, weights)
 
 
-def _base_config(options: "TrainOptions", weights: Path | None, resolution: int, device: str) -> Config:
+def _base_config(options: TrainOptions, weights: Path | None, resolution: int, device: str) -> Config:
     if options.cfg is not None and options.cfg.lower().endswith(".json"):
         return load_config(Path(options.cfg))
     if options.cfg is None and weights is not None:
@@ -97,7 +94,7 @@ def _base_config(options: "TrainOptions", weights: Path | None, resolution: int,
     return preset(name, resolution, device)
 
 
-def _check_continuable(options: "TrainOptions", run: Path) -> None:
+def _check_continuable(options: TrainOptions, run: Path) -> None:
     if not (run / "config.json").is_file():
         raise UserError(f"--resume {run} is not a run folder: it has no config.json.")
     given = {f.name for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}

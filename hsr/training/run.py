@@ -5,7 +5,7 @@ import re
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,6 +14,7 @@ from ..console import make_console
 from ..data import ImageDataset
 from ..errors import UserError, writing
 from ..files import cache_folder, replacing
+from ..options import TrainOptions
 from ..semantics.build import build_encoder
 from ..semantics.encoders import Encoder
 from .checkpoint import load_weights, restore
@@ -26,11 +27,8 @@ from .stop import StopRequest
 from .stream import BatchStream
 from .trainer import Trainer
 
-if TYPE_CHECKING:
-    from ..cli import TrainOptions
 
-
-def train(options: "TrainOptions") -> None:
+def train(options: TrainOptions) -> None:
     """Runs `hsr train`.
 
     Raises:

@@ -16,10 +16,11 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from hsr.cli import TrainOptions, parse
+from hsr.cli import parse
 from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
+from hsr.options import TrainOptions
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.trainer import Trainer
 
