@@ -26,7 +26,6 @@ class ImageDataset:
         name: Short name, used for run folders.
         resolution: Height and width in pixels.
         labels: [N] int64 class indices 0..num_classes - 1, or None.
-        num_classes: Number of classes, 0 without labels.
         store: Where the pixels are.
         indices: [N] int64 positions in the store.
         identity: Hash of the whole set's decoded pixels and classes, before any split.
@@ -38,13 +37,17 @@ class ImageDataset:
     name: str
     resolution: int
     labels: np.ndarray | None
-    num_classes: int
     store: ImageStore
     indices: np.ndarray
     identity: str
     channels: int = 3
     classes: tuple[int, ...] = ()
     report: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        return len(self.classes)
 
     def __len__(self) -> int:
         return len(self.indices)

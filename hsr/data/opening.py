@@ -52,7 +52,6 @@ def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = Non
         name=_name(source),
         resolution=files.resolution,
         labels=None if values is None else np.array([index[value] for value in values], dtype=np.int64),
-        num_classes=len(classes),
         store=store,
         indices=np.arange(len(files)),
         identity=identity(findings.digests, values),
@@ -86,4 +85,4 @@ def _digits() -> ImageDataset:
     labels = bunch.target.astype(np.int64)
     # Not that of other sets: runs on the digits that were started before it are to go on.
     identity = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    return ImageDataset("digits", 32, labels, 10, pixels, np.arange(len(labels)), identity, classes=tuple(range(10)))
+    return ImageDataset("digits", 32, labels, pixels, np.arange(len(labels)), identity, classes=tuple(range(10)))

@@ -16,6 +16,7 @@ from ..console import tracked
 from ..data import ImageDataset
 from ..errors import UserError
 from ..files import replacing
+from ..tensors import to_float
 from .encoders import Encoder
 
 VERSION = 1  # Of the network and its training: part of the cache's key.
@@ -134,7 +135,7 @@ def train(encoder: LabelEncoder, dataset: ImageDataset, device: torch.device, se
     _fit(encoder.to(device), images[held_out:], labels[held_out:], rng)
     encoder.eval()
     with torch.no_grad():
-        guesses = [encoder(_to_float(x)).argmax(dim=1) for x in images[:held_out].split(256)]
+        guesses = [encoder(to_float(x)).argmax(dim=1) for x in images[:held_out].split(256)]
     return (torch.cat(guesses) == labels[:held_out]).float().mean().item()
 
 
@@ -149,7 +150,7 @@ def _fit(encoder: LabelEncoder, images: Tensor, labels: Tensor, rng: torch.Gener
         if len(order) < batch:
             order = torch.randperm(len(images), generator=rng)
         chosen, order = order[:batch].to(images.device), order[batch:]
-        logits = encoder(_to_float(_shifted(images[chosen], rng)))
+        logits = encoder(to_float(_shifted(images[chosen], rng)))
         loss = F.cross_entropy(logits, labels[chosen])
         optimizer.zero_grad()
         loss.backward()
@@ -176,10 +177,6 @@ def _read_images(dataset: ImageDataset, positions: np.ndarray) -> Tensor:
         for chunk in tracked(chunks, "Reading images for the encoder, in batches of 256", len(chunks))
     ]
     return torch.cat([x.round().to(torch.uint8) for x in small])
-
-
-def _to_float(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
 
 
 def _load(encoder: LabelEncoder, path: Path) -> float | None:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hsr_kernels import feature_projection_loss
+from hsr_kernels.feature_loss import Head
 
 from ..models import Generator
 from .encoders import Encoder
 
 RESOLUTIONS = (8, 16, 32, 64)
-Head = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class ProjectionHead(nn.Module):

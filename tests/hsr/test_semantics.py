@@ -45,7 +45,6 @@ def unlabelled(digits) -> ImageDataset:
         name="pictures",
         resolution=few.resolution,
         labels=None,
-        num_classes=0,
         store=few.store,
         indices=few.indices,
         identity=few.identity,
