@@ -12,12 +12,12 @@ from .config import MAX_SEED
 from .console import make_console
 from .device import resolve_device
 from .errors import UserError, writing
+from .images import check_format, generate_images, save_grid, save_image, to_uint8
 from .models import Generator
+from .models.build import build_generator
 from .options import GenerateOptions
 from .tensors import one_hot
-from .training.checkpoint import find_weights, load_weights, read_header
-from .training.grids import check_format, generate_images, save_grid, save_image, to_uint8
-from .training.trainer import build_generator
+from .weights import find_weights, load_weights, read_header
 
 MAX_SEEDS = 10000
 # Of all images together: so many are held in memory, and then again as a grid.

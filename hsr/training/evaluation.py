@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..console import tracked
 from ..data import ImageDataset
+from ..images import generate_images
 from ..metrics import frechet_distance, ppl_w
 from ..metrics.exact import exact_generator, exact_metrics
 from ..models import Generator
 from ..semantics.encoders import Encoder
 from ..tensors import one_hot
-from .grids import generate_images
 
 BATCH = 50
 
@@ -88,5 +88,4 @@ class Evaluator:
         if c_dim == 0 or self._held_out.labels is None:
             return None
         drawn = torch.randint(len(self._held_out), [self.num_images], generator=random)
-        c = one_hot(torch.from_numpy(self._held_out.labels)[drawn], c_dim)
-        return None if c is None else c.to(self._device)
+        return one_hot(torch.from_numpy(self._held_out.labels)[drawn].to(self._device), c_dim)

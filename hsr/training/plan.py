@@ -14,7 +14,7 @@ from ..data import ImageDataset, open_dataset
 from ..device import resolve_device
 from ..errors import UserError, exists
 from ..options import TrainOptions
-from .checkpoint import find_weights, read_header
+from ..weights import find_weights, read_header
 
 STREAM_WORKERS = 2
 # Options that are settings of the same name.

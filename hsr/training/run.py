@@ -17,7 +17,8 @@ from ..files import cache_folder, replacing
 from ..options import TrainOptions
 from ..semantics.build import build_encoder
 from ..semantics.encoders import Encoder
-from .checkpoint import load_weights, restore
+from ..weights import load_weights
+from .checkpoint import restore
 from .evaluation import Evaluator
 from .grids import SampleGrid
 from .logs import RunLog

@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 
 from ..config import Config
 from ..losses import GANLoss, Stats
-from ..models import Discriminator, Generator
+from ..models.build import build_discriminator, build_generator
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
 from ..tensors import one_hot, to_float
@@ -23,35 +23,6 @@ if TYPE_CHECKING:
 
 # Random codes whose path lengths the mean starts from where training starts from given weights.
 PATH_LENGTH_SAMPLES = 64
-
-
-def build_generator(config: Config, resolution: int, c_dim: int) -> Generator:
-    """Makes an untrained generator for images of `resolution` pixels and `c_dim` classes."""
-    return Generator(
-        config.z_dim,
-        c_dim,
-        config.w_dim,
-        resolution,
-        mapping_layers=config.mapping_layers,
-        channel_base=config.channel_base,
-        channel_max=config.channel_max,
-        mixed_precision_resolutions=config.mixed_precision_resolutions,
-        conv_clamp=config.conv_clamp,
-    )
-
-
-def build_discriminator(config: Config, resolution: int, c_dim: int) -> Discriminator:
-    """Makes an untrained discriminator for images of `resolution` pixels and `c_dim` classes."""
-    return Discriminator(
-        c_dim,
-        resolution,
-        channel_base=config.channel_base,
-        channel_max=config.channel_max,
-        minibatch_std_group=config.minibatch_std_group,
-        mapping_layers=config.label_mapping_layers,
-        mixed_precision_resolutions=config.mixed_precision_resolutions,
-        conv_clamp=config.conv_clamp,
-    )
 
 
 def hsr_dtype(config: Config, device: torch.device) -> torch.dtype | None:
@@ -198,8 +169,7 @@ class Trainer:
             self.loss.pl_mean.copy_(mean)
 
     def _one_hot(self, labels: Tensor) -> Tensor | None:
-        c = one_hot(labels, self.c_dim)
-        return None if c is None else c.to(self.device)
+        return one_hot(labels.to(self.device), self.c_dim)
 
     def _latents(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Random latent codes [n, z_dim] and classes [n, c_dim], distributed as in the data."""

@@ -127,6 +127,11 @@ def test_wrong_seeds(text: str) -> None:
         parse_seeds(text)
 
 
+def test_generating_does_without_the_training_loop() -> None:
+    code = "import sys, hsr.generate; sys.exit(any(name.startswith('hsr.training') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 Command = Callable[..., int]
 
 

@@ -22,10 +22,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hsr.cli import main
 from hsr.console import SteadyOutput
 from hsr.semantics import LabelEncoder
-from hsr.training.checkpoint import CheckpointFolder, find_weights, read_header
+from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.evaluation import Evaluator
 from hsr.training.stop import SECONDS_OF_ONE_REQUEST
 from hsr.training.trainer import Trainer
+from hsr.weights import find_weights, read_header
 
 Command = Callable[..., int]
 

@@ -14,16 +14,17 @@ from PIL import Image
 
 from hsr.data import ImageDataset, open_dataset
 from hsr.errors import UserError
+from hsr.images import save_grid
 from hsr.losses import GANLoss
 from hsr.semantics import LabelEncoder
 from hsr.training import checkpoint
-from hsr.training.checkpoint import CheckpointFolder, find_weights, load_weights, read_header, restore
+from hsr.training.checkpoint import CheckpointFolder, restore
 from hsr.training.ema import ema_decay, update_ema
 from hsr.training.evaluation import Evaluator
-from hsr.training.grids import save_grid
 from hsr.training.logs import MAX_TIMES_NOT_FINITE, Averages
 from hsr.training.stream import BatchStream
 from hsr.training.trainer import Trainer
+from hsr.weights import find_weights, join_groups, load_weights, read_header
 
 from .conftest import SMALL
 
@@ -57,7 +58,7 @@ def train(trainer: Trainer, dataset: ImageDataset, steps: int) -> list[dict[str,
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     state = {name: copy.deepcopy(module.state_dict()) for name, module in trainer.modules().items()}
-    return checkpoint.prefixed(state)
+    return join_groups(state)
 
 
 def test_regularization_is_lazy(trainer: Trainer, dataset: ImageDataset) -> None:

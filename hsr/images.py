@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generated images, and the files that they are written to, singly or as a grid."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from .console import tracked
+from .errors import UserError
+from .files import replacing
+from .models import Generator
+
+# What a file's suffix stands for: the format and how it is written.
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".bmp": ("BMP", {}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+}
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Maps images [N, 3, H, W] in [-1, 1] to [N, H, W, 3] uint8."""
+    pixels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def check_format(path: Path) -> tuple[str, dict[str, Any]]:
+    """Returns the format that a file's suffix stands for, and how to write it.
+
+    Raises:
+        UserError: It stands for none.
+    """
+    found = FORMATS.get(path.suffix.lower())
+    if found is None:
+        raise UserError(f"{path} has a suffix of no known image format: choose one of {', '.join(FORMATS)}.")
+    return found
+
+
+def save_image(pixels: np.ndarray, path: Path) -> None:
+    """Writes [H, W, 3] uint8 in the format of the suffix; a reader never sees half a file.
+
+    Raises:
+        UserError: The suffix is unknown or the file can't be written.
+    """
+    kind, options = check_format(path)
+    with replacing(path) as part:
+        Image.fromarray(pixels).save(part, format=kind, **options)
+
+
+def save_grid(pixels: np.ndarray, columns: int, path: Path) -> None:
+    """Writes images [N, H, W, 3] uint8 row by row into one file; missing ones at the end stay black."""
+    n, height, width, channels = pixels.shape
+    rows = -(-n // columns)
+    canvas = np.zeros((rows * columns, height, width, channels), np.uint8)
+    canvas[:n] = pixels
+    canvas = canvas.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    save_image(canvas.reshape(rows * height, columns * width, channels), path)
+
+
+@torch.no_grad()
+def generate_images(
+    G: Generator,
+    z: Tensor,
+    c: Tensor | None,
+    *,
+    truncation_psi: float = 1.0,
+    batch: int = 16,
+    title: str = "Generating images",
+    console: Console | None = None,
+) -> Tensor:
+    """Generates images [N, 3, R, R] on the CPU from z [N, z_dim] and c [N, c_dim], with fixed noise."""
+    parts = []
+    starts = range(0, len(z), batch)
+    for start in tracked(starts, title, len(starts), console):
+        classes = None if c is None else c[start : start + batch]
+        images = G(z[start : start + batch], classes, truncation_psi=truncation_psi, noise_mode="const")
+        parts.append(images.cpu())
+    return torch.cat(parts)
