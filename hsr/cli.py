@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `hsr` command: `hsr train` and `hsr generate`.
 
-PyTorch is imported only once a command runs, so that `--help` answers at once.
+PyTorch is imported only when a command runs, so that `--help` answers at once.
 """
 
 import signal
@@ -14,11 +14,11 @@ import tyro
 
 from .errors import UserError, reason
 from .options import GenerateOptions, TrainOptions
-from .validation import validated
+from .validation import validate
 
 
 def parse(arguments: Sequence[str]) -> TrainOptions | GenerateOptions:
-    """Parses the command line, or prints help or a mistake and exits."""
+    """Returns the options on the command line, or prints help or a mistake and exits."""
     commands = (
         Annotated[TrainOptions, tyro.conf.subcommand("train")]
         | Annotated[GenerateOptions, tyro.conf.subcommand("generate")]
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _interrupt)
-    sys.exit(_guarded(lambda: _run(options)))
+    sys.exit(_exit_code(lambda: _run(options)))
 
 
 def _run(options: TrainOptions | GenerateOptions) -> None:
-    validated(options, lambda name: f"--{name.replace('_', '-')}")
+    validate(options, lambda name: f"--{name.replace('_', '-')}")
     if isinstance(options, TrainOptions):
         from .training.run import train
 
@@ -53,8 +53,8 @@ def _run(options: TrainOptions | GenerateOptions) -> None:
         generate(options)
 
 
-def _guarded(command: Callable[[], None]) -> int:
-    """Runs a command and turns the ways in which it may end into an exit code, and a sentence where due."""
+def _exit_code(command: Callable[[], None]) -> int:
+    """Runs a command and returns the exit code of its end, after printing the sentence of an error."""
     try:
         command()
         return 0
@@ -62,7 +62,7 @@ def _guarded(command: Callable[[], None]) -> int:
         print(f"hsr: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        # Of the disk, the network or a file, so never a fault of the program's.
+        # The disk, the network or a file is at fault, and not the program.
         print(f"hsr: {error.filename or 'a file'} cannot be used ({reason(error)}).", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

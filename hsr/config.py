@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .errors import UserError, reading
-from .validation import Range, validated
+from .validation import Range, validate
 
 PRESETS = ("digits", "auto", "paper256", "stylegan2")
 # Lazy regularization multiplies a loss by its interval, and Adam forgets a step of that size slowly.
@@ -26,7 +26,7 @@ class Config:
     """Settings of a training run. One "kimg" is a thousand real images shown to the discriminator.
 
     Raises:
-        UserError: A setting is of another type than declared here, out of its bounds, or doesn't go with the others.
+        UserError: A setting is of another type than declared here, out of its bounds, or does not fit the others.
     """
 
     preset: str
@@ -34,39 +34,40 @@ class Config:
     # Folder or zip; None: the bundled digits.
     data: str | None = None
     mirror: bool = False
-    # Train on class labels where the data has them.
+    # Train on class labels if the data has them.
     conditional: bool = True
-    # Fraction of the images that is kept from training, for the metrics.
+    # Fraction of the images that training never sees, for the metrics.
     held_out: Annotated[float, Range(0, 0.9)] = 0.1
     held_out_max: Annotated[int, Range(2, 10**9)] = 5000
 
     z_dim: Annotated[int, Range(1, 2**16)] = 512
     w_dim: Annotated[int, Range(1, 2**16)] = 512
     mapping_layers: Annotated[int, Range(1, 64)] = 8
-    # Of the discriminator's mapping of class labels, which is eight layers deep as published, whatever the generator's.
+    # Layers of the discriminator's mapping of class labels: eight as published, whatever the generator has.
     label_mapping_layers: Annotated[int, Range(1, 64)] = 8
     # Feature maps times resolution, up to `channel_max` maps.
     channel_base: Annotated[int, Range(1, 2**24)] = 32768
     channel_max: Annotated[int, Range(1, 2**16)] = 512
     minibatch_std_group: Annotated[int, Range(1, 2**16)] = 4
-    # Highest resolutions in float16, on CUDA; never 4x4.
+    # Number of the highest resolutions that run in float16 on CUDA; 4x4 never does.
     mixed_precision_resolutions: Annotated[int, Range(0, 16)] = 4
     conv_clamp: Annotated[float, Range(0, 1e30, low_is_allowed=False)] | None = 256.0
 
     gamma: Annotated[float, Range(0, 1e9)] = 1.0
-    # Every so many steps; 0: never.
+    # Steps from one R1 penalty to the next; 0: never.
     r1_interval: Annotated[int, Range(0, MAX_INTERVAL)] = 16
     path_length_weight: Annotated[float, Range(0, 1e9)] = 2.0
+    # Steps from one penalty on path lengths to the next; 0: never.
     path_length_interval: Annotated[int, Range(0, MAX_INTERVAL)] = 4
     style_mixing: Annotated[float, Range(0, 1)] = 0.9
-    # 0: the baseline.
+    # 0 trains the StyleGAN2 baseline.
     hsr_weight: Annotated[float, Range(0, 1e9)] = 1.0
     hsr_hidden: Annotated[int, Range(1, 2**20)] = 4096
-    # What the encoder's targets and the loss are computed in, the weights staying float32; auto: bfloat16 on CUDA.
+    # Dtype of the encoder's targets and of the loss, while weights stay float32; auto: bfloat16 on CUDA.
     hsr_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     encoder: str = "auto"
     encoder_weights: str | None = None
-    # How images are normalised for a timm encoder: as in its training, or as in HSR's released code.
+    # Normalisation of images for a timm encoder: as in its own training, or as in HSR's released code.
     encoder_statistics: Literal["own", "official"] = "own"
 
     batch: Annotated[int, Range(1, 2**16)] = 16
@@ -80,28 +81,28 @@ class Config:
 
     kimg: Annotated[float, Range(0.001, 1e9)] = 500.0
     tick_kimg: Annotated[float, Range(0.001, 1e9)] = 4.0
-    # A checkpoint every so many ticks; 0: at the end only.
+    # Ticks from one checkpoint to the next; 0: a checkpoint at the end only.
     checkpoint_ticks: Annotated[int, Range(0, 10**9)] = 10
     checkpoints_kept: Annotated[int, Range(1, 10**9)] = 5
     metric_images: Annotated[int, Range(2, 10**9)] = 5000
     seed: Annotated[int, Range(0, MAX_SEED)] = 0
-    # On the CPU; None: PyTorch's choice.
+    # CPU threads; None: PyTorch's choice.
     threads: Annotated[int, Range(1, 1024)] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in validated(self).items():
+        for name, value in validate(self).items():
             object.__setattr__(self, name, value)
         if self.batch % self.minibatch_std_group:
             raise UserError(
-                f"batch is {self.batch}, and must be a multiple of {self.minibatch_std_group}, "
+                f"batch is {self.batch}, but must be a multiple of {self.minibatch_std_group}, "
                 "the group of the minibatch standard deviation."
             )
 
     def require_channels(self, resolution: int) -> None:
-        """Raises `UserError` where networks for images of `resolution` pixels would have no feature maps."""
+        """Raises `UserError` if networks for images of `resolution` pixels would have no feature maps."""
         if self.channel_base < resolution:
             raise UserError(
-                f"channel_base is {self.channel_base}, and must be at least {resolution} for images "
+                f"channel_base is {self.channel_base}, but must be at least {resolution} for images "
                 f"{resolution} pixels wide: the highest resolution has channel_base / {resolution} feature maps."
             )
 
@@ -110,16 +111,16 @@ class Config:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], where: str) -> "Config":
-        """Makes a configuration from parsed JSON; `where` names its origin in messages."""
+    def from_dict(cls, values: dict[str, Any], origin: str) -> "Config":
+        """Makes a configuration from parsed JSON; `origin` is where messages say that it comes from."""
         names = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - names)
         if unknown or "preset" not in values:
-            raise UserError(f"{where} is not a configuration of this program ({unknown or 'no preset'}).")
+            raise UserError(f"{origin} is not a configuration of this program ({unknown or 'no preset'}).")
         try:
             return cls(**values)
         except UserError as error:
-            raise UserError(f"In {where}, {error}") from error
+            raise UserError(f"In {origin}, {error}") from error
 
 
 def load_config(path: Path) -> Config:
@@ -145,14 +146,14 @@ def preset(name: str, resolution: int, device: str) -> Config:
 
 
 def _digits() -> Config:
-    """Sized for minutes on two CPU cores: small networks, and a learning rate and averaging for a short run."""
+    """Returns settings that train in minutes on two CPU cores: small networks that learn and are averaged quickly."""
     return Config(
         preset="digits",
         held_out=0.2,
         z_dim=64,
         w_dim=64,
         mapping_layers=2,
-        # Eight learn too slowly for a run of minutes.
+        # Eight layers learn too slowly for a run of minutes.
         label_mapping_layers=2,
         channel_base=512,
         channel_max=32,
@@ -160,7 +161,8 @@ def _digits() -> Config:
         conv_clamp=None,
         gamma=1.0,
         hsr_hidden=128,
-        encoder="labels",  # Whatever else is at hand would take hours.
+        # Any other encoder would take hours.
+        encoder="labels",
         batch=16,
         learning_rate=0.01,
         ema_kimg=0.5,
@@ -169,12 +171,13 @@ def _digits() -> Config:
         tick_kimg=1.0,
         checkpoint_ticks=2,
         metric_images=1000,
-        threads=1,  # In layers this small, threads wait for each other longer than they compute.
+        # In layers this small, threads wait for each other longer than they compute.
+        threads=1,
     )
 
 
 def _auto(resolution: int, device: str) -> Config:
-    """By resolution: larger images in smaller batches, and R1 in proportion to the pixels per batch."""
+    """Returns settings by resolution: larger images in smaller batches, and R1 in proportion to pixels per batch."""
     size: dict[str, Any]
     if device == "cpu":
         batch = 16

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where commands write to, and how they show that long work goes on."""
+"""The console that commands print to, and the progress of long work."""
 
 import os
 import sys
@@ -10,33 +10,33 @@ from typing import IO, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Work that is done sooner shows nothing.
-SECONDS_OF_SILENCE = 1.0
-# Without a terminal, a line says so often how far the work is.
+# Shorter work shows no progress.
+SECONDS_BEFORE_PROGRESS = 1.0
+# Seconds from one line of progress to the next where the output is no terminal.
 SECONDS_PER_LINE = 10.0
 
 _Item = TypeVar("_Item")
 
 
 class SteadyOutput:
-    """A text stream that outlives its reader: once a terminal or pipe is gone, what is written is dropped.
+    """A text stream that outlives its reader: once the terminal or pipe is gone, text is dropped.
 
-    A training run whose terminal was closed is to save its state, not to fail at its next line.
+    A training run whose terminal was closed must save its state instead of failing at its next line.
     """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes `text`, or drops it where nobody reads any more."""
+        """Writes `text`, or drops it if nobody reads any more."""
         try:
             return self._stream.write(text)
         except UnicodeEncodeError:
-            # Names of files may hold bytes or letters that the terminal's encoding doesn't have.
+            # File names may hold bytes or letters that the terminal's encoding lacks.
             encoding = getattr(self._stream, "encoding", None) or "ascii"
             return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except (OSError, ValueError):
-            self._give_up()
+            self._discard()
             return len(text)
 
     def flush(self) -> None:
@@ -44,14 +44,14 @@ class SteadyOutput:
         try:
             self._stream.flush()
         except (OSError, ValueError):
-            self._give_up()
+            self._discard()
 
-    def _give_up(self) -> None:
-        """Points the descriptor elsewhere, as the interpreter flushes the stream once more when it ends."""
+    def _discard(self) -> None:
+        """Redirects the stream to nowhere, as the interpreter flushes it once more when it ends."""
         try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null_device, self._stream.fileno())
+            os.close(null_device)
         except (OSError, ValueError):
             pass
 
@@ -60,39 +60,39 @@ class SteadyOutput:
 
 
 def make_console() -> Console:
-    """The console that commands print to: standard output, as it's written: paths may look like markup."""
-    # Python has none where it was closed before it started.
+    """Returns the console that commands print to: standard output, without markup, which paths may look like."""
+    # Standard output is None if it was closed before Python started.
     stream = open(os.devnull, "w") if sys.stdout is None else sys.stdout  # noqa: SIM115
     return Console(file=SteadyOutput(stream), soft_wrap=True, highlight=False, markup=False)  # type: ignore[arg-type]
 
 
-def tracked(items: Iterable[_Item], title: str, total: int, console: Console | None = None) -> Iterator[_Item]:
-    """Passes `items` on, showing how many of `total` are done where that takes longer than a second.
+def track(items: Iterable[_Item], title: str, total: int, console: Console | None = None) -> Iterator[_Item]:
+    """Yields `items`, and shows how many of `total` are done if that takes longer than a second.
 
-    On a terminal a bar is drawn; elsewhere a line is printed every ten seconds.
+    A terminal shows a bar, other outputs a line every ten seconds.
 
     Args:
-        items: What is worked on, one after another.
-        title: What is done, such as "Reading images".
+        items: The units of work.
+        title: The work, such as "Reading images".
         total: Number of items.
-        console: Where to show it; None: standard output.
+        console: Where to show the progress; None: standard output.
     """
     console = console or make_console()
     start = time.monotonic()
-    said = start
+    line_time = start
     bar: Progress | None = None
     try:
-        for done, item in enumerate(items):
+        for completed, item in enumerate(items):
             now = time.monotonic()
             if bar is not None:
-                bar.update(bar.task_ids[0], completed=done)
-            elif console.is_terminal and now - start >= SECONDS_OF_SILENCE:
+                bar.update(bar.task_ids[0], completed=completed)
+            elif console.is_terminal and now - start >= SECONDS_BEFORE_PROGRESS:
                 bar = _bar(console)
-                bar.add_task(title, total=total, completed=done)
+                bar.add_task(title, total=total, completed=completed)
                 bar.start()
-            elif not console.is_terminal and now - said >= SECONDS_PER_LINE:
-                said = now
-                console.print(f"{title}: {done} of {total}")
+            elif not console.is_terminal and now - line_time >= SECONDS_PER_LINE:
+                line_time = now
+                console.print(f"{title}: {completed} of {total}")
             yield item
     finally:
         if bar is not None:

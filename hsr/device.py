@@ -10,7 +10,7 @@ def resolve_device(name: str) -> torch.device:
     """Returns the device that `name` means: auto, cpu, cuda or cuda:<n>.
 
     Raises:
-        UserError: There is no such device here.
+        UserError: This machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -21,6 +21,6 @@ def resolve_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name} is none of auto, cpu, cuda and cuda:<n>.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        number = torch.cuda.device_count()
-        raise UserError(f"--device {name} is not there: PyTorch sees {number} CUDA devices.")
+        count = torch.cuda.device_count()
+        raise UserError(f"--device {name} does not exist: PyTorch finds {count} CUDA devices.")
     return device

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception that means: the input, not the program, is at fault; and where input is turned into it.
+"""The exception for problems that the user can solve, and the contexts that turn other exceptions into it.
 
-Whatever goes wrong while something that the user named is read or written is about that thing, whichever exception a
-library takes for it. So it's caught by place, not by a list of types.
+Any failure to read or write something that the user named is a problem of that thing, whichever exception a library
+raises. So failures are caught by where they happen, not by a list of types.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A problem that the user can solve, told in one sentence.
+    """A problem that the user can solve, described in one sentence.
 
     The command line prints the message and exits with code 2, without a traceback.
     """
@@ -19,7 +19,7 @@ class UserError(Exception):
 
 @contextmanager
 def reading(path: Path | str, kind: str) -> Iterator[None]:
-    """Tells whatever goes wrong in its body as "`path` cannot be read as `kind`"."""
+    """Turns any failure of its body into a `UserError`: "`path` cannot be read as `kind`"."""
     try:
         yield
     except UserError:
@@ -30,7 +30,7 @@ def reading(path: Path | str, kind: str) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Tells whatever goes wrong in its body as "`path` cannot be written"."""
+    """Turns any failure of its body into a `UserError`: "`path` cannot be written"."""
     try:
         yield
     except UserError:
@@ -39,17 +39,17 @@ def writing(path: Path | str) -> Iterator[None]:
         raise UserError(f"{path} cannot be written ({reason(error)}).") from error
 
 
-def exists(path: Path, what: str) -> bool:
-    """Whether there is such a path; `what` names it in the message.
+def exists(path: Path, kind: str) -> bool:
+    """Returns whether a path exists that is to be read as `kind`.
 
     Raises:
-        UserError: The system can't even look for it (a name too long, a folder closed to this user).
+        UserError: The system can't look for it: its name is too long, or its folder is closed to this user.
     """
-    with reading(path, what):
+    with reading(path, kind):
         return path.exists()
 
 
 def reason(error: BaseException) -> str:
-    """An exception in a few words, on one line."""
+    """Returns an exception's message on one line, or the name of its type if it has none."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear whole or not at all, under names that can't be anyone else's."""
+"""Files that appear complete or not at all, and the folder of the cache."""
 
 import os
 import re
@@ -11,26 +11,26 @@ from pathlib import Path
 
 from .errors import writing
 
-_TEMPORARY = re.compile(r"\.hsr-\d+-[0-9a-f]{16}\.part")
+_TEMPORARY_NAME = re.compile(r"\.hsr-\d+-[0-9a-f]{16}\.part")
 
 
 def cache_folder() -> Path:
-    """The folder of what is kept between runs to save time, which may be deleted at any time."""
+    """Returns the folder of files that save later runs time and may be deleted at any moment."""
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "hsr"
     try:
         return Path.home() / ".cache" / "hsr"
     except RuntimeError:
-        # A user without a home, as in containers.
+        # The user has no home, as in some containers.
         return Path(tempfile.gettempdir()) / "hsr"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a new file beside `path`, which takes its place once the body has ended well.
+    """Yields a new file beside `path`, which takes its place once the body has succeeded.
 
-    A reader never sees half a file, and after a failure `path` is what it was. The file's permissions are those of any
-    new file of the user's.
+    A reader never sees half a file, and a failure leaves `path` as it was. The file gets the permissions of
+    any new file of the user's.
 
     Raises:
         UserError: The file can't be written; nothing is left of it.
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process left of files it was writing into a folder that one process at a time writes to."""
+    """Removes the unfinished files of killed processes from a folder that one process at a time writes to."""
     for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name):
+        if _TEMPORARY_NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)

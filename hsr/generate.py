@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hsr generate`: a trained generator's images of given seeds."""
+"""`hsr generate`: images of given seeds from a trained generator."""
 
 import math
 import re
@@ -20,7 +20,7 @@ from .tensors import one_hot
 from .weights import find_weights, load_weights, read_header
 
 MAX_SEEDS = 10000
-# Of all images together: so many are held in memory, and then again as a grid.
+# Pixels of all images together, which lie in memory twice: as images and as a grid.
 MAX_PIXELS = 2**29
 MAX_SHOWN_CLASSES = 10
 
@@ -38,9 +38,9 @@ def generate(options: GenerateOptions) -> None:
     G, classes = load_generator(find_weights(options.checkpoint))
     G.to(device)
     if len(seeds) * G.resolution**2 > MAX_PIXELS:
-        most = MAX_PIXELS // G.resolution**2
+        max_images = MAX_PIXELS // G.resolution**2
         raise UserError(
-            f"--seeds {options.seeds} names {len(seeds)} images, and at most {most} of their size fit a grid."
+            f"--seeds {options.seeds} names {len(seeds)} images, but at most {max_images} of their size fit a grid."
         )
     z = torch.stack([torch.randn(G.z_dim, generator=torch.Generator().manual_seed(s)) for s in seeds])
     c = _class_inputs(seeds, options.label, classes)
@@ -76,17 +76,17 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*([0-9]{1,20})(?:-([0-9]{1,20}))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise UserError(f"--seeds {text} is not a list of seeds such as 0-35 or 1,5,9-12.")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last > MAX_SEED:
+        start, end = int(match[1]), int(match[2] or match[1])
+        if end > MAX_SEED:
             raise UserError(f"--seeds {text} names a seed above {MAX_SEED}.")
-        if len(seeds) + last - first >= MAX_SEEDS:
+        if len(seeds) + end - start >= MAX_SEEDS:
             raise UserError(f"--seeds {text} names more than {MAX_SEEDS} seeds.")
-        seeds += range(first, last + 1)
+        seeds += range(start, end + 1)
     return seeds
 
 
 def load_generator(path: Path) -> tuple[Generator, tuple[int, ...]]:
-    """Loads the averaged generator from a file of weights; returns it and the labels that it knows, in its order.
+    """Loads the averaged generator from a file of weights; returns it and the labels of its classes, in its order.
 
     Raises:
         UserError: The file is no checkpoint.
@@ -98,21 +98,21 @@ def load_generator(path: Path) -> tuple[Generator, tuple[int, ...]]:
 
 
 def _class_inputs(seeds: list[int], label: int | None, classes: tuple[int, ...]) -> Tensor | None:
-    """One-hot classes [N, num_classes]: the given one, or by seed so that an image depends on its seed alone."""
+    """Returns one-hot classes [N, num_classes]: of the label, or by seed so that an image depends on its seed alone."""
     if label is not None and label not in classes:
-        raise UserError(f"--label {label} is not a class of this network, which knows {_known(classes)}.")
+        raise UserError(f"--label {label} is not a class of this network, which knows {_describe_classes(classes)}.")
     if not classes:
         return None
     chosen = [seed % len(classes) if label is None else classes.index(label) for seed in seeds]
     return one_hot(torch.tensor(chosen), len(classes))
 
 
-def _known(classes: tuple[int, ...]) -> str:
-    """Classes in a few words; those of a run from one number to another are not listed."""
+def _describe_classes(classes: tuple[int, ...]) -> str:
+    """Returns classes in a few words: consecutive ones as a range, others as a list."""
     if not classes:
         return "no classes"
     if classes[-1] - classes[0] + 1 == len(classes):
         return f"classes {classes[0]} to {classes[-1]}"
     shown = ", ".join(map(str, classes[:MAX_SHOWN_CLASSES]))
-    more = len(classes) - MAX_SHOWN_CLASSES
-    return f"the classes {shown}" + (f" and {more} more" if more > 0 else "")
+    hidden = len(classes) - MAX_SHOWN_CLASSES
+    return f"the classes {shown}" + (f" and {hidden} more" if hidden > 0 else "")

@@ -10,12 +10,12 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from .console import tracked
+from .console import track
 from .errors import UserError
 from .files import replacing
 from .models import Generator
 
-# What a file's suffix stands for: the format and how it is written.
+# Pillow's format for each suffix of a file name, and the options to write it with.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -34,30 +34,30 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def check_format(path: Path) -> tuple[str, dict[str, Any]]:
-    """Returns the format that a file's suffix stands for, and how to write it.
+    """Returns Pillow's format for a file's suffix, and the options to write it with.
 
     Raises:
-        UserError: It stands for none.
+        UserError: No format has this suffix.
     """
-    found = FORMATS.get(path.suffix.lower())
-    if found is None:
-        raise UserError(f"{path} has a suffix of no known image format: choose one of {', '.join(FORMATS)}.")
-    return found
+    image_format = FORMATS.get(path.suffix.lower())
+    if image_format is None:
+        raise UserError(f"{path} does not end in the suffix of an image format: choose one of {', '.join(FORMATS)}.")
+    return image_format
 
 
 def save_image(pixels: np.ndarray, path: Path) -> None:
-    """Writes [H, W, 3] uint8 in the format of the suffix; a reader never sees half a file.
+    """Writes pixels [H, W, 3] uint8 in the format of the suffix; a reader never sees half a file.
 
     Raises:
         UserError: The suffix is unknown or the file can't be written.
     """
-    kind, options = check_format(path)
+    name, options = check_format(path)
     with replacing(path) as part:
-        Image.fromarray(pixels).save(part, format=kind, **options)
+        Image.fromarray(pixels).save(part, format=name, **options)
 
 
 def save_grid(pixels: np.ndarray, columns: int, path: Path) -> None:
-    """Writes images [N, H, W, 3] uint8 row by row into one file; missing ones at the end stay black."""
+    """Writes images [N, H, W, 3] uint8 row by row into one file; the rest of the last row stays black."""
     n, height, width, channels = pixels.shape
     rows = -(-n // columns)
     canvas = np.zeros((rows * columns, height, width, channels), np.uint8)
@@ -80,7 +80,7 @@ def generate_images(
     """Generates images [N, 3, R, R] on the CPU from z [N, z_dim] and c [N, c_dim], with fixed noise."""
     parts = []
     starts = range(0, len(z), batch)
-    for start in tracked(starts, title, len(starts), console):
+    for start in track(starts, title, len(starts), console):
         classes = None if c is None else c[start : start + batch]
         images = G(z[start : start + batch], classes, truncation_psi=truncation_psi, noise_mode="const")
         parts.append(images.cpu())

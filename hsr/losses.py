@@ -25,12 +25,12 @@ def _mean(x: Tensor) -> Tensor:
 
 
 class GANLoss(nn.Module):
-    """Loss of each training phase, as (loss, statistics).
+    """The losses of the training phases; each method returns (loss, statistics).
 
-    The caller freezes the networks that a phase does not train (``requires_grad_(False)``) and multiplies the
+    The caller freezes the networks that a phase does not train (`requires_grad_(False)`) and multiplies the
     loss of a lazily applied phase by its interval. Random draws come from PyTorch's default generators.
 
-    ``state_dict`` holds ``pl_mean`` alone: the networks are the caller's.
+    `state_dict` holds `pl_mean` alone: the networks are the caller's.
 
     Args:
         G: Generator.
@@ -60,7 +60,7 @@ class GANLoss(nn.Module):
         style_mixing_prob: float = 0.9,
     ) -> None:
         super().__init__()
-        # A tuple, as module attributes would be registered and enter the state_dict.
+        # In a tuple, as modules that are attributes would be registered and enter the state_dict.
         self._networks = (G, D, hsr)
         self.hsr_weight = hsr_weight
         self.r1_gamma = r1_gamma
@@ -71,7 +71,7 @@ class GANLoss(nn.Module):
         self.register_buffer("pl_mean", torch.zeros([]))
 
     def generator_main(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
-        """Non-saturating loss plus HSR on z [N, z_dim], one-hot c [N, c_dim]; also updates the mean of w."""
+        """Returns the non-saturating loss plus HSR of z [N, z_dim], one-hot c [N, c_dim]; updates the mean of w."""
         G, D, hsr = self._networks
         resolutions = () if hsr is None else hsr.resolutions
         images, features = G.synthesis.with_features(self._mixed_codes(z, c, update_w_avg=True), resolutions)
@@ -86,11 +86,11 @@ class GANLoss(nn.Module):
         return loss, stats
 
     def generator_path_length(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
-        """Penalty on the deviation of the generator's path lengths from their moving average ``pl_mean``."""
+        """Returns the penalty on the deviation of path lengths from their moving average `pl_mean`."""
         n = max(1, z.shape[0] // self.pl_batch_shrink)
         lengths = self.path_lengths(z[:n], None if c is None else c[:n])
         mean = self.pl_mean.lerp(lengths.detach().mean().to(self.pl_mean.dtype), self.pl_decay)
-        # One overflow must not stay in the mean for ever.
+        # One overflow must not stay in the mean forever.
         mean = torch.where(mean.isfinite(), mean, self.pl_mean)
         self.pl_mean.copy_(mean)
         penalty = (lengths - mean).square()
@@ -98,17 +98,17 @@ class GANLoss(nn.Module):
         return penalty.mean() * self.pl_weight, stats
 
     def path_lengths(self, z: Tensor, c: Tensor | None) -> Tensor:
-        """Path length [N] of each sample, differentiable: the norm of the gradient of images along random directions.
+        """Returns path lengths [N], differentiable: norms of the gradients of images along random directions.
 
-        A length of 0, whose derivative doesn't exist, has the derivative 0.
+        A length of 0 has no derivative, and gets the derivative 0.
         """
         G, _, _ = self._networks
         ws = self._mixed_codes(z, c)
         images = G.synthesis(ws)
-        # Not randn_like: it draws in the order of memory, and a layout must not change the numbers.
+        # randn_like would draw in the order of memory, and a layout must not change the numbers.
         direction = torch.randn(images.shape, dtype=images.dtype, device=images.device)
         direction = direction / math.sqrt(images.shape[2] * images.shape[3])
-        # As in R1, the first derivative is wanted for the input alone: skip its work for the weights.
+        # As in R1, only the first derivative by the input is needed, so the work for the weights is skipped.
         with no_weight_gradients():
             (gradient,) = torch.autograd.grad((images * direction).sum(), ws, create_graph=True)
         squares = gradient.square().sum(dim=2).mean(dim=1)
@@ -117,7 +117,7 @@ class GANLoss(nn.Module):
     def discriminator_main(
         self, real: Tensor, real_c: Tensor | None, z: Tensor, c: Tensor | None
     ) -> tuple[Tensor, Stats]:
-        """Non-saturating loss on real images [N, 3, R, R] and on images of z [N, z_dim]."""
+        """Returns the non-saturating loss of real images [N, 3, R, R] and of images of z [N, z_dim]."""
         G, D, _ = self._networks
         with torch.no_grad():
             fake = G.synthesis(self._mixed_codes(z, c))
@@ -133,7 +133,7 @@ class GANLoss(nn.Module):
         return loss, stats
 
     def discriminator_r1(self, real: Tensor, real_c: Tensor | None) -> tuple[Tensor, Stats]:
-        """R1: half gamma times the mean squared norm of D's gradient at the real images [N, 3, R, R]."""
+        """Returns R1: half gamma times the mean squared norm of D's gradient at the real images [N, 3, R, R]."""
         _, D, _ = self._networks
         real = real.detach().requires_grad_()
         logits = D(real, real_c)
@@ -143,7 +143,7 @@ class GANLoss(nn.Module):
         return penalty.mean() * (self.r1_gamma / 2), {"Loss/D/r1": _mean(penalty)}
 
     def _mixed_codes(self, z: Tensor, c: Tensor | None, update_w_avg: bool = False) -> Tensor:
-        """ws [N, num_ws, w_dim] with style mixing: from a random layer on, another code of the same class."""
+        """Returns ws [N, num_ws, w_dim] with style mixing: from a random layer on, another code of the same class."""
         G, _, _ = self._networks
         ws = G.mapping(z, c, update_w_avg=update_w_avg)
         if self.style_mixing_prob == 0:
@@ -151,5 +151,5 @@ class GANLoss(nn.Module):
         layer = torch.arange(G.num_ws, device=z.device)
         cutoff = torch.randint(1, G.num_ws, [], device=z.device)
         mix = (layer >= cutoff) & (torch.rand([], device=z.device) < self.style_mixing_prob)
-        # Masks instead of slices: on a GPU the cut needs no answer from the device.
+        # A mask, unlike a slice, does not wait for the cutoff from the GPU.
         return torch.where(mix[:, None], G.mapping(torch.randn_like(z), c), ws)

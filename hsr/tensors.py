@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How images and labels become the tensors that networks take."""
+"""From images and labels to the tensors that networks take."""
 
 import torch
 
@@ -10,7 +10,7 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor | None:
-    """Maps [N] int64 labels to the networks' [N, num_classes] float32 input, or to None without classes."""
+    """Maps labels [N] int64 to one-hot rows [N, num_classes] float32, or to None without classes."""
     if num_classes == 0:
         return None
     return torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What values a setting may have, declared beside it, and the one check for command lines, JSON files and data sets.
+"""The types and bounds of settings, declared beside them, and their one check for command lines and JSON files.
 
-A field says its type and its bounds in its annotation, `batch: Annotated[int, Range(1, 4096)]`, and `validated` holds
-every field of a dataclass to that.
+A field's annotation states its type and bounds, as in `batch: Annotated[int, Range(1, 4096)]`, and `validate` checks
+every field of a dataclass against its annotation.
 """
 
 import dataclasses
@@ -14,6 +14,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from .errors import UserError
 
+# Characters of a value that a message shows.
+MAX_SHOWN_CHARACTERS = 60
+# Stands for a value that isn't of an annotation's type.
+_MISMATCH = object()
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "nothing (null)",
+}
+
 
 @dataclass(frozen=True)
 class Range:
@@ -24,8 +36,8 @@ class Range:
     low_is_allowed: bool = True
     high_is_allowed: bool = True
 
-    def holds(self, value: float) -> bool:
-        """Whether `value` lies within the bounds; NaN doesn't."""
+    def contains(self, value: float) -> bool:
+        """Returns whether `value` lies within the bounds, which NaN never does."""
         above = value >= self.low if self.low_is_allowed else value > self.low
         below = value <= self.high if self.high_is_allowed else value < self.high
         return above and below
@@ -38,40 +50,38 @@ class Range:
         return f"{low} {self.low} and {high} {self.high}"
 
 
-def validated(record: Any, spell: Callable[[str], str] = str) -> dict[str, Any]:
-    """Returns the fields of a dataclass, each as its annotation wants it (an int given for a float becomes one).
+def validate(record: Any, spell: Callable[[str], str] = str) -> dict[str, Any]:
+    """Returns the fields of a dataclass, checked and converted to their types: an int may stand for a float.
 
     Args:
         record: The instance of a dataclass.
-        spell: Gives a field's name as messages spell it.
+        spell: Maps a field's name to its spelling in messages.
 
     Raises:
-        UserError: A value isn't of its type or not within its bounds; the message says what is expected.
+        UserError: A value is of another type or out of its bounds; the message says what is expected.
     """
     hints = get_type_hints(type(record), include_extras=True)
-    return {f.name: checked(spell(f.name), getattr(record, f.name), hints[f.name]) for f in dataclasses.fields(record)}
+    names = [field.name for field in dataclasses.fields(record)]
+    return {name: validate_value(spell(name), getattr(record, name), hints[name]) for name in names}
 
 
-def checked(name: str, value: Any, annotation: Any) -> Any:
-    """Returns a value as its annotation wants it.
+def validate_value(name: str, value: Any, annotation: Any) -> Any:
+    """Returns a value, converted to its annotation's type.
 
     Raises:
-        UserError: It isn't of that type or not within its bounds.
+        UserError: It is of another type or out of its bounds.
     """
     kinds, bounds = _alternatives(annotation)
     for kind in kinds:
-        found = _as_kind(value, kind)
-        if found is not _NO and (bounds is None or not isinstance(found, int | float) or bounds.holds(found)):
-            return found
-    raise UserError(f"{name} is {_shown(value)}, and must be {_expected(kinds, bounds)}.")
-
-
-_NO = object()
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "nothing (null)"}
+        converted = _convert(value, kind)
+        is_number = isinstance(converted, int | float)
+        if converted is not _MISMATCH and (bounds is None or not is_number or bounds.contains(converted)):
+            return converted
+    raise UserError(f"{name} is {_describe_value(value)}, but must be {_describe_types(kinds, bounds)}.")
 
 
 def _alternatives(annotation: Any) -> tuple[list[Any], Range | None]:
-    """The types that an annotation allows, and the bounds of its numbers."""
+    """Returns the types that an annotation allows, and the bounds of its numbers."""
     if get_origin(annotation) is Annotated:
         inner, *extras = get_args(annotation)
         kinds, bounds = _alternatives(inner)
@@ -79,44 +89,41 @@ def _alternatives(annotation: Any) -> tuple[list[Any], Range | None]:
     if get_origin(annotation) in (Union, types.UnionType):
         kinds, bounds = [], None
         for part in get_args(annotation):
-            more, limit = _alternatives(part)
-            kinds, bounds = kinds + more, limit or bounds
+            part_kinds, part_bounds = _alternatives(part)
+            kinds, bounds = kinds + part_kinds, part_bounds or bounds
         return kinds, bounds
     return [annotation], None
 
 
-def _as_kind(value: Any, kind: Any) -> Any:
-    """The value as an instance of a type, or _NO."""
+def _convert(value: Any, kind: Any) -> Any:
+    """Returns the value as an instance of a type, or `_MISMATCH`."""
     if get_origin(kind) is Literal:
-        return value if any(type(value) is type(known) and value == known for known in get_args(kind)) else _NO
+        choices = get_args(kind)
+        return value if any(type(value) is type(choice) and value == choice for choice in choices) else _MISMATCH
     if kind is float and type(value) in (int, float):
         try:
             number = float(value)
         except OverflowError:
-            return _NO
-        return number if math.isfinite(number) else _NO
+            return _MISMATCH
+        return number if math.isfinite(number) else _MISMATCH
     if kind in (int, bool, str):
-        return value if type(value) is kind else _NO
-    return value if isinstance(value, kind) else _NO
+        return value if type(value) is kind else _MISMATCH
+    return value if isinstance(value, kind) else _MISMATCH
 
 
-def _expected(kinds: list[Any], bounds: Range | None) -> str:
+def _describe_types(kinds: list[Any], bounds: Range | None) -> str:
     words = []
     for kind in kinds:
         if get_origin(kind) is Literal:
-            words += [str(known) for known in get_args(kind)]
+            words += [str(choice) for choice in get_args(kind)]
         elif kind in (int, float) and bounds is not None:
-            words.append(f"{_NAMES[kind]} {bounds}")
+            words.append(f"{_TYPE_NAMES[kind]} {bounds}")
         else:
-            words.append(_NAMES.get(kind, kind.__name__))
+            words.append(_TYPE_NAMES.get(kind, kind.__name__))
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _shown(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     text = f'"{text}"' if isinstance(value, str) else text
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
-
-
-# A message shows so many characters of a value.
-MAX_SHOWN_CHARACTERS = 60

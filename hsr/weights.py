@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of weights: their names in a run folder, what they say about themselves, and the networks they fill.
+"""Files of weights: their names in a run folder, their headers, and the networks that they fill.
 
 Files are safetensors with a JSON header. Nothing is pickled: reading one executes no code.
 """
@@ -26,7 +26,7 @@ _WEIGHTS_NAME = re.compile(r"(\d{6,}\.\d{3})\.safetensors")
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint file says about itself; `classes` are the labels of its data, in the networks' order."""
+    """The header of a file of weights; `classes` are the labels of its data, in the networks' order."""
 
     config: Config
     resolution: int
@@ -58,19 +58,19 @@ def load_weights(path: Path, modules: dict[str, nn.Module]) -> None:
     """
     groups = split_groups(load_tensors(path)[0])
     for name, module in modules.items():
-        expected, found = module.state_dict(), groups.get(name, {})
-        for key in sorted(expected.keys() | found.keys()):
-            shapes = [list(d[key].shape) if key in d else "missing" for d in (found, expected)]
+        expected, loaded = module.state_dict(), groups.get(name, {})
+        for key in sorted(expected.keys() | loaded.keys()):
+            shapes = [list(d[key].shape) if key in d else "missing" for d in (loaded, expected)]
             if shapes[0] != shapes[1]:
                 raise UserError(
                     f"{path} is a checkpoint of another shape: {name}.{key} is {shapes[0]} there "
                     f"and {shapes[1]} in the networks of this run."
                 )
-        module.load_state_dict(found)
+        module.load_state_dict(loaded)
 
 
 def read_header(path: Path) -> Header:
-    """Reads what a file of weights says about itself.
+    """Reads the header of a file of weights.
 
     Raises:
         UserError: It is no such file.

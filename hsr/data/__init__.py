@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image data sets: the bundled digits, folders and zips of images.
 
-What is trained on is what the user sees: images are turned, laid over a background and brought to sRGB as viewers do,
-and the data set's report tells what was read, converted and ignored. What is wrong with a data set is found when it is
-opened, and told in one sentence (`UserError`).
+Training sees images as a viewer shows them: they are turned, laid over a background and converted to sRGB, and the data
+set's report says what was read, converted and ignored. Whatever is wrong with a data set is found when it is opened,
+and described in one sentence (`UserError`).
 """
 
 from ..tensors import one_hot, to_float

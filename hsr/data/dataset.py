@@ -26,10 +26,10 @@ class ImageDataset:
         name: Short name, used for run folders.
         resolution: Height and width in pixels.
         labels: [N] int64 class indices 0..num_classes - 1, or None.
-        store: Where the pixels are.
+        store: Store of the pixels.
         indices: [N] int64 positions in the store.
         identity: Hash of the whole set's decoded pixels and classes, before any split.
-        channels: Of an image.
+        channels: Number of channels of an image.
         classes: The data's own value of each class index, ascending; empty without labels.
         report: Sentences that say what was read, converted and ignored when the set was opened.
     """
@@ -66,12 +66,12 @@ class ImageDataset:
         return replace(self, labels=labels, indices=self.indices[positions])
 
     def split(self, fraction: float, maximum: int, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
-        """Splits into images to train on and held-out images, at random but always alike for one seed.
+        """Splits into images to train on and held-out images, at random but always alike for the same seed.
 
         Args:
-            fraction: Of the images to hold out, though at least 2 images, and never the last one to train on.
+            fraction: Fraction of the images to hold out, though at least 2 images, and never the last one to train on.
             maximum: Largest number of images to hold out.
-            seed: Of the choice.
+            seed: Seed of the choice.
         """
         order = np.random.default_rng(seed).permutation(len(self))
         held_out = max(2, min(round(fraction * len(self)), maximum))

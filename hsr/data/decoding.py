@@ -10,30 +10,31 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-# What shows through where an image is transparent.
+# Colour behind transparent pixels.
 BACKGROUND = (255, 255, 255)
-# Pillow's names of the formats that are read, as far as this Pillow can. Others, such as EPS, run other programs.
-_SUFFIXES = {
+# Pillow's format for each suffix, of those that this Pillow can read. Other formats, such as EPS, run other programs.
+_FORMATS = {
     suffix: name
     for suffix, name in sorted(Image.registered_extensions().items())
     if name in ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "QOI", "TGA")
     and name in Image.OPEN
 }
-IMAGE_SUFFIXES = tuple(_SUFFIXES)
-# Any bytes may look like TGA, which has no signature, so only the suffix can tell.
-_TGA_SUFFIXES = tuple(suffix for suffix, name in _SUFFIXES.items() if name == "TGA")
-_SIGNED_FORMATS = tuple(sorted({*_SUFFIXES.values()} - {"TGA"}))
-_SHOWN_FORMATS = {"MPO": "JPEG", "DIB": "BMP", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
-# A profile that moves no colour by more levels is sRGB in other words, and pixels are left alone.
+IMAGE_SUFFIXES = tuple(_FORMATS)
+# Any bytes may look like TGA, which has no signature, so only the suffix identifies it.
+_TGA_SUFFIXES = tuple(suffix for suffix, name in _FORMATS.items() if name == "TGA")
+_SIGNED_FORMATS = tuple(sorted({*_FORMATS.values()} - {"TGA"}))
+# Names of formats in reports, where they differ from Pillow's.
+_REPORTED_FORMATS = {"MPO": "JPEG", "DIB": "BMP", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
+# A profile that moves no colour by more levels than this is taken for sRGB, and the pixels stay as they are.
 _MAX_SRGB_DIFFERENCE = 2
-# Gray levels of 2 and 4 bits are spread over 0..255 by Pillow, but their transparent level isn't.
+# Pillow spreads gray levels of 2 and 4 bits over 0..255 in these steps, but not their transparent level.
 _LEVEL_STEPS = {"L;2": 85, "L;4": 17}
-# Of the TIFF tag PhotometricInterpretation.
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+# The TIFF tag PhotometricInterpretation, and its value for inverted gray levels.
+_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
 
 
 class Note(Enum):
-    """What was done to an image, or left undone, that its user may want to know."""
+    """Something that decoding did to an image, or left undone, and that its user may want to know."""
 
     TURNED = "turned"
     COMPOSITED = "composited"
@@ -49,8 +50,8 @@ class Picture:
 
     Attributes:
         pixels: [3, H, W] uint8, sRGB.
-        format: Of the file.
-        notes: What happened on the way.
+        format: Format of the file.
+        notes: What decoding did to it.
     """
 
     pixels: np.ndarray
@@ -62,7 +63,7 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
     """Opens an image file's content, and reads no more than its header.
 
     Raises:
-        Exception: Of any kind; it's no image of a known format.
+        Exception: It is no image of a known format; any type of exception may say so.
     """
     formats = (*_SIGNED_FORMATS, "TGA") if name.lower().endswith(_TGA_SUFFIXES) else _SIGNED_FORMATS
     try:
@@ -71,10 +72,10 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
         raise ValueError("it is empty" if not data else "it is damaged or of an unknown format") from error
 
 
-def seen_size(image: ImageFile.ImageFile) -> tuple[int, int]:
-    """Returns an opened image's width and height in pixels as they'll be after turning."""
+def displayed_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Returns an opened image's width and height in pixels after turning."""
     width, height = image.size
-    # Pillow gives the size of a TIFF as seen.
+    # Pillow gives the size of a TIFF after turning.
     if width == height or image.format == "TIFF" or _orientation(image) < 5:
         return width, height
     return height, width
@@ -84,7 +85,7 @@ def decode(image: ImageFile.ImageFile) -> Picture:
     """Decodes the first frame of an opened image as a viewer shows it.
 
     Raises:
-        Exception: Of any kind; the file is damaged, or its pixels have no known meaning.
+        Exception: The file is damaged, or its pixels have no known meaning; any type of exception may say so.
     """
     notes = set()
     if getattr(image, "n_frames", 1) > 1:
@@ -106,15 +107,15 @@ def decode(image: ImageFile.ImageFile) -> Picture:
         rgb = background
     if orientation is None:
         orientation = _orientation(image)
-        rgb = _turned(rgb, orientation)
+        rgb = _turn(rgb, orientation)
     if orientation != 1:
         notes.add(Note.TURNED)
     pixels = np.asarray(rgb).transpose(2, 0, 1).copy()
-    return Picture(pixels, _SHOWN_FORMATS.get(str(image.format), str(image.format)), frozenset(notes))
+    return Picture(pixels, _REPORTED_FORMATS.get(str(image.format), str(image.format)), frozenset(notes))
 
 
 def _layout(image: ImageFile.ImageFile) -> str:
-    """Returns how pixels lie in the file, in Pillow's terms, such as "RGB;16B"; empty where that's unknown."""
+    """Returns the layout of pixels in the file, in Pillow's terms, such as "RGB;16B"; empty if it is unknown."""
     if not image.tile:
         return ""
     arguments: Any = image.tile[0][3]
@@ -130,22 +131,22 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _turned(rgb: Image.Image, orientation: int) -> Image.Image:
-    """Turns an image; its own EXIF is left out of it, as the rest of it may be broken."""
+def _turn(rgb: Image.Image, orientation: int) -> Image.Image:
+    """Turns an image, without its own EXIF, which may be broken in other places."""
     if orientation == 1:
         return rgb
-    plain = rgb.copy()
-    plain.info = {}
-    plain.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(plain)
+    tagged = rgb.copy()
+    tagged.info = {}
+    tagged.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(tagged)
 
 
 def _split(image: Image.Image, layout: str) -> tuple[Image.Image, Image.Image | None]:
-    """Splits a loaded image into colours (L, RGB, CMYK or LAB) and opacity (L, or None where it has none)."""
+    """Splits a loaded image into colours (L, RGB, CMYK or LAB) and opacity (L, or None without any)."""
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
         values = _gray_levels(image, layout)
-        opacity = _keyed(values == key) if isinstance(key, int) else None
+        opacity = _opacity(values == key) if isinstance(key, int) else None
         return Image.fromarray((values >> 8).astype(np.uint8)), opacity
     if image.mode == "F":
         raise _unknown_range(image)
@@ -158,10 +159,10 @@ def _split(image: Image.Image, layout: str) -> tuple[Image.Image, Image.Image | 
     elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("RGB")
     if image.mode == "L" and isinstance(key, int):
-        return image, _keyed(np.asarray(image) == key * _LEVEL_STEPS.get(layout, 1))
+        return image, _opacity(np.asarray(image) == key * _LEVEL_STEPS.get(layout, 1))
     if image.mode == "RGB" and isinstance(key, tuple):
         colour = np.array(key) >> (8 if ";16" in layout else 0)
-        return image, _keyed((np.asarray(image) == colour).all(axis=2))
+        return image, _opacity((np.asarray(image) == colour).all(axis=2))
     return image, None
 
 
@@ -173,42 +174,42 @@ def _gray_levels(image: Image.Image, layout: str) -> np.ndarray:
     if layout.startswith("I;12"):
         levels <<= 4
     # Pillow inverts such a TIFF of 8 bits, but not one of 16.
-    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
         levels = 65535 - levels
     return levels
 
 
 def _unknown_range(image: Image.Image) -> ValueError:
     return ValueError(
-        f"its pixels are signed or of 32 bits (mode {image.mode}), so what is black and white is unknown: save it with "
+        f"its pixels are signed or of 32 bits (mode {image.mode}), so its black and white are unknown: save it with "
         "8 or 16 unsigned bits"
     )
 
 
-def _keyed(transparent: np.ndarray) -> Image.Image:
-    """Makes opacity of a mask, [H, W] bool."""
+def _opacity(transparent: np.ndarray) -> Image.Image:
+    """Returns the opacity (L) for a mask [H, W] of transparent pixels, bool."""
     return Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8))
 
 
 def _to_srgb(colour: Image.Image, profile: bytes | None) -> tuple[Image.Image, Note | None]:
-    """Brings colours (L, RGB, CMYK or LAB) to sRGB as viewers do, and tells what it took."""
+    """Converts colours (L, RGB, CMYK or LAB) to sRGB as viewers do; also returns the note that this deserves."""
     if colour.mode == "LAB":
         lab = ImageCms.createProfile("LAB")
-        return _applied(ImageCms.buildTransform(lab, ImageCms.createProfile("sRGB"), "LAB", "RGB"), colour)
+        return _apply(ImageCms.buildTransform(lab, ImageCms.createProfile("sRGB"), "LAB", "RGB"), colour)
     note = Note.RECOLOURED if colour.mode == "CMYK" else None
     if profile:
         try:
             transform = _profile_transform(profile, colour.mode)
             if transform is not None:
                 source = colour.convert(transform.input_mode)
-                return _applied(transform, source)
+                return _apply(transform, source)
         except Exception:
-            # A broken profile, or one of another kind of colours than the image's.
+            # The profile is broken, or is for another kind of colours than the image's.
             note = Note.PROFILE_UNUSED
     return colour.convert("RGB"), note
 
 
-def _applied(transform: ImageCms.ImageCmsTransform, colour: Image.Image) -> tuple[Image.Image, Note]:
+def _apply(transform: ImageCms.ImageCmsTransform, colour: Image.Image) -> tuple[Image.Image, Note]:
     converted = ImageCms.applyTransform(colour, transform)
     assert converted is not None
     return converted, Note.RECOLOURED
@@ -216,11 +217,11 @@ def _applied(transform: ImageCms.ImageCmsTransform, colour: Image.Image) -> tupl
 
 @lru_cache(maxsize=16)
 def _profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns what takes colours from a profile to sRGB, or None where the profile is sRGB already.
+    """Returns the transform from a profile to sRGB, or None if the profile is sRGB already.
 
     Args:
         profile: ICC profile.
-        mode: Of the image: L, RGB or CMYK. A gray image may have a profile for RGB.
+        mode: Mode of the image: L, RGB or CMYK. A gray image may have a profile for RGB.
     """
     source = ImageCms.ImageCmsProfile(BytesIO(profile))
     if mode == "L" and source.profile.xcolor_space.strip() == "RGB":
@@ -231,5 +232,6 @@ def _profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform 
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(len(steps), -1, 3)
     samples = Image.fromarray(cube if mode == "RGB" else np.ascontiguousarray(cube[..., 0]))
-    before, after = (np.asarray(x, dtype=np.int16) for x in (samples.convert("RGB"), _applied(transform, samples)[0]))
-    return transform if np.abs(after - before).max() > _MAX_SRGB_DIFFERENCE else None
+    original = np.asarray(samples.convert("RGB"), dtype=np.int16)
+    converted = np.asarray(_apply(transform, samples)[0], dtype=np.int16)
+    return transform if np.abs(converted - original).max() > _MAX_SRGB_DIFFERENCE else None

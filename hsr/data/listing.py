@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of a source are images, and in which order."""
+"""The list of a source's images, in the order of their names."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from ..errors import UserError
 from .decoding import IMAGE_SUFFIXES
-from .names import ENCODINGS, hidden_path, normalized, shown
+from .names import ENCODINGS, display_name, hidden_path, normalized
 from .sources import Entry, Skip, Source
 
 LABEL_FILE = "dataset.json"
@@ -20,11 +20,11 @@ class Listing:
     """The files of a source, with their names read in one encoding.
 
     Attributes:
-        encoding: Of names that may be in any; None where it's as the source took it.
+        encoding: Encoding in which names without a stated one were read; None: as the source read them.
         entries: The images, in the order of their names.
         names: Their normalized names, ascending.
         label_files: Normalized name and entry of each `dataset.json` that has images beside or below it.
-        skipped: Normalized names of all that isn't used, and why.
+        skipped: Normalized names of all files that are not used, and the reasons.
     """
 
     encoding: str | None
@@ -35,7 +35,7 @@ class Listing:
 
 
 def list_images(source: Source) -> Iterator[Listing]:
-    """Sorts out the files of a source, once for each encoding that their names may be in, the likeliest first."""
+    """Yields a listing of a source for each encoding that its names may be in, the likeliest first."""
     raw_names = [entry.raw for entry in source.entries if entry.raw is not None]
     encodings = [e for e in ENCODINGS if e is None or _fits(raw_names, e)] if raw_names else [None]
     for encoding in encodings:
@@ -43,16 +43,16 @@ def list_images(source: Source) -> Iterator[Listing]:
 
 
 def _list_images(source: Source, encoding: str | None) -> Listing:
-    """Sorts out the files of a source, with names that don't say their encoding read in this one."""
+    """Returns the listing of a source, with names that don't state their encoding read in this one."""
     images: list[tuple[str, Entry]] = []
     label_files: list[tuple[str, Entry]] = []
     skipped = [(normalized(name), skip) for name, skip in source.skipped]
     hidden: dict[str, None] = {}
     for entry in source.entries:
         name = normalized(entry.name if entry.raw is None or encoding is None else entry.raw.decode(encoding))
-        hidden_at = hidden_path(name)
-        if hidden_at is not None:
-            hidden[hidden_at] = None
+        hidden_parent = hidden_path(name)
+        if hidden_parent is not None:
+            hidden[hidden_parent] = None
         elif name.lower().endswith(IMAGE_SUFFIXES):
             images.append((name, entry))
         elif PurePosixPath(name).name == LABEL_FILE:
@@ -68,26 +68,26 @@ def _list_images(source: Source, encoding: str | None) -> Listing:
 
 
 def check_names(source: Source, listing: Listing) -> None:
-    """Raises a UserError where two images have one name."""
+    """Raises `UserError` if two images have the same name."""
     for name, following in pairwise(listing.names):
         if name == following:
             raise UserError(
-                f"{shown(str(source.root))} holds two images named {shown(name)}, as slashes and forms of Unicode "
-                "don't make a difference: rename or remove one."
+                f"{display_name(str(source.root))} holds two images named {display_name(name)}, "
+                "as slashes and forms of Unicode make no difference: rename or remove one."
             )
 
 
 def check_label_file(source: Source, listing: Listing) -> None:
-    """Raises a UserError where it's unclear where labels are."""
-    title = shown(str(source.root))
+    """Raises `UserError` if it is unclear which file has the labels."""
+    title = display_name(str(source.root))
     for name, skip in listing.skipped:
         if PurePosixPath(name).name == LABEL_FILE and skip in (Skip.DANGLING, Skip.SPECIAL, Skip.ZIP_LINK):
-            raise UserError(f"{shown(name)} in {title} is not a file that labels can be read from.")
+            raise UserError(f"{display_name(name)} in {title} is not a file from which labels can be read.")
     if len(listing.label_files) > 1:
-        files = " and ".join(shown(name) for name, _ in listing.label_files[:3])
+        files = " and ".join(display_name(name) for name, _ in listing.label_files[:3])
         raise UserError(
-            f"{title} holds {len(listing.label_files)} files of labels, and which one applies is unclear: keep one of "
-            f"{files}{' and others' if len(listing.label_files) > 3 else ''}."
+            f"{title} holds {len(listing.label_files)} files of labels, and it is unclear which one applies: keep one "
+            f"of {files}{' and others' if len(listing.label_files) > 3 else ''}."
         )
 
 
@@ -97,8 +97,8 @@ def folder_of(name: str) -> str:
 
 
 def _holds_images(names: list[str], folder: str) -> bool:
-    place = bisect_left(names, folder)
-    return place < len(names) and names[place].startswith(folder)
+    index = bisect_left(names, folder)
+    return index < len(names) and names[index].startswith(folder)
 
 
 def _fits(raw_names: list[bytes], encoding: str) -> bool:

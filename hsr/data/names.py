@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File names: when two of them mean the same file, how unknown encodings are read, and how names are shown."""
+"""File names: their normal form, their encodings, and their spelling in messages."""
 
 import unicodedata
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
-# Encodings of names that don't say theirs, in the order of preference. The supersets that Windows writes stand for
-# GBK, Shift-JIS and EUC-KR. None is the name as the container's reader took it.
+# Encodings of names that don't state theirs, in the order of preference. The supersets that Windows writes stand for
+# GBK, Shift-JIS and EUC-KR. None is the name as the container's reader decoded it.
 ENCODINGS = (
     "utf-8",
     None,
@@ -24,12 +24,12 @@ ENCODINGS = (
     "cp852",
     "cp1250",
 )
-# Characters that would break or garble the line that a name is shown in.
-_UNSHOWABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Unicode categories of characters that would break or garble a line.
+_ESCAPED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def normalized(name: str) -> str:
-    """Returns the one spelling of a path inside a data set: `a/b.png`, composed Unicode (NFC).
+    """Returns the normal form of a path inside a data set: `a/b.png`, in composed Unicode (NFC).
 
     Backslashes are separators, and empty, `.` and `..` parts are resolved.
     """
@@ -43,7 +43,7 @@ def normalized(name: str) -> str:
 
 
 def is_hidden(part: str) -> bool:
-    """Whether a file or folder of this name is the system's business, and not the user's."""
+    """Returns whether a file or folder of this name belongs to the system and not to the user."""
     return part.startswith(".") or part in SYSTEM_FOLDERS
 
 
@@ -52,12 +52,16 @@ def hidden_path(name: str) -> str | None:
     if not name.startswith(".") and "/." not in name and not any(folder in name for folder in SYSTEM_FOLDERS):
         return None
     parts = name.split("/")
-    first = next((i for i, part in enumerate(parts) if is_hidden(part)), None)
-    return None if first is None else "/".join(parts[: first + 1])
+    depth = next((i for i, part in enumerate(parts) if is_hidden(part)), None)
+    return None if depth is None else "/".join(parts[: depth + 1])
 
 
-def shown(name: str) -> str:
-    """Returns a name for a sentence: whatever can't be printed on one line is escaped."""
+def display_name(name: str) -> str:
+    """Returns a name as messages show it: whatever can't be printed on one line is escaped."""
     if name.isascii() and name.isprintable():
         return name
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSHOWABLE else c for c in name)
+    return "".join(_escape(c) if unicodedata.category(c) in _ESCAPED_CATEGORIES else c for c in name)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -11,13 +11,13 @@ from ..errors import UserError
 from .dataset import ImageDataset, ImageStore
 from .labels import label_images
 from .listing import Listing
-from .names import shown
+from .names import display_name
 from .report import make_report, other_files
 from .scan import identity, scan
 from .sources import Source, ZipSource, open_source
 from .store import open_store
 
-# Decoded bytes up to which a whole set is held in memory.
+# Size of the decoded images up to which they are held in memory, in bytes.
 MEMORY_LIMIT = 256 * 2**20
 MIN_IMAGES = 8
 
@@ -25,12 +25,12 @@ MIN_IMAGES = 8
 def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = None) -> ImageDataset:
     """Opens a folder or zip of images, or the digits that ship with scikit-learn.
 
-    Every image is decoded once, which shows the progress where it takes longer than a second.
+    Every image is decoded once, with a display of the progress if that takes longer than a second.
 
     Args:
         path: Folder or zip with images, also in subfolders, and optionally a `dataset.json` with
             `{"labels": [["file name", class], ...]}`. None: the digits.
-        in_memory: Hold the decoded images in memory; None: where they take at most 256 MiB.
+        in_memory: Hold the decoded images in memory; None: if they take at most 256 MiB.
 
     Raises:
         UserError: The path does not exist, holds no images, or holds images or labels that cannot be used.
@@ -61,21 +61,21 @@ def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = Non
 
 
 def _check_count(source: Source, listing: Listing) -> None:
-    title = shown(str(source.root))
+    title = display_name(str(source.root))
     if not listing.names:
-        others = other_files(listing)
-        raise UserError(f"{title} holds no images that can be read{f': {others} found' if others else ''}.")
+        unread_files = other_files(listing)
+        raise UserError(f"{title} holds no images that can be read{f': {unread_files} found' if unread_files else ''}.")
     if len(listing.names) < MIN_IMAGES:
-        raise UserError(f"{title} holds {len(listing.names)} images, and training needs at least {MIN_IMAGES}.")
+        raise UserError(f"{title} holds {len(listing.names)} images, but training needs at least {MIN_IMAGES}.")
 
 
 def _name(source: Source) -> str:
-    """Returns a short name; the top of the file system has none of its own."""
+    """Returns the short name of a data set: that of its folder or zip, or "images" if it has none."""
     return source.root.stem if isinstance(source, ZipSource) else source.root.resolve().name or "images"
 
 
 def _digits() -> ImageDataset:
-    """The 1,797 handwritten 8x8 digits of scikit-learn, enlarged smoothly to 32x32."""
+    """Returns the 1,797 handwritten 8x8 digits of scikit-learn, enlarged smoothly to 32x32."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -83,6 +83,6 @@ def _digits() -> ImageDataset:
     large = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in small]
     pixels = np.repeat(np.stack(large)[:, None], 3, axis=1)
     labels = bunch.target.astype(np.int64)
-    # Not that of other sets: runs on the digits that were started before it are to go on.
+    # The formula differs from that of other sets, so that older runs on the digits can be continued.
     identity = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     return ImageDataset("digits", 32, labels, pixels, np.arange(len(labels)), identity, classes=tuple(range(10)))

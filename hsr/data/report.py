@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What opening a data set has to say: what was read, converted and ignored, and why."""
+"""The report on an opened data set: what was read, converted and ignored, and why."""
 
 from collections import Counter
 from pathlib import PurePosixPath
@@ -7,14 +7,15 @@ from pathlib import PurePosixPath
 from .decoding import BACKGROUND, Note
 from .labels import Labels
 from .listing import Listing
-from .names import shown
+from .names import display_name
 from .scan import Findings
 from .sources import Skip
 from .store import FileStore
 
+# Number of suffixes that the report lists of files that are not read.
 _MAX_SUFFIXES = 5
 _BACKGROUND = "white" if BACKGROUND == (255, 255, 255) else f"the colour {BACKGROUND}"
-# Each with one and with several images.
+# Sentences for one and for several images.
 _NOTES = {
     Note.TURNED: ("1 image was turned as its EXIF tag says.", "{} images were turned as their EXIF tags say."),
     Note.COMPOSITED: (
@@ -30,14 +31,15 @@ _NOTES = {
         "{} images were converted to sRGB from other colour spaces.",
     ),
     Note.PROFILE_UNUSED: (
-        "The colour profile of 1 image can't be used, and its colours were taken as they are ({first}).",
-        "The colour profiles of {} images can't be used, and their colours were taken as they are (first: {first}).",
+        "The colour profile of 1 image can't be used, so its colours were taken as they are ({first}).",
+        "The colour profiles of {} images can't be used, so their colours were taken as they are (first: {first}).",
     ),
     Note.FIRST_FRAME: (
         "Of 1 file with several frames or pages, the first was taken ({first}).",
         "Of {} files with several frames or pages, the first was taken (first: {first}).",
     ),
 }
+# Beginnings of sentences for one and for several files.
 _SKIPS = {
     Skip.HIDDEN: ("1 hidden or system file or folder was ignored", "{} hidden or system files or folders were ignored"),
     Skip.DANGLING: ("1 link that leads nowhere was ignored", "{} links that lead nowhere were ignored"),
@@ -52,8 +54,8 @@ _SKIPS = {
 
 
 def make_report(files: FileStore, listing: Listing, labels: Labels | None, findings: Findings) -> tuple[str, ...]:
-    """Returns whole sentences, and only those that have something to say."""
-    sentences = [_count(files, findings)]
+    """Returns the sentences that apply to this data set."""
+    sentences = [_count_sentence(files, findings)]
     for note, forms in _NOTES.items():
         count = findings.notes[note.value]
         if count:
@@ -64,16 +66,16 @@ def make_report(files: FileStore, listing: Listing, labels: Labels | None, findi
     for skip, (one, several) in _SKIPS.items():
         names = sorted(skipped[skip])
         if len(names) == 1:
-            sentences.append(f"{one} ({shown(names[0])}).")
+            sentences.append(f"{one} ({display_name(names[0])}).")
         elif names:
-            sentences.append(f"{several.format(f'{len(names):,}')} (first: {shown(names[0])}).")
+            sentences.append(f"{several.format(f'{len(names):,}')} (first: {display_name(names[0])}).")
     if skipped[Skip.SUFFIX]:
         sentences.append(f"{other_files(listing)} ignored.")
     return (*sentences, *_label_sentences(labels))
 
 
 def other_files(listing: Listing) -> str:
-    """Says how many files are of kinds that aren't read, "... were"; empty where there are none."""
+    """Returns the beginning of a sentence on the files of unread kinds, "... were"; empty if there are none."""
     counts = Counter(_suffix(name) for name, skip in listing.skipped if skip == Skip.SUFFIX)
     if not counts:
         return ""
@@ -86,19 +88,19 @@ def other_files(listing: Listing) -> str:
 
 
 def _suffix(name: str) -> str:
-    return shown(PurePosixPath(name).suffix.lower()) or "without a suffix"
+    return display_name(PurePosixPath(name).suffix.lower()) or "without a suffix"
 
 
-def _count(files: FileStore, findings: Findings) -> str:
+def _count_sentence(files: FileStore, findings: Findings) -> str:
     formats = ", ".join(f"{n:,} {name}" for name, n in findings.formats.most_common())
     size = f"{files.resolution}x{files.resolution}"
-    return f"{len(files):,} images of {size} pixels ({formats}) were read from {shown(str(files.source.root))}."
+    return f"{len(files):,} images of {size} pixels ({formats}) were read from {display_name(str(files.source.root))}."
 
 
 def _label_sentences(labels: Labels | None) -> list[str]:
     if labels is None:
         return []
-    file = shown(labels.file)
+    file = display_name(labels.file)
     classes = len(set(labels.values))
     sentences = [f"Labels of {classes:,} {'classes' if classes > 1 else 'class'} were read from {file}."]
     if labels.repeated:
@@ -106,7 +108,7 @@ def _label_sentences(labels: Labels | None) -> list[str]:
         sentences.append(f"{labels.repeated:,} of its entries {'repeats' if one else 'repeat'} what another one says.")
     if labels.absent:
         one = len(labels.absent) == 1
-        first = f"{'' if one else 'first: '}{shown(labels.absent[0])}"
+        first = f"{'' if one else 'first: '}{display_name(labels.absent[0])}"
         sentences.append(
             f"{len(labels.absent):,} of its entries {'is for an image' if one else 'are for images'} that "
             f"{'is' if one else 'are'} not there ({first})."

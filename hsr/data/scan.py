@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding every image once: that finds damaged files, and gives the set's identity and report.
+"""Decoding every image once, which finds damaged files and gives the set's identity and report.
 
-What is found in a large set is kept in a cache, so that it's decoded again only after it has changed.
+The findings on a large set are cached, so that it is decoded again only after it has changed.
 """
 
 import hashlib
@@ -17,21 +17,22 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from ..console import tracked
+from ..console import track
 from ..errors import UserError
 from ..files import cache_folder, replacing
 from .decoding import Note, Picture
 from .listing import Listing
 from .store import FileStore
 
-# Of what is found: part of the cache's key, to be raised when images are decoded differently.
+# Version of the findings, a part of the cache's key: raise it when images are decoded differently.
 VERSION = 1
+# Images that wait for each thread, so that none is idle.
 _TASKS_PER_THREAD = 4
 
 
 @dataclass
 class Findings:
-    """What decoding every image found.
+    """The findings of decoding every image.
 
     Attributes:
         digests: Hash of each image's decoded pixels.
@@ -46,7 +47,7 @@ class Findings:
     firsts: dict[str, str] = field(default_factory=dict)
 
     def add(self, title: str, picture: Picture, digest: str) -> None:
-        """Takes in the next image."""
+        """Adds the next image."""
         self.digests.append(digest)
         self.formats[picture.format] += 1
         for note in picture.notes:
@@ -60,10 +61,10 @@ def scan(files: FileStore, listing: Listing, hold: bool) -> tuple[Findings, np.n
     Args:
         files: The images.
         listing: Their files.
-        hold: Keep the pixels; else what was found is taken from the cache if it's there, and put there.
+        hold: Keep the pixels; else the findings are read from the cache, or made and cached.
 
     Returns:
-        What was found, and the pixels [N, 3, H, W] uint8 or None.
+        The findings, and the pixels [N, 3, H, W] uint8 or None.
 
     Raises:
         UserError: An image is damaged or of another size; the first one in order is named.
@@ -74,7 +75,7 @@ def scan(files: FileStore, listing: Listing, hold: bool) -> tuple[Findings, np.n
         return findings, None
     findings = Findings()
     pixels = np.empty((len(files), 3, files.resolution, files.resolution), np.uint8) if hold else None
-    for index, (picture, digest) in enumerate(tracked(_decoded(files), "Reading images", len(files))):
+    for index, (picture, digest) in enumerate(track(_decoded(files), "Reading images", len(files))):
         findings.add(files.titles[index], picture, digest)
         if pixels is not None:
             pixels[index] = picture.pixels
@@ -85,10 +86,10 @@ def scan(files: FileStore, listing: Listing, hold: bool) -> tuple[Findings, np.n
 
 def identity(digests: list[str], values: list[int] | None) -> str:
     """Returns the hash of a sequence of images, by their pixels' hashes, and of their classes if they have any."""
-    whole = hashlib.sha256()
+    combined = hashlib.sha256()
     for index, digest in enumerate(digests):
-        whole.update(f"{digest} {'' if values is None else values[index]}\n".encode())
-    return whole.hexdigest()
+        combined.update(f"{digest} {'' if values is None else values[index]}\n".encode())
+    return combined.hexdigest()
 
 
 def _decoded(files: FileStore) -> Iterator[tuple[Picture, str]]:
@@ -114,7 +115,7 @@ def _decode(files: FileStore, index: int) -> tuple[Picture, str]:
 
 
 def _cache_path(files: FileStore, listing: Listing) -> Path | None:
-    """Returns where what is found in these files is kept, or None where this system has no such place."""
+    """Returns the file that caches the findings on these files, or None if this system has no place for it."""
     try:
         folder = cache_folder() / "datasets"
         root = os.path.abspath(files.source.root)
@@ -125,7 +126,7 @@ def _cache_path(files: FileStore, listing: Listing) -> Path | None:
 
 
 def _load(path: Path, count: int) -> Findings | None:
-    """Reads what was found before; None where there's nothing, or nothing that makes sense."""
+    """Reads cached findings; returns None if there are none, or none that are valid."""
     try:
         stored = json.loads(path.read_bytes())
         findings = Findings(
@@ -136,14 +137,14 @@ def _load(path: Path, count: int) -> Findings | None:
         )
     except Exception:
         return None
-    complete = (
+    is_complete = (
         len(findings.digests) == findings.formats.total() == count and findings.firsts.keys() == findings.notes.keys()
     )
-    return findings if complete else None
+    return findings if is_complete else None
 
 
 def _save(path: Path, findings: Findings) -> None:
-    """Keeps what was found; where that's impossible, the set is decoded again next time."""
+    """Caches the findings; if that fails, the set is decoded again next time."""
     with suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:

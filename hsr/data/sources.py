@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where images come from: the files below a folder, or the members of a zip."""
+"""The sources of images: the files below a folder, or the members of a zip."""
 
 import os
 import stat
@@ -12,15 +12,15 @@ from typing import Any
 
 from ..errors import UserError, reading, reason
 from .decoding import IMAGE_SUFFIXES
-from .names import is_hidden, shown
+from .names import display_name, is_hidden
 
-# Larger files are no training images, and might not fit in memory.
+# Larger files are no training images and might not fit in memory.
 MAX_FILE_BYTES = 2**30
-_FLAG_UTF8 = 0x800
+_UTF8_FLAG = 0x800
 
 
 class Skip(Enum):
-    """Why a file isn't used."""
+    """The reason why a file is not used."""
 
     HIDDEN = "hidden"
     SUFFIX = "suffix"
@@ -36,10 +36,10 @@ class Entry:
     """A file of a source.
 
     Attributes:
-        name: What the source knows it by, with forward slashes between folders.
-        raw: The bytes of a name that may be in any encoding, else None.
-        size: In bytes.
-        modified: When it was last changed, in nanoseconds; 0 in a zip, which is stamped as a whole.
+        name: Its name in the source, with forward slashes between folders.
+        raw: The bytes of its name if they may be in any encoding, else None.
+        size: Size in bytes.
+        modified: Time of its last change in nanoseconds; 0 in a zip, which has one time for all files.
     """
 
     name: str
@@ -54,7 +54,7 @@ class FolderSource:
     Attributes:
         root: The folder.
         entries: Its files, also those of subfolders.
-        skipped: Names of what was passed over, and why.
+        skipped: Names of the files that are not used, and the reasons.
 
     Raises:
         UserError: The folder or one below it can't be read.
@@ -68,14 +68,14 @@ class FolderSource:
         folders = [("", frozenset({(status.st_dev, status.st_ino)}))]
         while folders:
             prefix, ancestors = folders.pop()
-            with reading(shown(str(root / prefix)), "a folder"), os.scandir(root / prefix) as items:
+            with reading(display_name(str(root / prefix)), "a folder"), os.scandir(root / prefix) as items:
                 for item in items:
                     folder = self._add(prefix + item.name, item, ancestors)
                     if folder is not None:
                         folders.append((f"{prefix}{item.name}/", ancestors | {folder}))
 
     def _add(self, name: str, item: os.DirEntry, ancestors: frozenset[tuple[int, int]]) -> tuple[int, int] | None:
-        """Takes a file in or passes it over; returns the device and inode of a folder to go into, else None."""
+        """Adds a file to the entries or the skipped ones; returns device and inode of a folder to enter, else None."""
         if is_hidden(item.name):
             self.skipped.append((name, Skip.HIDDEN))
             return None
@@ -105,7 +105,7 @@ class FolderSource:
             return file.read()
 
     def stamps(self, entries: list[Entry]) -> list[list[int | str]]:
-        """Returns what changes when one of these files does, for JSON."""
+        """Returns JSON values that change when one of these files does."""
         return sorted([entry.name, entry.size, entry.modified] for entry in entries)
 
 
@@ -115,7 +115,7 @@ class ZipSource:
     Attributes:
         root: The zip.
         entries: Its files.
-        skipped: Names of what was passed over, and why.
+        skipped: Names of the files that are not used, and the reasons.
 
     Raises:
         UserError: The file isn't a zip or is damaged.
@@ -131,7 +131,7 @@ class ZipSource:
             members = self._handle()[0].infolist()
         except Exception as error:
             raise UserError(
-                f"{shown(str(root))} is neither a folder nor a readable zip file ({reason(error)})."
+                f"{display_name(str(root))} is neither a folder nor a readable zip file ({reason(error)})."
             ) from error
         self._stamp: list[int | str] = [status.st_size, status.st_mtime_ns]
         for member in members:
@@ -144,8 +144,8 @@ class ZipSource:
                 self.skipped.append((member.filename, Skip.ZIP_LINK if kind == stat.S_IFLNK else Skip.SPECIAL))
 
     def _handle(self) -> tuple[zipfile.ZipFile, threading.Lock]:
-        # What was opened before a fork shares its file position with the parent process, and its lock may be held by a
-        # thread that isn't there any more. So neither is ever reused.
+        # A file that was opened before a fork shares its position with the parent process, and its lock may be held by
+        # a thread that no longer exists. So neither is ever reused.
         process = os.getpid()
         if process not in self._handles:
             self._handles[process] = zipfile.ZipFile(self.root), threading.Lock()
@@ -162,7 +162,7 @@ class ZipSource:
             return archive.read(name)
 
     def stamps(self, entries: list[Entry]) -> list[list[int | str]]:
-        """Returns what changes when the zip does, for JSON."""
+        """Returns JSON values that change when the zip does."""
         return [self._stamp]
 
 
@@ -170,12 +170,12 @@ Source = FolderSource | ZipSource
 
 
 def open_source(path: Path) -> Source:
-    """Opens a folder or zip. Nothing but folders and regular files is ever opened: a pipe would block.
+    """Opens a folder or zip, and nothing but folders and regular files: a pipe would block.
 
     Raises:
-        UserError: There's no such thing, or it's something else.
+        UserError: The path does not exist or is something else.
     """
-    title = shown(str(path))
+    title = display_name(str(path))
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -187,21 +187,21 @@ def open_source(path: Path) -> Source:
     if not stat.S_ISREG(mode):
         raise UserError(f"{title} is neither a folder nor a file, but a device, pipe or socket.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise UserError(f"{title} is a single image, and a folder or zip of images is needed.")
+        raise UserError(f"{title} is a single image, but a folder or zip of images is needed.")
     return ZipSource(path)
 
 
 def _check_size(size: int) -> None:
     if size > MAX_FILE_BYTES:
-        raise ValueError(f"it takes {size / 2**30:.1f} GiB, and at most {MAX_FILE_BYTES / 2**30:.0f} GiB are read")
+        raise ValueError(f"it takes {size / 2**30:.1f} GiB, but at most {MAX_FILE_BYTES / 2**30:.0f} GiB are read")
 
 
 def _raw_name(member: zipfile.ZipInfo) -> bytes | None:
-    """The bytes of a member's name where the zip doesn't say their encoding, else None."""
-    if member.filename.isascii() or member.flag_bits & _FLAG_UTF8:
+    """Returns the bytes of a member's name if the zip doesn't state their encoding, else None."""
+    if member.filename.isascii() or member.flag_bits & _UTF8_FLAG:
         return None
     try:
         return member.filename.encode("cp437")
     except UnicodeEncodeError:
-        # It was given in Unicode after all, in an extra field.
+        # An extra field has given the name in Unicode after all.
         return None

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError, reading
-from .decoding import Picture, decode, open_image, seen_size
+from .decoding import Picture, decode, displayed_size, open_image
 from .listing import Listing
-from .names import shown
+from .names import display_name
 from .sources import Source
 
 # The coarsest generator block that HSR regularizes.
@@ -20,9 +20,9 @@ class FileStore:
     """Images decoded from their files at each access.
 
     Attributes:
-        source: Where the files are.
-        files: What the source knows each image by.
-        titles: Its name in messages.
+        source: Source of the files.
+        files: Name of each image in the source.
+        titles: Name of each image in messages.
         resolution: Height and width in pixels that every image must have.
     """
 
@@ -43,14 +43,18 @@ class FileStore:
         return self.picture(index).pixels
 
     def picture(self, index: int) -> Picture:
-        """Decodes image `index`; raises as above."""
+        """Decodes image `index`.
+
+        Raises:
+            UserError: The file is damaged or of another size.
+        """
         title = self.titles[index]
-        root = shown(str(self.source.root))
+        root = display_name(str(self.source.root))
         file = self.files[index]
         with reading(f"{title} in {root}", "an image"), open_image(self.source.read(file), file) as image:
-            # Before decoding: a file of a few bytes may stand for gigabytes of pixels.
+            # The size is checked before decoding, as a file of a few bytes may stand for gigabytes of pixels.
             if image.size != (self.resolution, self.resolution):
-                width, height = seen_size(image)
+                width, height = displayed_size(image)
                 raise UserError(
                     f"The images in {root} differ in size: {self.titles[0]} is "
                     f"{self.resolution}x{self.resolution}, {title} is {width}x{height}."
@@ -59,21 +63,21 @@ class FileStore:
 
 
 def open_store(source: Source, listing: Listing) -> FileStore:
-    """Makes a store of images that are as wide and high as the first one, which must be a square power of two.
+    """Makes a store of images of the first one's size, which must be square and a power of two.
 
     Raises:
-        UserError: It isn't, or can't be read.
+        UserError: The first image is of another size or cannot be read.
     """
-    root, first = shown(str(source.root)), shown(listing.names[0])
+    root, first = display_name(str(source.root)), display_name(listing.names[0])
     file = listing.entries[0].name
     with reading(f"{first} in {root}", "an image"), open_image(source.read(file), file) as image:
-        width, height = seen_size(image)
+        width, height = displayed_size(image)
     if width != height:
-        raise UserError(f"{first} in {root} is {width}x{height}, and images must be square.")
+        raise UserError(f"{first} in {root} is {width}x{height}, but images must be square.")
     if width & (width - 1) or width < MIN_RESOLUTION:
         raise UserError(
-            f"The images in {root} are {width}x{height}, and their width must be a power of two, "
+            f"The images in {root} are {width}x{height}, but their width must be a power of two, "
             f"at least {MIN_RESOLUTION}."
         )
     files = [entry.name for entry in listing.entries]
-    return FileStore(source, files, [shown(name) for name in listing.names], width)
+    return FileStore(source, files, [display_name(name) for name in listing.names], width)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of merit: distance of distributions and smoothness of the latent space."""
+"""Metrics: the distance of distributions and the smoothness of the latent space."""
 
 from .frechet import frechet_distance
 from .ppl import ppl_w

@@ -15,16 +15,16 @@ from ..models import Generator
 
 @contextmanager
 def exact_metrics(device: torch.device) -> Iterator[None]:
-    """Within it nothing on `device` is computed in less than the float32 that it comes in: no TF32, no autocast."""
+    """Computes float32 on `device` without TF32 and autocast within its body."""
     with exact_float32(), torch.autocast(device.type, enabled=False):
         yield
 
 
 @contextmanager
 def exact_generator(G: Generator, device: torch.device) -> Iterator[Generator]:
-    """Within it a generator whose every block computes in float32, beside what `exact_metrics` does.
+    """Yields a generator whose every block computes in float32, within `exact_metrics`.
 
-    It's G itself, its low-precision blocks switched over meanwhile; or a copy where its weights are of 16 bits.
+    It is G itself, its low-precision blocks switched over meanwhile, or a copy if its weights have 16 bits.
     """
     modules = list(G.modules()) if isinstance(G, nn.Module) else []
     if any(weight.dtype in (torch.float16, torch.bfloat16) for m in modules for weight in m.parameters(recurse=False)):

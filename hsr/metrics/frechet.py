@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """Squared 2-Wasserstein distance between Gaussians fitted to two sets of features, in float64.
+    """Returns the squared 2-Wasserstein distance between Gaussians fitted to two sets of features, in float64.
 
     |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), with sample covariances.
 
@@ -38,5 +38,5 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def _compact(x: Tensor) -> Tensor:
-    """A factor R [min(N, E), E] with R'R = x'x."""
+    """Returns a factor R [min(N, E), E] with R'R = x'x."""
     return x if x.shape[0] <= x.shape[1] else torch.linalg.qr(x, mode="r").R

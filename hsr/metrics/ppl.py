@@ -12,20 +12,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ..console import tracked
+from ..console import track
 from ..models import Generator
 from ..semantics.encoders import Encoder
 from .exact import exact_generator
 
 
 def perceptual_distance(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
-    """Squared distance [N] of unit-length maps [N, D, T, T]: mean over positions, sum over maps."""
+    """Returns the squared distance [N] of unit-length maps [N, D, T, T]: mean over positions, sum over maps."""
     per_map = [(a - b).square().sum(dim=1).mean(dim=[1, 2]) for a, b in zip(features_a, features_b, strict=True)]
     return torch.stack(per_map).sum(dim=0)
 
 
 def trimmed_mean(values: Tensor, low: float = 0.01, high: float = 0.99) -> float:
-    """Mean of the values [N] within the two quantiles, which cuts outliers off."""
+    """Returns the mean of the values [N] within the two quantiles, which cuts off outliers."""
     bounds = values.quantile(torch.tensor([low, high], dtype=values.dtype, device=values.device))
     return values[(values >= bounds[0]) & (values <= bounds[1])].mean().item()
 
@@ -42,7 +42,7 @@ def ppl_w(
     labels: Tensor | None = None,
     console: Console | None = None,
 ) -> float:
-    """Perceptual path length in W at path ends; lower is smoother.
+    """Returns the perceptual path length in W at path ends; lower is smoother.
 
     Generator and encoder compute in float32 without TF32, whatever training uses: over a step of `eps` the rounding of
     float16 is many times the difference of the images.
@@ -56,9 +56,9 @@ def ppl_w(
         num_samples: Number of pairs.
         batch: Pairs per call.
         eps: Step along the path.
-        seed: Of latent codes and classes; PyTorch's default generators are left alone.
-        labels: One-hot rows [M, c_dim] to draw classes from; needed where G is conditional.
-        console: Where to show progress; None: standard output.
+        seed: Seed of latent codes and classes; PyTorch's default generators are left as they were.
+        labels: One-hot rows [M, c_dim] to draw classes from; needed if G is conditional.
+        console: Where to show the progress; None: standard output.
 
     Raises:
         ValueError: G is conditional and there are no labels.
@@ -67,7 +67,7 @@ def ppl_w(
         raise ValueError("labels must be given for a conditional generator")
     device = G.mapping.w_avg.device
     rng = torch.Generator().manual_seed(seed)
-    # All drawn beforehand, so that the value does not depend on the batch.
+    # All numbers are drawn beforehand, so that the value does not depend on the batch.
     z = torch.randn(num_samples, 2, G.z_dim, generator=rng)
     classes = torch.zeros(num_samples, 0)
     if labels is not None:
@@ -75,9 +75,9 @@ def ppl_w(
     batches = list(zip(z.split(batch), classes.split(batch), strict=True))
     distances = []
     with exact_generator(G, device) as G:
-        for z_pair, c in tracked(batches, f"Measuring PPL, in batches of {batch} pairs", len(batches), console):
+        for z_pair, c in track(batches, f"Measuring PPL, in batches of {batch} pairs", len(batches), console):
             w0, w1 = (G.mapping(z_end.to(device), c.to(device)) for z_end in z_pair.unbind(dim=1))
             images = G.synthesis(torch.cat([w0, w0.lerp(w1, eps)]), noise_mode="const")
-            first, second = zip(*(maps.chunk(2) for maps in encoder.perceptual(images)), strict=True)
-            distances.append(perceptual_distance(first, second) / eps**2)
+            start_features, end_features = zip(*(maps.chunk(2) for maps in encoder.perceptual(images)), strict=True)
+            distances.append(perceptual_distance(start_features, end_features) / eps**2)
     return trimmed_mean(torch.cat(distances).double())

@@ -23,9 +23,9 @@ from .mapping import LatentMLP
 
 
 def minibatch_std(x: Tensor, group_size: int, eps: float = 1e-8) -> Tensor:
-    """Append one feature map that holds the standard deviation of the features over groups of samples.
+    """Appends one feature map that holds the standard deviation of the features over groups of samples.
 
-    x [N, C, H, W] to [N, C + 1, H, W]. A group has the largest size up to ``group_size`` that divides N.
+    x [N, C, H, W] to [N, C + 1, H, W]. A group has the largest size up to `group_size` that divides N.
     """
     n, c, h, w = x.shape
     group = max(size for size in range(1, min(group_size, max(n, 1)) + 1) if n % size == 0)
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
         self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
+        """Maps x [N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
         # The sum of two branches of unit variance is brought back to unit variance.
         gain = math.sqrt(0.5)
         return self.skip(x, gain=gain) + self.conv1(self.conv0(x), gain=gain)
@@ -56,8 +56,8 @@ class ResidualBlock(nn.Module):
 class Discriminator(ActivationLayout, nn.Module):
     """StyleGAN2 discriminator; arguments as in `hsr.models.Generator`.
 
-    ``minibatch_std_group`` is the number of samples over which the standard deviation is taken. With labels,
-    the last layer's output is projected on an embedding of the label, through a mapping of ``mapping_layers``, eight
+    `minibatch_std_group` is the number of samples over which the standard deviation is taken. With labels,
+    the last layer's output is projected on an embedding of the label, through a mapping of `mapping_layers`, eight
     as published.
 
     Raises:
@@ -104,7 +104,7 @@ class Discriminator(ActivationLayout, nn.Module):
         self.embed = LatentMLP(0, c_dim, width, num_layers=mapping_layers) if c_dim > 0 else None
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
-        """Images [N, img_channels, R, R] and one-hot c [N, c_dim] to logits [N, 1]."""
+        """Maps images [N, img_channels, R, R] and one-hot c [N, c_dim] to logits [N, 1]."""
         expected = (self.img_channels, self.resolution, self.resolution)
         if img.ndim != 4 or img.shape[1:] != expected:
             raise ValueError(f"img must be [N, {', '.join(map(str, expected))}], got {tuple(img.shape)}")

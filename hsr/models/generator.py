@@ -21,10 +21,10 @@ NOISE_MODES = ("random", "const", "none")
 
 
 def block_resolutions(resolution: int) -> list[int]:
-    """Resolutions 4, 8, ... up to ``resolution``.
+    """Returns the resolutions 4, 8, ... up to `resolution`.
 
     Raises:
-        ValueError: ``resolution`` is not a power of two of at least 8.
+        ValueError: `resolution` is not a power of two of at least 8.
     """
     if resolution < 8 or resolution & (resolution - 1):
         raise ValueError(f"resolution must be a power of two of at least 8, got {resolution}")
@@ -32,7 +32,7 @@ def block_resolutions(resolution: int) -> list[int]:
 
 
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
-    """Number of feature maps at a resolution: inversely proportional to it, up to a maximum.
+    """Returns the number of feature maps at a resolution: inversely proportional to it, up to a maximum.
 
     Raises:
         ValueError: There would be none.
@@ -47,7 +47,7 @@ def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
 
 
 def low_precision_resolutions(resolution: int, number: int) -> list[int]:
-    """The `number` highest resolutions, which may run in float16; never 4x4, where there is nothing to gain."""
+    """Returns the `number` highest resolutions, which may run in float16; never 4x4, which would gain nothing."""
     return block_resolutions(resolution)[1:][::-1][:number]
 
 
@@ -68,12 +68,12 @@ class ActivationLayout:
         self._channels_last = value == torch.channels_last
 
     def laid_out(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """x [N, C, H, W] as a block takes it; under vmap, which knows no memory formats, in its own layout."""
+        """Returns x [N, C, H, W] as a block takes it; under vmap, which has no memory formats, in its own layout."""
         return x.to(dtype) if is_batched(x) else x.to(dtype=dtype, memory_format=self.memory_format)
 
 
 def activation_dtype(x: Tensor, low_precision: bool) -> torch.dtype:
-    """float16 where the block asks for it and the device gains from it, else the dtype of the weights."""
+    """Returns float16 for a low-precision block on a GPU, else the dtype of the weights."""
     return torch.float16 if low_precision and x.is_cuda else x.dtype
 
 
@@ -101,7 +101,7 @@ class SynthesisBlock(nn.Module):
         self.num_conv = 1 if self.conv0 is None else 2
 
     def forward(self, x: Tensor, ws: Sequence[Tensor], noise_mode: str) -> tuple[Tensor, Tensor]:
-        """x and the block's ``num_conv`` + 1 latent codes to features [N, C, R, R] and RGB [N, 3, R, R]."""
+        """Maps x and the block's `num_conv` + 1 latent codes to features [N, C, R, R] and RGB [N, 3, R, R]."""
         if self.conv0 is not None:
             x = self.conv0(x, ws[0], noise_mode)
         x = self.conv1(x, ws[-2], noise_mode)
@@ -109,7 +109,7 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(ActivationLayout, FilteredModule):
-    """Latent codes to images; see `Generator` for the arguments."""
+    """The network from latent codes to images; see `Generator` for the arguments."""
 
     def __init__(
         self,
@@ -152,16 +152,16 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         return [block for block in self.blocks.values() if isinstance(block, SynthesisBlock)]
 
     def forward(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
-        """ws [N, num_ws, w_dim] to images [N, img_channels, R, R] in about [-1, 1].
+        """Maps ws [N, num_ws, w_dim] to images [N, img_channels, R, R] in about [-1, 1].
 
-        ``noise_mode``: "random" draws fresh noise, "const" takes the noise buffers, "none" adds no noise.
+        `noise_mode`: "random" draws fresh noise, "const" takes the noise buffers, "none" adds no noise.
         """
         return self.with_features(ws, (), noise_mode)[0]
 
     def with_features(
         self, ws: Tensor, resolutions: Sequence[int], noise_mode: str = "random"
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Images and the blocks' outputs [N, C_r, r, r] (before ToRGB) at the given resolutions."""
+        """Returns images and the blocks' outputs [N, C_r, r, r] (before ToRGB) at the given resolutions."""
         self._check(ws, resolutions, noise_mode)
         x = self.const.unsqueeze(0).expand(ws.shape[0], -1, -1, -1)
         codes = ws.unbind(dim=1)
@@ -249,11 +249,11 @@ class Generator(nn.Module):
         )
 
     def channels(self, resolution: int) -> int:
-        """Number of feature maps of the block at ``resolution``."""
+        """Returns the number of feature maps of the block at `resolution`."""
         return self.synthesis.channels[resolution]
 
     def forward(
         self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0, noise_mode: str = "random"
     ) -> Tensor:
-        """z [N, z_dim], one-hot c [N, c_dim] to images [N, img_channels, R, R], float32."""
+        """Maps z [N, z_dim], one-hot c [N, c_dim] to images [N, img_channels, R, R], float32."""
         return self.synthesis(self.mapping(z, c, truncation_psi=truncation_psi), noise_mode)

@@ -17,16 +17,16 @@ RESAMPLE_TAPS = (1, 3, 3, 1)
 
 
 def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Scale each row of ``x`` [N, C] so that the mean of its squares is one."""
+    """Scales each row of `x` [N, C] so that the mean of its squares is one."""
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
 class FullyConnected(nn.Module):
     """Linear layer on [N, in_features] with equalized learning rate, followed by an activation.
 
-    The stored weights are N(0, 1) / ``lr_multiplier``; the gain of the layer is applied at run time, so an
+    The stored weights are N(0, 1) / `lr_multiplier`; the gain of the layer is applied at run time, so an
     optimizer that normalises gradients (Adam) moves every layer at the same relative speed, and a layer with
-    ``lr_multiplier`` 0.01 a hundred times slower.
+    `lr_multiplier` 0.01 a hundred times slower.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FullyConnected(nn.Module):
 class FilteredModule(nn.Module):
     """A module with the FIR filter of up- and downsampling, a constant that no state dict holds.
 
-    Copies on other devices and in other dtypes get the filter anew, as memory from `to_empty` or a module that was
+    Copies on other devices and in other dtypes get a new filter, as memory from `to_empty` or a module that was
     built on the meta device has no values to move.
     """
 
@@ -77,7 +77,7 @@ class FilteredModule(nn.Module):
         self.resample_filter = setup_filter(list(RESAMPLE_TAPS), device=device).to(self.resample_filter.dtype)
 
     def _follow_weights(self, _: object) -> None:
-        """Weights that were assigned to a module on the meta device bring their device with them."""
+        """Moves the filter of a module on the meta device to where its weights were assigned from."""
         weight = next(self.parameters())
         if self.resample_filter.is_meta and not weight.is_meta:
             self._refill(weight.device)
@@ -86,8 +86,8 @@ class FilteredModule(nn.Module):
 class Conv2dLayer(FilteredModule):
     """Convolution with equalized learning rate, FIR down-sampling and an activation.
 
-    ``kernel_size`` is odd; the image [N, in_channels, H, W] is padded to keep its size, then shrunk by
-    ``down``.
+    `kernel_size` is odd; the image [N, in_channels, H, W] is padded to keep its size, then shrunk by
+    `down`.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Conv2dLayer(FilteredModule):
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """``gain`` multiplies the output, and the clamp with it."""
+        """Maps x [N, in_channels, H, W] to [N, out_channels, H / down, W / down]; `gain` scales output and clamp."""
         weight = (self.weight * self.weight_gain).to(x.dtype)
         x = conv2d_resample(
             x, weight, f=self.resample_filter if self.down > 1 else None, down=self.down, padding=self.padding
@@ -151,7 +151,7 @@ class StyledLayer(FilteredModule):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
     def noise(self, x: Tensor, noise_mode: str) -> Tensor | None:
-        """Noise for the batch of ``x``: fresh [N, 1, R, R], constant [1, 1, R, R] or none."""
+        """Returns noise for the batch of `x`: fresh [N, 1, R, R], constant [1, 1, R, R] or none."""
         if noise_mode == "none":
             return None
         shape = (x.shape[0] if noise_mode == "random" else 1, 1, self.resolution, self.resolution)
@@ -162,7 +162,7 @@ class StyledLayer(FilteredModule):
         return (noise * self.noise_strength).to(x.dtype)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
-        """[N, in_channels, R / up, R / up] and w [N, w_dim] to [N, out_channels, R, R]."""
+        """Maps x [N, in_channels, R / up, R / up] and w [N, w_dim] to [N, out_channels, R, R]."""
         return modulated_conv2d(
             x,
             self.weight.to(x.dtype),

@@ -14,7 +14,7 @@ from .layers import FullyConnected, normalize_second_moment
 class LatentMLP(nn.Module):
     """Perceptron on a normalised latent code and a normalised embedding of the class label.
 
-    ``z_dim`` 0 means that there is no latent code, ``c_dim`` 0 that there are no labels.
+    `z_dim` 0 means that there is no latent code, `c_dim` 0 that there are no labels.
     """
 
     def __init__(self, z_dim: int, c_dim: int, w_dim: int, *, num_layers: int = 8, lr_multiplier: float = 0.01) -> None:
@@ -29,7 +29,7 @@ class LatentMLP(nn.Module):
         )
 
     def map(self, z: Tensor | None, c: Tensor | None) -> Tensor:
-        """z [N, z_dim] and one-hot c [N, c_dim], float32, to w [N, w_dim]."""
+        """Maps z [N, z_dim] and one-hot c [N, c_dim], float32, to w [N, w_dim]."""
         parts = []
         if self.z_dim > 0:
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
@@ -45,7 +45,7 @@ class LatentMLP(nn.Module):
 class MappingNetwork(LatentMLP):
     """The generator's mapping: w repeated for every synthesis layer, with the truncation trick.
 
-    ``w_avg`` [w_dim] follows the mean of w over training; it is the point that truncation pulls towards.
+    `w_avg` [w_dim] follows the mean of w over training; it is the point that truncation pulls towards.
     """
 
     w_avg: Tensor
@@ -74,15 +74,15 @@ class MappingNetwork(LatentMLP):
         truncation_cutoff: int | None = None,
         update_w_avg: bool = False,
     ) -> Tensor:
-        """z [N, z_dim], one-hot c [N, c_dim] to ws [N, num_ws, w_dim].
+        """Maps z [N, z_dim], one-hot c [N, c_dim] to ws [N, num_ws, w_dim].
 
-        ``truncation_psi`` below one pulls the first ``truncation_cutoff`` layers (None: all) towards
-        ``w_avg``; ``update_w_avg`` lets ``w_avg`` follow this batch.
+        `truncation_psi` below one pulls the first `truncation_cutoff` layers (None: all) towards `w_avg`;
+        `update_w_avg` lets `w_avg` follow this batch.
         """
         w = self.map(z, c)
         if update_w_avg:
             mean = w.detach().mean(dim=0)
-            # One overflow must not stay in the mean for ever.
+            # One overflow must not stay in the mean forever.
             mean = torch.where(mean.isfinite(), mean, self.w_avg)
             self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)

@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen encoders and the regularizer that aligns the generator's features with theirs.
 
-Names are imported when they're asked for: training needs the regularizer alone, on machines that have PyTorch and
-little else.
+Names are imported on first use: training needs the regularizer alone, also on machines that have little but PyTorch.
 """
 
 import importlib
 from typing import Any
 
-_HOMES = {
+_MODULES = {
     "Encoder": "encoders",
     "LabelEncoder": "labels",
     "SemanticRegularizer": "regularizer",
     "TimmEncoder": "timm_encoder",
     "build_encoder": "build",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

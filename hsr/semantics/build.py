@@ -24,21 +24,21 @@ def build_encoder(
     seed: int = 0,
     statistics: str = "own",
 ) -> Encoder:
-    """The encoder that ``spec`` names.
+    """Returns the encoder that `spec` names.
 
     Args:
         spec: "labels": a small CNN trained on the data set's labels; "timm:<name>": a timm backbone; "auto":
-            DINO ViT-B/16 through timm where timm and the weights are on this machine, else "labels".
+            DINO ViT-B/16 through timm if timm and the weights are on this machine, else "labels".
         dataset: Images that the generator learns from.
-        weights: File with the weights of a timm backbone; None: the hub's cache, else the hub.
+        weights: File with the weights of a timm backbone; None: the hub's cache or else the hub.
         device: Where the encoder lives.
         cache_dir: Where trained encoders are kept.
         log: Takes one line of text.
-        seed: Of the training of "labels".
+        seed: Seed of the training of "labels".
         statistics: Preparation of images for timm: the model's "own", or the "official" one of HSR's released code.
 
     Raises:
-        UserError: The encoder is unknown or cannot be had.
+        UserError: The encoder is unknown or not available.
     """
     if spec == "auto":
         spec, reason = _choose(dataset, weights)
@@ -64,7 +64,7 @@ def build_encoder(
 
 
 def _choose(dataset: ImageDataset, weights: str | None) -> tuple[str, str]:
-    """What "auto" stands for here, and why."""
+    """Returns what "auto" stands for on this machine, and why."""
     dino = f"timm:{DEFAULT_MODEL}"
     if weights is not None:
         return dino, f"its weights are given in {weights}"
@@ -73,11 +73,11 @@ def _choose(dataset: ImageDataset, weights: str | None) -> tuple[str, str]:
             return dino, "timm and its weights are on this machine"
         obstacle = f"the weights of {dino} are not on this machine"
     except UserError:
-        obstacle = "timm cannot be imported here"
+        obstacle = "timm cannot be imported"
     if dataset.num_classes >= 2:
         return "labels", f"{obstacle} and {dataset.name} has labels"
     raise UserError(
-        f"No encoder can be had: {obstacle}, and {dataset.name} has no labels to train one on; install "
+        f"No encoder is available: {obstacle}, and {dataset.name} has no labels to train one on; install "
         f"timm and name a backbone (--encoder {dino} downloads it), pass a file with its weights as "
         "--encoder-weights, or train without HSR by --hsr-weight 0."
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoder for data sets with labels: a small CNN that learns to tell the classes apart."""
+"""Encoder for data sets with labels: a small CNN that learns to distinguish the classes."""
 
 import time
 from collections.abc import Callable
@@ -12,24 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..console import tracked
+from ..console import track
 from ..data import ImageDataset
 from ..errors import UserError
 from ..files import replacing
 from ..tensors import to_float
 from .encoders import Encoder
 
-VERSION = 1  # Of the network and its training: part of the cache's key.
+# Version of the network and its training, a part of the cache's key.
+VERSION = 1
 IMAGE_SIZE = 32
-WIDTHS = (16, 32, 64, 128)
-HELD_OUT = 0.1
+STAGE_CHANNELS = (16, 32, 64, 128)
+HELD_OUT_FRACTION = 0.1
 MAX_IMAGES = 20_000
-BATCH = 64
+BATCH_SIZE = 64
 EPOCHS = 4
-MAX_STEPS = 1000  # A bound on the work, not on the clock, so that the same seed trains the same encoder.
+# The limit is on the work and not on the time, so that the same seed trains the same encoder.
+MAX_STEPS = 1000
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.05
-MAX_SHIFT = 2
+MAX_SHIFT_PIXELS = 2
+# Images that are read or classified at a time.
+CHUNK_SIZE = 256
 
 
 class Stage(nn.Module):
@@ -55,22 +59,22 @@ class LabelEncoder(Encoder):
 
     Args:
         num_classes: Number of classes.
-        seed: Of the initial weights. PyTorch's default generator is left as it was.
+        seed: Seed of the initial weights. PyTorch's default generator is left as it was.
     """
 
     name = "labels"
 
     def __init__(self, num_classes: int, seed: int = 0) -> None:
         super().__init__()
-        self.shapes = [(width, IMAGE_SIZE >> i) for i, width in enumerate(WIDTHS)][::-1]
+        self.shapes = [(channels, IMAGE_SIZE >> i) for i, channels in enumerate(STAGE_CHANNELS)][::-1]
         strides = (1, 2, 2, 2)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.stages = nn.ModuleList(
                 Stage(n_in, n_out, stride)
-                for n_in, n_out, stride in zip((3, *WIDTHS[:-1]), WIDTHS, strides, strict=True)
+                for n_in, n_out, stride in zip((3, *STAGE_CHANNELS[:-1]), STAGE_CHANNELS, strides, strict=True)
             )
-            self.classifier = nn.Linear(WIDTHS[-1], num_classes)
+            self.classifier = nn.Linear(STAGE_CHANNELS[-1], num_classes)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x = resize(images).contiguous(memory_format=torch.channels_last)
@@ -81,12 +85,12 @@ class LabelEncoder(Encoder):
         return maps[::-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] in [-1, 1] to class logits [N, num_classes]."""
+        """Maps images [N, 3, H, W] in [-1, 1] to class logits [N, num_classes]."""
         return self.classifier(F.relu(self.feature_maps(images)[0]).mean(dim=[2, 3]))
 
 
 def resize(images: Tensor) -> Tensor:
-    """Area-resize images [N, 3, H, W] to the encoder's 32x32."""
+    """Area-resizes images [N, 3, H, W] to the encoder's 32x32."""
     if images.shape[2:] == (IMAGE_SIZE, IMAGE_SIZE):
         return images
     return F.interpolate(images, size=(IMAGE_SIZE, IMAGE_SIZE), mode="area")
@@ -99,14 +103,14 @@ def label_encoder(
     log: Callable[[str], None],
     seed: int = 0,
 ) -> LabelEncoder:
-    """The encoder of a data set's own classes, from the cache or trained now and put there.
+    """Returns the encoder of a data set's own classes, read from the cache or trained and cached.
 
     Args:
         dataset: Images with labels; a tenth of them is held out to measure the accuracy, which is logged.
         device: Where it is trained and left.
         cache_dir: Folder of the cache.
         log: Takes one line of text.
-        seed: Of initial weights, order and shifts.
+        seed: Seed of initial weights, order and shifts.
     """
     path = cache_dir / f"labels-{dataset.fingerprint()}-v{VERSION}-{seed}.safetensors"
     encoder = LabelEncoder(dataset.num_classes, seed)
@@ -125,28 +129,28 @@ def label_encoder(
 
 
 def train(encoder: LabelEncoder, dataset: ImageDataset, device: torch.device, seed: int) -> float:
-    """Train on nine tenths of (at most 20,000 images of) the data set; returns the accuracy on the rest."""
+    """Trains on nine tenths of (at most 20,000 images of) the data set; returns the accuracy on the rest."""
     assert dataset.labels is not None
     rng = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(dataset), generator=rng)[:MAX_IMAGES]
     images = _read_images(dataset, chosen.numpy()).to(device)
     labels = torch.from_numpy(dataset.labels)[chosen].to(device)
-    held_out = max(1, round(HELD_OUT * len(images)))
+    held_out = max(1, round(HELD_OUT_FRACTION * len(images)))
     _fit(encoder.to(device), images[held_out:], labels[held_out:], rng)
     encoder.eval()
     with torch.no_grad():
-        guesses = [encoder(to_float(x)).argmax(dim=1) for x in images[:held_out].split(256)]
+        guesses = [encoder(to_float(x)).argmax(dim=1) for x in images[:held_out].split(CHUNK_SIZE)]
     return (torch.cat(guesses) == labels[:held_out]).float().mean().item()
 
 
 def _fit(encoder: LabelEncoder, images: Tensor, labels: Tensor, rng: torch.Generator) -> None:
-    batch = min(BATCH, len(images))
+    batch = min(BATCH_SIZE, len(images))
     steps = min(EPOCHS * (len(images) // batch), MAX_STEPS)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=max(steps, 2))
     encoder.train()
     order = torch.empty(0, dtype=torch.int64)
-    for _ in tracked(range(steps), "Training the encoder", steps):
+    for _ in track(range(steps), "Training the encoder", steps):
         if len(order) < batch:
             order = torch.randperm(len(images), generator=rng)
         chosen, order = order[:batch].to(images.device), order[batch:]
@@ -159,10 +163,10 @@ def _fit(encoder: LabelEncoder, images: Tensor, labels: Tensor, rng: torch.Gener
 
 
 def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Each image of [N, 3, H, W] moved by up to two pixels; mirroring would change what a digit is."""
+    """Returns images [N, 3, H, W], each moved by up to two pixels; mirroring would change what a digit is."""
     n, _, h, w = images.shape
-    padded = F.pad(images, [MAX_SHIFT] * 4, mode="replicate")
-    offsets = torch.randint(0, 2 * MAX_SHIFT + 1, (2, n, 1), generator=rng)
+    padded = F.pad(images, [MAX_SHIFT_PIXELS] * 4, mode="replicate")
+    offsets = torch.randint(0, 2 * MAX_SHIFT_PIXELS + 1, (2, n, 1), generator=rng)
     rows = (offsets[0] + torch.arange(h)).to(images.device)
     columns = (offsets[1] + torch.arange(w)).to(images.device)
     sample = torch.arange(n, device=images.device)
@@ -170,21 +174,21 @@ def _shifted(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _read_images(dataset: ImageDataset, positions: np.ndarray) -> Tensor:
-    """The images at these positions as uint8 [N, 3, 32, 32]."""
-    chunks = np.array_split(positions, max(1, len(positions) // 256))
+    """Returns the images at these positions as uint8 [N, 3, 32, 32]."""
+    chunks = np.array_split(positions, max(1, len(positions) // CHUNK_SIZE))
     small = [
         (resize(dataset.batch(chunk)) + 1) * 127.5
-        for chunk in tracked(chunks, "Reading images for the encoder, in batches of 256", len(chunks))
+        for chunk in track(chunks, f"Reading images for the encoder, in batches of {CHUNK_SIZE}", len(chunks))
     ]
     return torch.cat([x.round().to(torch.uint8) for x in small])
 
 
 def _load(encoder: LabelEncoder, path: Path) -> float | None:
-    """Fill the encoder from the cache; returns its held-out accuracy, or None where the cache has none."""
+    """Fills the encoder from the cache; returns its held-out accuracy, or None if the cache has no such encoder."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         accuracy = float(metadata["accuracy"])
         encoder.load_state_dict(state)
     except Exception:

@@ -30,7 +30,7 @@ class ProjectionHead(nn.Module):
         self.bias2 = nn.Parameter(torch.zeros(out_channels))
 
     def scaled(self) -> Head:
-        """(w1, b1, w2, b2) with the run-time gains 1 / sqrt(fan_in) applied to the weights."""
+        """Returns (w1, b1, w2, b2) with the run-time gains 1 / sqrt(fan_in) applied to the weights."""
         w1 = self.weight1 * (1 / math.sqrt(self.weight1.shape[1]))
         w2 = self.weight2 * (1 / math.sqrt(self.weight2.shape[1]))
         return w1, self.bias1, w2, self.bias2
@@ -43,9 +43,9 @@ class SemanticRegularizer(nn.Module):
 
     Args:
         encoder: Frozen encoder of the generated images.
-        generator: Generator; those of the resolutions 8, 16, 32, 64 that it has are regularized.
+        generator: Generator, regularized at those of the resolutions 8, 16, 32 and 64 that it has.
         hidden: Width of the heads.
-        precision: What encoder and heads compute in; None: what they are stored in. Weights stay as they are stored.
+        precision: Dtype that encoder and heads compute in; None: that of their weights, which never changes.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class SemanticRegularizer(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], images: Tensor) -> Tensor:
-        """Loss per scale [num_scales], float32.
+        """Returns the loss per scale [num_scales], float32.
 
-        ``features``: block outputs [N, C_r, r, r] in the order of ``resolutions``; ``images`` [N, 3, R, R] in
+        `features`: block outputs [N, C_r, r, r] in the order of `resolutions`; `images` [N, 3, R, R] in
         [-1, 1] are those same images, encoded without gradient.
         """
         with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):

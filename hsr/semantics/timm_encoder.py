@@ -7,6 +7,7 @@ Latent Spaces in StyleGANs" (2022), for ViT, ResNet and VGG, and carries over to
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from .timm_weights import cached_file, fetch, import_timm, load_state
 DEFAULT_MODEL = "vit_base_patch16_224.dino"
 NUM_DEPTHS = 4
 STATISTICS = ("own", "official")
-# What the authors' released code subtracts and divides by: CLIP's mean with ImageNet's standard deviation.
+# Statistics of the authors' released code: CLIP's mean with ImageNet's standard deviation.
 OFFICIAL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OFFICIAL_STD = (0.229, 0.224, 0.225)
 
@@ -33,13 +34,13 @@ class TimmEncoder(Encoder):
 
     Args:
         model_name: timm name, with its pretrained tag where there are several.
-        weights: .safetensors or PyTorch file; None: the hub's cache, else the hub.
+        weights: .safetensors or PyTorch file; None: the hub's cache or else the hub.
         statistics: "own": normalise images as the model's training did; "official": as HSR's released code
-        does.
+            does.
         device: Where the encoder lives.
 
     Raises:
-        UserError: timm, the model or its weights cannot be had, or it offers no intermediate features.
+        UserError: timm, the model or its weights are not available, or it offers no intermediate features.
     """
 
     mean: Tensor
@@ -62,7 +63,7 @@ class TimmEncoder(Encoder):
         path = Path(weights) if weights is not None else fetch(model_name, config.hf_hub_id)
         self.model = _build(model_name)
         self.indices, self.norm = _layers(self.model, model_name)
-        # What lies behind the last of these layers is neither kept nor asked of the file.
+        # Layers behind the last of these are dropped, and the file need not have them.
         self.model.prune_intermediate_layers(self.indices, prune_norm=not self.norm)  # type: ignore[operator]
         load_state(self.model, path, model_name)
         mean, std = (config.mean, config.std) if statistics == "own" else (OFFICIAL_MEAN, OFFICIAL_STD)
@@ -82,29 +83,30 @@ class TimmEncoder(Encoder):
         maps = self.model.forward_intermediates(  # type: ignore[operator]
             x, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
         )
-        if self.pooled:  # timm takes VGG's features before each pooling.
+        # timm takes VGG's features before each pooling.
+        if self.pooled:
             maps = [F.max_pool2d(x, 2) for x in maps]
         return maps[::-1]
 
 
-def model_config(model_name: str):  # type: ignore[no-untyped-def]  # timm's PretrainedCfg; timm is optional.
-    """timm's description of the pretrained model.
+def model_config(model_name: str) -> Any:
+    """Returns timm's description (PretrainedCfg) of the pretrained model.
 
     Raises:
-        UserError: timm is not to be had or does not know the model.
+        UserError: timm is not available or has no such model.
     """
     timm = import_timm()
     try:
         config = timm.get_pretrained_cfg(model_name, allow_unregistered=False)
     except RuntimeError:
-        near = difflib.get_close_matches(model_name, timm.list_models() + timm.list_pretrained(), n=3)
-        hint = f"; near to it are {', '.join(near)}" if near else ""
+        similar_names = difflib.get_close_matches(model_name, timm.list_models() + timm.list_pretrained(), n=3)
+        hint = f"; similar names are {', '.join(similar_names)}" if similar_names else ""
         raise UserError(f"timm {timm.__version__} has no model {model_name}{hint}.") from None
     return config
 
 
 def weights_at_hand(model_name: str) -> bool:
-    """Whether the model's weights are in the hub's local cache. Never uses the network."""
+    """Returns whether the model's weights are in the hub's local cache, without using the network."""
     return cached_file(model_config(model_name).hf_hub_id) is not None
 
 
@@ -116,7 +118,7 @@ def _build(model_name: str) -> nn.Module:
 
 
 def _layers(model: nn.Module, model_name: str) -> tuple[list[int], bool]:
-    """(indices of the intermediate features, shallow first; whether the final normalisation is applied)."""
+    """Returns the indices of the intermediate features, shallow first, and whether the final norm is applied."""
     if model_name.startswith("vgg"):
         return [1, 2, 3, 4], False
     stages = list(model.feature_info)  # type: ignore[arg-type]

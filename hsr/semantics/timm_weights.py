@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the weights of a timm encoder come from: a local file, the hub's cache, the hub.
+"""The weights of a timm encoder, from a local file, the hub's cache or the hub.
 
-Every way in which they cannot be had ends in a `UserError` within seconds.
+Whatever makes them unavailable ends in a `UserError` within seconds.
 """
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 HUB_FILE = "model.safetensors"
-PROBE_SECONDS = 8.0  # For the hub to answer at all; a download that has begun may take as long as it takes.
+# Time for the hub to answer at all; a download that has begun has no limit.
+PROBE_SECONDS = 8.0
+# Keys under which training checkpoints hold the state dict of a model.
 WRAPPERS = ("state_dict", "model", "teacher", "student")
 
 
 def import_timm() -> Any:
-    """The timm module.
+    """Returns the timm module.
 
     Raises:
         UserError: It is not installed or cannot be imported.
@@ -43,7 +46,7 @@ def import_timm() -> Any:
 
 
 def cached_file(hub_id: str | None) -> Path | None:
-    """The model's file in the hub's local cache, if it is there. Never uses the network."""
+    """Returns the model's file in the hub's local cache, or None, without using the network."""
     if not hub_id:
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -53,10 +56,10 @@ def cached_file(hub_id: str | None) -> Path | None:
 
 
 def fetch(name: str, hub_id: str | None) -> Path:
-    """The model's file from the hub's local cache or else from the hub.
+    """Returns the model's file from the hub's local cache or else from the hub.
 
     Raises:
-        UserError: There is no such file or the hub does not answer.
+        UserError: There is no such file, or the hub does not answer.
     """
     path = cached_file(hub_id)
     if path is not None:
@@ -67,7 +70,7 @@ def fetch(name: str, hub_id: str | None) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
-        _within(
+        _run_within(
             PROBE_SECONDS,
             lambda: get_hf_file_metadata(hf_hub_url(hub_id, HUB_FILE), timeout=PROBE_SECONDS / 2),
         )
@@ -75,31 +78,31 @@ def fetch(name: str, hub_id: str | None) -> Path:
     except Exception as error:
         cause = str(error).split("\n")[0] or type(error).__name__
         raise UserError(
-            f"The weights of {name} are not at hand and cannot be downloaded ({cause}): {advice}."
+            f"The weights of {name} are not on this machine and cannot be downloaded ({cause}): {advice}."
         ) from error
 
 
-def _within(seconds: float, call: Any) -> None:
-    """Run ``call``, but wait for no longer: the hub client retries by itself for minutes."""
-    failure: list[BaseException] = []
+def _run_within(seconds: float, call: Callable[[], object]) -> None:
+    """Runs `call`, but waits no longer than `seconds`: the hub client retries by itself for minutes."""
+    failures: list[BaseException] = []
 
     def body() -> None:
         try:
             call()
         except BaseException as error:
-            failure.append(error)
+            failures.append(error)
 
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
         raise TimeoutError(f"no answer within {seconds:.0f} s")
-    if failure:
-        raise failure[0]
+    if failures:
+        raise failures[0]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict from a .safetensors file or from one that `torch.save` wrote. Runs no code from the file.
+    """Reads a state dict from a .safetensors file or one of `torch.save`, without running code from the file.
 
     Raises:
         UserError: The file is missing or holds no state dict.
@@ -110,7 +113,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path} with encoder weights.") from error
-    except Exception as error:  # A file of another kind fails to parse in any of a dozen ways.
+    except Exception as error:
+        # A file of another kind fails to parse in any of a dozen ways.
         cause = str(error).split("\n")[0]
         raise UserError(f"{path} cannot be read as .safetensors or PyTorch weights ({cause}).") from error
     for key in WRAPPERS:
@@ -122,31 +126,31 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, path: Path, name: str) -> None:
-    """Fill ``model`` from the file at ``path``; what the file has beyond the model (a classifier) is left.
+    """Fills `model` from the file at `path`; what the file has beyond the model (a classifier) is ignored.
 
     Raises:
         UserError: The file lacks weights of the model or has them in another shape.
     """
     state = read_state(path)
-    # Counters of batches are of no use here, and older files do without them.
-    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    # The counters of batches have no effect here, and older files lack them.
+    expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and not own.keys() <= state.keys():
-        # timm's own conversion from the layouts in which the authors of a model have published it.
+    if convert is not None and not expected.keys() <= state.keys():
+        # timm converts from the layouts in which a model's authors have published it.
         try:
             state = convert(state, model)
         except (KeyError, RuntimeError, ValueError, AssertionError) as error:
             raise UserError(f"{path} does not hold the weights of {name} ({error!r}).") from error
-    missing = [key for key in own if key not in state]
+    missing = [key for key in expected if key not in state]
     if missing:
         raise UserError(
-            f"{path} does not hold the weights of {name}: {len(missing)} of {len(own)} tensors are missing, "
+            f"{path} does not hold the weights of {name}: {len(missing)} of {len(expected)} tensors are missing, "
             f"among them {missing[0]}."
         )
-    for key, value in own.items():
+    for key, value in expected.items():
         if state[key].shape != value.shape:
             raise UserError(
                 f"{path} does not hold the weights of {name}: {key} is {list(state[key].shape)} there "
                 f"and must be {list(value.shape)}."
             )
-    model.load_state_dict({key: state[key] for key in own}, strict=False)
+    model.load_state_dict({key: state[key] for key in expected}, strict=False)

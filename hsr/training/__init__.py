@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop and what surrounds it: checkpoints, sample grids, logs, progress display, summary."""
+"""The training loop with its checkpoints, sample grids, metrics, logs, progress display and summary."""

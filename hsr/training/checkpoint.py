@@ -47,12 +47,12 @@ class CheckpointFolder:
             remove_leftovers(self.folder)
 
     def save(self, trainer: Trainer, extra: dict[str, Any], keep: int) -> Path:
-        """Writes weights and state, then removes all but the last `keep` weights.
+        """Writes weights and state, then removes all but the last `keep` files of weights.
 
         Args:
-            trainer: What to save.
+            trainer: The trainer to save.
             extra: Further JSON values to store with the state.
-            keep: Number of weight files that stay.
+            keep: Number of files of weights that stay.
 
         Raises:
             UserError: The disk is full, or a weight isn't finite; the previous checkpoint is intact.
@@ -103,7 +103,7 @@ class CheckpointFolder:
             )
 
     def weights(self) -> list[Path]:
-        """Returns the run's own files with weights, oldest first."""
+        """Returns the run's files of weights, oldest first."""
         return weight_files(self.folder)
 
 
@@ -111,7 +111,7 @@ def restore(trainer: Trainer, run: Path) -> dict[str, Any]:
     """Loads weights and state of a run's last checkpoint.
 
     Returns:
-        The JSON values that were saved with it; what belongs to the moment of saving goes into the trainer instead.
+        The JSON values that were saved with it, without the counters, which go into the trainer.
 
     Raises:
         UserError: There is none, or it does not fit the trainer.

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def ema_decay(batch: int, images_seen: int, half_life_kimg: float, rampup: float | None) -> float:
-    """Returns the factor that the average keeps at a step of `batch` images.
+    """Returns the factor by which a step of `batch` images multiplies the average.
 
     Args:
         batch: Images in the step.
@@ -24,7 +24,7 @@ def ema_decay(batch: int, images_seen: int, half_life_kimg: float, rampup: float
 @torch.no_grad()
 def update_ema(average: nn.Module, source: nn.Module, decay: float) -> None:
     """Moves the parameters of `average` towards those of `source`, and copies its buffers."""
-    for mean, value in zip(average.parameters(), source.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
-    for kept, buffer in zip(average.buffers(), source.buffers(), strict=True):
-        kept.copy_(buffer)
+    for mean, parameter in zip(average.parameters(), source.parameters(), strict=True):
+        mean.lerp_(parameter, 1 - decay)
+    for average_buffer, buffer in zip(average.buffers(), source.buffers(), strict=True):
+        average_buffer.copy_(buffer)

@@ -22,25 +22,25 @@ def grid_side(resolution: int) -> int:
 
 
 class SampleGrid:
-    """The same latent codes at every tick; with labels, a column shows one class.
+    """A grid of images from the same latent codes at every tick; with labels, a column shows one class.
 
     Args:
-        dataset: Gives the size of the images and the classes.
+        dataset: Data set with the size of the images and the classes.
         z_dim: Dimension of the latent codes.
-        c_dim: Number of classes that the generator knows, 0 for none.
-        device: Where the generator lives.
-        seed: Of the latent codes.
+        c_dim: Number of classes of the generator, 0 for none.
+        device: Device of the generator.
+        seed: Seed of the latent codes.
     """
 
     def __init__(self, dataset: ImageDataset, z_dim: int, c_dim: int, device: torch.device, seed: int):
         self.columns = grid_side(dataset.resolution)
-        number = self.columns**2
-        self.z = torch.randn(number, z_dim, generator=torch.Generator().manual_seed(seed)).to(device)
+        count = self.columns**2
+        self.z = torch.randn(count, z_dim, generator=torch.Generator().manual_seed(seed)).to(device)
         self.c = None
-        self._reals = np.arange(number) % len(dataset)
+        self._reals = np.arange(count) % len(dataset)
         if c_dim > 0 and dataset.labels is not None:
             present = np.unique(dataset.labels)
-            classes = present[np.arange(number) % self.columns % len(present)]
+            classes = present[np.arange(count) % self.columns % len(present)]
             self.c = one_hot(torch.from_numpy(classes).to(device), c_dim)
             members = [np.flatnonzero(dataset.labels == label) for label in classes]
             self._reals = np.array([m[i // self.columns % len(m)] for i, m in enumerate(members)])

@@ -13,21 +13,23 @@ from torch import Tensor
 from ..errors import reading, writing
 from ..files import replacing
 
-# A statistic that isn't finite so many times in a row won't become so again.
-MAX_TIMES_NOT_FINITE = 32
+# A statistic that is infinite or NaN this many times in a row counts as diverged.
+MAX_NOT_FINITE_STREAK = 32
 
 
 @dataclass
 class _Series:
-    """What is known of one statistic, as scalars on its device: sums since the last tick, and counts."""
+    """The sum and counts of one statistic, as scalars on its device."""
 
+    # Sum and number of the finite values since the last tick.
     total: Tensor
-    finite: Tensor
-    # Not finite since the last tick, and in a row up to now.
-    broken: Tensor
-    in_a_row: Tensor
-    # Values since the session began.
-    values: int = 0
+    finite_count: Tensor
+    # Number of values since the last tick that were infinite or NaN.
+    not_finite_count: Tensor
+    # Number of such values in a row, up to the latest value.
+    not_finite_streak: Tensor
+    # Number of all values since the session began.
+    value_count: int = 0
 
 
 class Averages:
@@ -47,36 +49,36 @@ class Averages:
                 count = torch.zeros([], dtype=torch.int64, device=value.device)
                 zero = torch.zeros_like(value)
                 series = self._series[name] = _Series(zero, count.clone(), count.clone(), count.clone())
-            finite = value.isfinite()
+            is_finite = value.isfinite()
             series.total += value.nan_to_num(0, 0, 0)
-            series.finite += finite
-            series.broken += ~finite
-            series.in_a_row = torch.where(finite, 0, series.in_a_row + 1)
-            series.values += 1
+            series.finite_count += is_finite
+            series.not_finite_count += ~is_finite
+            series.not_finite_streak = torch.where(is_finite, 0, series.not_finite_streak + 1)
+            series.value_count += 1
 
     def means(self) -> dict[str, float]:
         """Returns the means of the finite values since the last `clear`, of names that have any."""
-        counts = {name: series.finite.item() for name, series in self._series.items()}
+        counts = {name: series.finite_count.item() for name, series in self._series.items()}
         return {name: (self._series[name].total / count).item() for name, count in counts.items() if count}
 
     def not_finite(self) -> dict[str, int]:
         """Returns how many values since the last `clear` were not finite, of names that have any."""
-        counts = {name: int(series.broken.item()) for name, series in self._series.items()}
+        counts = {name: int(series.not_finite_count.item()) for name, series in self._series.items()}
         return {name: count for name, count in counts.items() if count}
 
     def diverged(self) -> list[str]:
         """Returns the names whose values persistently aren't finite: never yet, or many times in a row."""
-        rows = {name: int(series.in_a_row.item()) for name, series in self._series.items()}
+        streaks = {name: int(series.not_finite_streak.item()) for name, series in self._series.items()}
         return [
             name
-            for name, times in rows.items()
-            if times >= MAX_TIMES_NOT_FINITE or (times == self._series[name].values and times > 1)
+            for name, streak in streaks.items()
+            if streak >= MAX_NOT_FINITE_STREAK or (streak == self._series[name].value_count and streak > 1)
         ]
 
     def clear(self) -> None:
-        """Starts new means; what is counted in a row goes on."""
+        """Starts new means; the count of values in a row goes on."""
         for series in self._series.values():
-            for tensor in (series.total, series.finite, series.broken):
+            for tensor in (series.total, series.finite_count, series.not_finite_count):
                 tensor.zero_()
 
 
@@ -84,18 +86,18 @@ class RunLog:
     """`log.jsonl` and TensorBoard events in a run folder."""
 
     def __init__(self, folder: Path, images_seen: int = 0):
-        """Opens the log at a position: what it holds from beyond is of steps that will be done again, and goes."""
-        # The import takes a second, which other commands need not spend.
+        """Opens the log at a position and drops the lines behind it, as those steps will be done again."""
+        # The import takes a second, which other commands should not spend.
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "log.jsonl"
         if path.exists():
             with reading(path, "a log"):
                 lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and _position(line) <= images_seen]
-            if len(kept) < len(lines):
+            valid_lines = [line for line in lines if line.endswith("\n") and _position(line) <= images_seen]
+            if len(valid_lines) < len(lines):
                 with replacing(path) as part:
-                    part.write_text("".join(kept))
+                    part.write_text("".join(valid_lines))
         with writing(path):
             self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder), purge_step=images_seen + 1 if images_seen else None)
@@ -116,7 +118,7 @@ class RunLog:
 
 
 def _position(line: str) -> int:
-    """The images seen at a line of the log; 0 for a line that is of another making, and so stays."""
+    """Returns the images seen at a line of the log; 0 for a line of another origin, which is kept."""
     try:
         return round(json.loads(line)["kimg"] * 1000)
     except (ValueError, TypeError, KeyError):

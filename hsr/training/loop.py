@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: steps, ticks, checkpoints, and the orderly end when told to stop."""
+"""The training loop: steps, ticks, checkpoints, and the orderly end on a stop request."""
 
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from .trainer import Trainer
 
 
 class TrainingLoop:
-    """Trains to the end of the schedule, or to a stop request.
+    """Trains until the end of the schedule or a stop request.
 
     Args:
         trainer: Networks and optimizers.
         stream: Batches of real images, at the trainer's position.
-        grid: Sample grids.
+        grid: Grid of samples.
         folder: Run folder.
-        log: Scalars.
+        log: Log of scalars.
         state: JSON values to store with every checkpoint.
         console: Where to show progress.
     """
@@ -43,11 +43,11 @@ class TrainingLoop:
         self.log, self.state, self.console = log, state, console
         self.checkpoints = CheckpointFolder(folder)
         self.averages = Averages()
-        # The moment of the last checkpoint that was written here, in images seen; None before there is one.
-        self._saved: int | None = None
+        # Images seen at the last checkpoint of this loop; None before the first.
+        self._saved_images_seen: int | None = None
 
     def run(self, stop: StopRequest) -> bool:
-        """Trains; returns whether the schedule was completed."""
+        """Trains, and returns whether the schedule was completed."""
         trainer, config = self.trainer, self.trainer.config
         total, tick = round(config.kimg * 1000), round(config.tick_kimg * 1000)
         if trainer.images_seen >= total:
@@ -62,7 +62,7 @@ class TrainingLoop:
                     self._tick(display)
                     if ticks > ticks_before and config.checkpoint_ticks and ticks % config.checkpoint_ticks == 0:
                         self.save()
-                elif display.due():
+                elif display.is_due():
                     display.update(trainer.images_seen, self.averages.means())
             if not self.is_saved():
                 self._require_convergence()
@@ -70,16 +70,16 @@ class TrainingLoop:
         return trainer.images_seen >= total
 
     def is_saved(self) -> bool:
-        """Whether the last checkpoint is of this moment."""
-        return self._saved == self.trainer.images_seen
+        """Returns whether the last checkpoint is of this moment."""
+        return self._saved_images_seen == self.trainer.images_seen
 
     def save(self) -> None:
         """Writes a checkpoint."""
         self.checkpoints.save(self.trainer, self.state, self.trainer.config.checkpoints_kept)
-        self._saved = self.trainer.images_seen
+        self._saved_images_seen = self.trainer.images_seen
 
     def samples_path(self) -> Path:
-        """Returns where the sample grid of this moment is."""
+        """Returns the path of the sample grid of this moment."""
         return self.folder / "samples" / f"{self.trainer.images_seen / 1000:010.3f}.png"
 
     def save_samples(self) -> None:
@@ -90,21 +90,21 @@ class TrainingLoop:
 
     def _tick(self, display: ProgressDisplay) -> None:
         self._require_convergence()
-        trainer, means, broken = self.trainer, self.averages.means(), self.averages.not_finite()
+        trainer, means, not_finite = self.trainer, self.averages.means(), self.averages.not_finite()
         self.averages.clear()
         self.save_samples()
-        display.tick(trainer.images_seen, means, broken)
-        values = means | {f"Not finite/{name}": count for name, count in broken.items()}
+        display.tick(trainer.images_seen, means, not_finite)
+        values = means | {f"Not finite/{name}": count for name, count in not_finite.items()}
         values |= {f"Skipped updates/{name}": int(count) for name, count in trainer.skipped_updates.items()}
         values["Speed/images_per_second"] = display.images_per_second(trainer.images_seen)
         self.log.event("tick", trainer.images_seen, values)
 
     def _require_convergence(self) -> None:
-        """Raises `UserError` where a statistic persistently isn't finite, before anything of that is saved."""
-        broken = self.averages.diverged()
-        if broken:
+        """Raises `UserError` if a statistic is persistently infinite or NaN, before such weights are saved."""
+        diverged = self.averages.diverged()
+        if diverged:
             raise UserError(
-                f"Training diverged ({', '.join(broken)} persistently not finite at "
+                f"Training diverged ({', '.join(diverged)} persistently not finite at "
                 f"{self.trainer.images_seen / 1000:g} kimg); a larger --gamma may help, and the last checkpoint in the "
                 "run folder is from before."
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the options of `hsr train`, and what they name, to what is to be done."""
+"""From the options of `hsr train` to the plan of a run."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,21 +16,22 @@ from ..errors import UserError, exists
 from ..options import TrainOptions
 from ..weights import find_weights, read_header
 
-STREAM_WORKERS = 2
-# Options that are settings of the same name.
+# Processes that decode images which do not fit in memory.
+DEFAULT_WORKERS = 2
+# Options that override the settings of the same names.
 SETTINGS = ("kimg", "batch", "gamma", "mirror", "hsr_weight", "encoder", "encoder_statistics", "seed")
-# Options that may change when a run is continued; any other one would make it another run.
+# Options that may change when a run is continued; any other change would make it another run.
 CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, and where from.
+    """What a run trains, and where it starts from.
 
     Attributes:
         config: Settings.
         dataset: All images, before the split.
-        device: Where to train.
+        device: Device to train on.
         workers: Processes that decode images.
         run: Run folder to continue, or None for a new one.
         weights: File of weights that a new run starts from, or None.
@@ -45,10 +46,10 @@ class Plan:
 
 
 def make_plan(options: TrainOptions, console: Console) -> Plan:
-    """Resolves options, presets and what is resumed into one plan, and says what the data set turned out to hold.
+    """Resolves options, presets and what is resumed into one plan, and prints the data set's report.
 
     Raises:
-        UserError: They cannot be used.
+        UserError: The options or what they name cannot be used.
     """
     device = resolve_device(options.device)
     resume = options.resume
@@ -79,7 +80,7 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     config.require_channels(dataset.resolution)
     workers = options.workers
     if workers is None:
-        workers = 0 if isinstance(dataset.store, np.ndarray) else STREAM_WORKERS
+        workers = 0 if isinstance(dataset.store, np.ndarray) else DEFAULT_WORKERS
     if weights is not None:
         _check_transfer(weights, config, dataset)
     return Plan(config, dataset, device, workers, run, weights)
@@ -89,7 +90,8 @@ def _base_config(options: TrainOptions, weights: Path | None, resolution: int, d
     if options.cfg is not None and options.cfg.lower().endswith(".json"):
         return load_config(Path(options.cfg))
     if options.cfg is None and weights is not None:
-        return read_header(weights).config  # The networks must be those of the checkpoint.
+        # The networks must be those of the checkpoint.
+        return read_header(weights).config
     name = options.cfg or ("digits" if options.data is None else "auto")
     return preset(name, resolution, device)
 
@@ -97,11 +99,11 @@ def _base_config(options: TrainOptions, weights: Path | None, resolution: int, d
 def _check_continuable(options: TrainOptions, run: Path) -> None:
     if not (run / "config.json").is_file():
         raise UserError(f"--resume {run} is not a run folder: it has no config.json.")
-    given = {f.name for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}
-    fixed = sorted(given - CONTINUABLE)
-    if fixed:
+    changed = {f.name for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}
+    refused = sorted(changed - CONTINUABLE)
+    if refused:
         raise UserError(
-            f"--{fixed[0].replace('_', '-')} cannot change when {run} is continued: leave it out, or start "
+            f"--{refused[0].replace('_', '-')} cannot change when {run} is continued: leave it out, or start "
             f"a new run from its weights with --resume {find_weights(run)}."
         )
 
@@ -112,13 +114,13 @@ def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> Non
     if (header.resolution, header.classes) != (dataset.resolution, classes):
         raise UserError(
             f"{weights} is a checkpoint of another shape: it is for images {header.resolution} pixels wide and "
-            f"{_listed(header.classes)}, and {dataset.name} has images {dataset.resolution} pixels wide and "
-            f"{_listed(classes)}."
+            f"{_describe_classes(header.classes)}, but {dataset.name} has images {dataset.resolution} pixels wide and "
+            f"{_describe_classes(classes)}."
         )
 
 
-def _listed(classes: tuple[int, ...]) -> str:
-    """Classes in words."""
+def _describe_classes(classes: tuple[int, ...]) -> str:
+    """Returns the number and the range of classes in words."""
     if not classes:
         return "no classes"
     if len(classes) == 1:

@@ -73,19 +73,19 @@ def train(options: TrainOptions) -> None:
 
 
 def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Console) -> dict[str, Any]:
-    """Restores what is resumed, if anything; returns the JSON values that go with checkpoints."""
-    here = {"data": plan.dataset.fingerprint(), "encoder": None if encoder is None else encoder.name}
+    """Restores the run or weights that are resumed, if any; returns the JSON values that go with checkpoints."""
+    sources = {"data": plan.dataset.fingerprint(), "encoder": None if encoder is None else encoder.name}
     if plan.run is not None:
         state = restore(trainer, plan.run)
-        if state["data"] != here["data"]:
+        if state["data"] != sources["data"]:
             raise UserError(
                 f"{plan.run} cannot be continued on {plan.dataset.name}: its images or labels are not those that the "
                 "run was trained on."
             )
-        # The baseline has an encoder for its metrics alone, which carry its name.
-        if trainer.hsr is not None and state.get("encoder", here["encoder"]) != here["encoder"]:
+        # The baseline uses an encoder for its metrics alone, which carry its name.
+        if trainer.hsr is not None and state.get("encoder", sources["encoder"]) != sources["encoder"]:
             raise UserError(
-                f"{plan.run} was trained with the encoder {state['encoder']}, and here it would be {here['encoder']}."
+                f"{plan.run} was trained with the encoder {state['encoder']}, but now it would be {sources['encoder']}."
             )
         return state
     if plan.weights is not None:
@@ -93,7 +93,7 @@ def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Consol
         if plan.config.path_length_weight > 0 and plan.config.path_length_interval > 0:
             with console.status("Measuring the path lengths of the generator"):
                 trainer.start_path_length_mean()
-    return here
+    return sources
 
 
 def _run(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> None:
@@ -105,7 +105,7 @@ def _run(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> 
                 _summarize(loop, evaluator)
             return
     except KeyboardInterrupt:
-        # At once, as was asked for a second time; or where nothing is lost, and so the first time.
+        # A second request ends the run at once, and so does the first one if nothing is lost.
         if not stop.requested or not loop.is_saved():
             raise
     loop.console.print(
@@ -115,7 +115,7 @@ def _run(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> 
 
 
 def _encoder(plan: Plan, train_set: ImageDataset, console: Console) -> Encoder | None:
-    """The encoder for HSR and the metrics; the baseline does without one where "auto" finds none."""
+    """Returns the encoder for HSR and the metrics; the baseline does without one if "auto" finds none."""
     config = plan.config
     try:
         return build_encoder(
@@ -144,14 +144,14 @@ def new_folder(outdir: Path, plan: Plan) -> Path:
     name = "-".join(dict.fromkeys(parts)) + ("-baseline" if plan.config.hsr_weight == 0 else "")
     with writing(f"--outdir {outdir}"):
         outdir.mkdir(parents=True, exist_ok=True)
-        taken = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d+)-", p.name))]
-        folder = outdir / f"{max(taken, default=0) + 1:03d}-{name}"
+        numbers = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d+)-", p.name))]
+        folder = outdir / f"{max(numbers, default=0) + 1:03d}-{name}"
         folder.mkdir()
     return folder
 
 
 def _start(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> None:
-    """Records where training starts: a checkpoint, pictures, and metrics, which a resumed run makes up for."""
+    """Records the start of training: a checkpoint, pictures and metrics; a resumed run records what is missing."""
     loop.save()
     values: dict[str, Any] = {}
     with stop.interruptible():
@@ -165,17 +165,17 @@ def _start(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -
 
 
 def _summarize(loop: TrainingLoop, evaluator: Evaluator | None) -> None:
-    """Measures the trained generator, and says what became of the run."""
-    G, folder, out = loop.trainer.G_ema, loop.folder, loop.console
+    """Measures the trained generator, and prints the results of the run."""
+    G, folder, console = loop.trainer.G_ema, loop.folder, loop.console
     values: dict[str, float] = {}
     if evaluator is not None:
         values[evaluator.frechet_name] = evaluator.frechet_distance(G)
         values[evaluator.ppl_name] = evaluator.ppl_w(G)
     loop.log.event("summary", loop.trainer.images_seen, values)
-    out.print(f"Trained to {loop.trainer.images_seen / 1000:g} kimg.")
+    console.print(f"Trained to {loop.trainer.images_seen / 1000:g} kimg.")
     for name, value in values.items():
         start = loop.state.get("start", {}).get(name)
         change = f"{value:.4g}" if start is None else f"{start:.4g} at the start, {value:.4g} at the end"
-        out.print(f"  {name.removeprefix('Metrics/')}: {change}")
-    out.print(f"  Pictures: {loop.samples_path()} and the others there; real images: {folder / 'reals.png'}")
-    out.print(f"  Generate more: hsr generate --checkpoint {folder} --seeds 0-35 --truncation 0.7")
+        console.print(f"  {name.removeprefix('Metrics/')}: {change}")
+    console.print(f"  Pictures: {loop.samples_path()} and the others there; real images: {folder / 'reals.png'}")
+    console.print(f"  Generate more: hsr generate --checkpoint {folder} --seeds 0-35 --truncation 0.7")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The orderly end of a run that is told to stop: by Ctrl-C, a scheduler's SIGTERM, or a closed terminal's SIGHUP."""
+"""Requests to stop a run: Ctrl-C, a scheduler's SIGTERM, or a closed terminal's SIGHUP."""
 
 import signal
 import threading
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-# `timeout` and schedulers signal a process more than once; what comes so soon after the first is the same request.
-SECONDS_OF_ONE_REQUEST = 1.0
+# `timeout` and schedulers signal a process more than once: signals closer together than this are one request.
+MIN_SECONDS_BETWEEN_REQUESTS = 1.0
 
 
 class StopRequest:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a flag; a second Ctrl-C, a while later, interrupts at once.
 
-    Within `interruptible` the first one interrupts at once. A SIGHUP that was ignored before (under nohup) stays so.
-    Signals can only be handled by the main thread; in any other one this does nothing.
+    Within `interruptible` the first one interrupts at once. A SIGHUP that was ignored before (by nohup) stays ignored.
+    Signals can only be handled by the main thread; in any other thread this does nothing.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._at = 0.0
+        self._request_time = 0.0
         self._interruptible = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -41,7 +41,7 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """For work of which nothing is lost: a request, also one that came before, raises KeyboardInterrupt in it."""
+        """Interrupts its body by KeyboardInterrupt on any request, also an earlier one: for work that may be lost."""
         self._interruptible = True
         try:
             if self.requested:
@@ -51,9 +51,9 @@ class StopRequest:
             self._interruptible = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self.requested and number == signal.SIGINT
-        late = time.monotonic() - self._at >= SECONDS_OF_ONE_REQUEST
+        is_second_ctrl_c = self.requested and number == signal.SIGINT
+        is_new_request = time.monotonic() - self._request_time >= MIN_SECONDS_BETWEEN_REQUESTS
         if not self.requested:
-            self.requested, self._at = True, time.monotonic()
-        if self._interruptible or (again and late):
+            self.requested, self._request_time = True, time.monotonic()
+        if self._interruptible or (is_second_ctrl_c and is_new_request):
             raise KeyboardInterrupt

@@ -21,10 +21,10 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
 
     Args:
         dataset: Images to draw from; each epoch shows every image once.
-        batch_size: Images a batch.
-        seed: Of the order and the flips.
+        batch_size: Images per batch.
+        seed: Seed of the order and the flips.
         mirror: Flip every image with probability one half.
-        workers: Processes that decode images; 0: the calling one.
+        workers: Processes that decode images; 0: the calling process does.
         start: Number of images already drawn.
     """
 
@@ -44,11 +44,12 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
             collate_fn=_collate,
             num_workers=workers,
             worker_init_fn=_init_worker,
-            generator=torch.Generator(),  # Keeps the loader's hands off the global generator.
+            # The loader would otherwise draw from the global generator.
+            generator=torch.Generator(),
         )
-        others = set(multiprocessing.active_children())
+        earlier_children = set(multiprocessing.active_children())
         self._batches: Iterator | None = iter(loader)
-        self._workers = [child for child in multiprocessing.active_children() if child not in others]
+        self._workers = [child for child in multiprocessing.active_children() if child not in earlier_children]
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._batches is None:
@@ -60,7 +61,7 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
 
     def close(self) -> None:
         """Stops the workers."""
-        # Dropping the iterator asks them to end and waits a while; one that hangs in a read ignores SIGTERM.
+        # Dropping the iterator asks them to end and waits a while; a worker that hangs in a read ignores SIGTERM.
         self._batches = None
         for worker in self._workers:
             if worker.is_alive():
@@ -83,16 +84,16 @@ class _BatchSampler:
         return order, rng.random(self.num_images) < (0.5 if self.mirror else 0.0)
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        epoch, place = divmod(self.start, self.num_images)
+        epoch, position = divmod(self.start, self.num_images)
         order, flips = self._epoch(epoch)
         while True:
             batch: list[tuple[int, bool]] = []
             while len(batch) < self.batch_size:
-                if place == self.num_images:
-                    epoch, place = epoch + 1, 0
+                if position == self.num_images:
+                    epoch, position = epoch + 1, 0
                     order, flips = self._epoch(epoch)
-                batch.append((int(order[place]), bool(flips[place])))
-                place += 1
+                batch.append((int(order[position]), bool(flips[position])))
+                position += 1
             yield batch
 
 
@@ -104,7 +105,8 @@ class _TrainingImages(torch.utils.data.Dataset):
         index, flip = key
         try:
             image = self.dataset[index]
-        except UserError as error:  # An exception would lose its type and gain a traceback on the way home.
+        except UserError as error:
+            # An exception would lose its type and gain a traceback on its way to the main process.
             return error
         label = 0 if self.dataset.labels is None else int(self.dataset.labels[index])
         return (image[:, :, ::-1] if flip else image), label
@@ -119,7 +121,7 @@ def _collate(samples: list) -> tuple[torch.Tensor, torch.Tensor] | UserError:
 
 
 def _init_worker(index: int) -> None:
-    """Leaves signals to the main process, which gets its batches until it has stopped, and then ends the workers.
+    """Ignores signals, which the main process handles: it needs batches until it has stopped, and ends the workers.
 
     Terminals and schedulers signal every process of a job.
     """

@@ -18,15 +18,16 @@ from ..semantics.regularizer import SemanticRegularizer
 from ..tensors import one_hot, to_float
 from .ema import ema_decay, update_ema
 
+# The images need libraries that the trainer itself does without.
 if TYPE_CHECKING:
     from ..data import ImageDataset
 
-# Random codes whose path lengths the mean starts from where training starts from given weights.
+# Number of random codes whose path lengths give the initial mean if training starts from given weights.
 PATH_LENGTH_SAMPLES = 64
 
 
 def hsr_dtype(config: Config, device: torch.device) -> torch.dtype | None:
-    """The dtype that HSR's encoder and loss compute in; None: that of the weights."""
+    """Returns the dtype that HSR's encoder and loss compute in, or None for that of the weights."""
     if config.hsr_precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else None
     return torch.bfloat16 if config.hsr_precision == "bfloat16" else None
@@ -37,19 +38,19 @@ class Trainer:
 
     Regularization runs lazily (Karras et al. 2020, appendix B): every `interval` steps, weighted by
     `interval`, with Adam's learning rate and betas corrected for the additional steps. An update whose gradients aren't
-    all finite is left out, and counted: a float16 overflow must not poison Adam's moments.
+    all finite is skipped and counted: a float16 overflow must not poison Adam's moments.
 
     Args:
         config: Settings; the global random generators must be seeded already.
-        dataset: Images to train on; gives resolution and classes.
+        dataset: Images to train on, with their resolution and classes.
         encoder: Frozen encoder, or None for the baseline.
-        device: Where the networks live.
+        device: Device of the networks.
 
     Attributes:
         steps: Training steps done.
         images_seen: Real images shown so far.
         classes: The data's labels in the networks' order, empty for unconditional networks.
-        skipped_updates: How many updates of G and of D were left out so far, int64 scalars on the device.
+        skipped_updates: Number of updates of G and of D that were skipped so far, int64 scalars on the device.
     """
 
     def __init__(self, config: Config, dataset: "ImageDataset", encoder: Encoder | None, device: torch.device):
@@ -82,7 +83,7 @@ class Trainer:
         self.skipped_updates = {name: torch.zeros([], dtype=torch.int64, device=device) for name in ("G", "D")}
 
     def _adam(self, parameters: list[nn.Parameter], interval: int) -> torch.optim.Adam:
-        # Without lazy regularization (an interval of 0) there are no additional steps to correct for.
+        # Without lazy regularization (an interval of 0) no additional steps need a correction.
         correction = interval / (interval + 1) if interval > 0 else 1.0
         betas = (self.config.beta1**correction, self.config.beta2**correction)
         rate = self.config.learning_rate * correction
@@ -90,8 +91,8 @@ class Trainer:
 
     def modules(self) -> dict[str, nn.Module]:
         """Returns the networks whose weights make up a checkpoint, by their name in it."""
-        named: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
-        return named if self.hsr is None else named | {"hsr": self.hsr}
+        modules: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
+        return modules if self.hsr is None else modules | {"hsr": self.hsr}
 
     def step(self, images: Tensor, labels: Tensor) -> Stats:
         """Trains on one batch.
@@ -112,30 +113,30 @@ class Trainer:
             loss.backward()
         if config.path_length_weight > 0 and self._is_due(config.path_length_interval):
             with self._phase("G"):
-                loss, more = self.loss.generator_path_length(*self._latents(n))
+                loss, phase_stats = self.loss.generator_path_length(*self._latents(n))
                 (loss * config.path_length_interval).backward()
-            stats |= more
+            stats |= phase_stats
         with self._phase("D"):
-            loss, more = self.loss.discriminator_main(real, real_c, *self._latents(n))
+            loss, phase_stats = self.loss.discriminator_main(real, real_c, *self._latents(n))
             loss.backward()
-        stats |= more
+        stats |= phase_stats
         if config.gamma > 0 and self._is_due(config.r1_interval):
             with self._phase("D"):
-                loss, more = self.loss.discriminator_r1(real, real_c)
+                loss, phase_stats = self.loss.discriminator_r1(real, real_c)
                 (loss * config.r1_interval).backward()
-            stats |= more
+            stats |= phase_stats
         self.steps += 1
         self.images_seen += n
         update_ema(self.G_ema, self.G, ema_decay(n, self.images_seen, config.ema_kimg, config.ema_rampup))
         return stats
 
     def _is_due(self, interval: int) -> bool:
-        """Whether what happens every `interval` steps (0: never) happens at this one."""
+        """Returns whether this step is one of those every `interval` steps (0: never)."""
         return interval > 0 and self.steps % interval == 0
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """Freezes the other network than G or D, and takes an optimizer step with the gradients of the body."""
+        """Trains one network, "G" or "D": freezes the other, and takes an optimizer step with the body's gradients."""
         phases = {"G": (self.G, self.D, self.opt_G), "D": (self.D, self.G, self.opt_D)}
         active, frozen, optimizer = phases[name]
         frozen.requires_grad_(False)
@@ -144,26 +145,26 @@ class Trainer:
         yield
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # The largest magnitude is finite where all are, and no sum can overflow on the way to it.
-        broken = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
-        # Fused optimizers read this on the device, so that no step waits for the answer.
-        optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
+        # The largest magnitude is finite if all are, and unlike a sum it cannot overflow.
+        is_skipped = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
+        # Fused optimizers read this on the device, so that no step waits for its value.
+        optimizer.found_inf = is_skipped.float()  # type: ignore[attr-defined]
         optimizer.step()
-        self.skipped_updates[name] += broken
+        self.skipped_updates[name] += is_skipped
 
     def start_path_length_mean(self) -> None:
-        """Sets the mean of path lengths to that of the generator as it is, for training that starts from weights.
+        """Sets the mean of path lengths to the generator's own, for training that starts from weights.
 
-        From 0 it would take hundreds of steps to come up to the generator's, which would be penalised meanwhile.
+        A mean of 0 would take hundreds of steps to rise to it, and path lengths would be penalised meanwhile.
         PyTorch's default generators are left as they were.
         """
         devices = [self.device] if self.device.type == "cuda" else []
-        # No more samples at a time than training itself takes the second derivative of.
+        # A step of training takes as many samples at a time, so they fit in memory.
         n = max(1, self.config.batch // self.loss.pl_batch_shrink)
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.config.seed)
-            rounds = range(-(-PATH_LENGTH_SAMPLES // n))
-            lengths = [self.loss.path_lengths(*self._latents(n)).detach() for _ in rounds]
+            batches = range(-(-PATH_LENGTH_SAMPLES // n))
+            lengths = [self.loss.path_lengths(*self._latents(n)).detach() for _ in batches]
         mean = torch.cat(lengths).mean()
         if mean.isfinite():
             self.loss.pl_mean.copy_(mean)
@@ -172,7 +173,7 @@ class Trainer:
         return one_hot(labels.to(self.device), self.c_dim)
 
     def _latents(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """Random latent codes [n, z_dim] and classes [n, c_dim], distributed as in the data."""
+        """Returns random latent codes [n, z_dim] and classes [n, c_dim], distributed as in the data."""
         return torch.randn(n, self.config.z_dim, device=self.device), self.random_classes(n)
 
     def random_classes(self, n: int) -> Tensor | None:

@@ -66,6 +66,11 @@ def zip_folder(folder: Path, path: Path) -> Path:
     return path
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """Returns the run folders in `folder`, oldest first."""
+    return sorted((folder / "runs").iterdir())
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Folder of 24 images of 16x16 without labels."""

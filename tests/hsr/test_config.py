@@ -40,7 +40,7 @@ def test_auto_scales_with_resolution() -> None:
     assert small.gamma < large.gamma
 
 
-def test_an_unknown_preset_is_told() -> None:
+def test_an_unknown_preset_is_reported() -> None:
     with pytest.raises(UserError, match="--cfg best is neither a preset"):
         preset("best", 32, "cpu")
 
@@ -57,10 +57,10 @@ def test_an_unknown_preset_is_told() -> None:
         ({"seed": -1}, "seed is -1"),
         ({"held_out": 1.0}, "held_out is 1.0"),
         ({"threads": 0}, "threads is 0"),
-        ({"hsr_precision": "fp16"}, 'hsr_precision is "fp16", and must be auto, float32 or bfloat16'),
+        ({"hsr_precision": "fp16"}, 'hsr_precision is "fp16", but must be auto, float32 or bfloat16'),
     ],
 )
-def test_impossible_settings_are_told(changes: dict, words: str) -> None:
+def test_impossible_settings_are_reported(changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         dataclasses.replace(Config(preset="x"), **changes)
 
@@ -77,7 +77,7 @@ def test_every_setting_knows_its_type_and_bounds(name: str) -> None:
     wrong += [-1, -0.5, 10**100] if "float" in kind or "int" in kind else []
     wrong += [] if "None" in kind or "Optional" in kind else [None]
     for value in wrong:
-        with pytest.raises(UserError, match=rf"^{name} is .*, and must be "):
+        with pytest.raises(UserError, match=rf"^{name} is .*, but must be "):
             Config(**({"preset": "x"} | {name: value}))
 
 
@@ -89,7 +89,7 @@ def test_whole_numbers_do_for_others() -> None:
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"preset": "x", "colour": 1}', '{"preset": "x", "batch": "many"}', "[" * 10**5]
 )
-def test_a_wrong_file_is_told(tmp_path: Path, text: str) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"x\.json"):

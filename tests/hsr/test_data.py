@@ -71,7 +71,7 @@ def test_the_report_says_what_was_read(images: Path, tmp_path: Path) -> None:
     assert open_dataset(archive).report == (f"25 images of 16x16 pixels (24 PNG, 1 JPEG) were read from {archive}.",)
 
 
-def test_what_is_ignored_is_told_and_why(images: Path, tmp_path: Path) -> None:
+def test_the_report_says_what_is_ignored_and_why(images: Path, tmp_path: Path) -> None:
     (images / "__MACOSX/.deep").mkdir(parents=True)
     for name in ("__MACOSX/img.png", "__MACOSX/.deep/a.png", "._img.png", "a.HEIC", "b.heic", "notes.txt", "README"):
         (images / name).write_bytes(b"junk")
@@ -105,7 +105,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path / "set")) == 25
 
 
-def test_links_in_a_zip_are_told(images: Path, tmp_path: Path) -> None:
+def test_links_in_a_zip_are_reported(images: Path, tmp_path: Path) -> None:
     archive = zip_folder(images, tmp_path / "a.zip")
     link = zipfile.ZipInfo("link.png")
     link.external_attr = 0o120777 << 16
@@ -120,7 +120,7 @@ def test_names_are_shown_on_one_line(images: Path) -> None:
     assert refusal(images).startswith(r"a\n\udcff.png in ")
 
 
-def test_what_is_no_data_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_is_no_data_set_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no zip")
     (tmp_path / "data.json").write_text("{}")
@@ -145,8 +145,8 @@ def test_what_is_no_data_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "empty cannot be read as a folder (Permission denied)" in refusal(tmp_path / "empty")
 
 
-def test_images_of_no_use_are_told(tmp_path: Path, images: Path) -> None:
-    assert "holds 3 images, and training needs at least 8" in refusal(write_images(tmp_path / "few", count=3))
+def test_images_of_no_use_are_reported(tmp_path: Path, images: Path) -> None:
+    assert "holds 3 images, but training needs at least 8" in refusal(write_images(tmp_path / "few", count=3))
     assert "24x24" in refusal(write_images(tmp_path / "odd", size=24))
     assert "power of two" in refusal(write_images(tmp_path / "tiny", size=4))
     Image.new("RGB", (16, 8)).save(images / "00000/aaa.png")

@@ -144,7 +144,7 @@ def test_a_zipped_folder_keeps_its_labels(tmp_path: Path, prefix: str) -> None:
     assert values(open_dataset(whole)) == [0, 1, 2] * 4
 
 
-def test_names_that_repeat_their_folder_are_told_apart(tmp_path: Path) -> None:
+def test_names_that_repeat_their_folder_are_distinguished(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "outer/a/a", count=12)
     for i, path in enumerate(sorted(folder.rglob("*.png"))):
         path.rename(tmp_path / "outer/a" / ("a" if i % 2 else ".") / f"{i // 2}.png")
@@ -162,14 +162,14 @@ def test_several_files_of_labels_are_refused(tmp_path: Path) -> None:
     assert values(open_dataset(folder)) == [1] * 24
 
 
-def test_labels_away_from_images_are_told(images: Path) -> None:
+def test_labels_away_from_images_are_reported(images: Path) -> None:
     label(images, [[name, 1] for name in names()], "notes/dataset.json")
     dataset = open_dataset(images)
     assert dataset.labels is None
     assert any("as there are no images in its folder (notes/dataset.json)" in s for s in dataset.report)
 
 
-def test_repeated_and_absent_entries_are_told(images: Path) -> None:
+def test_repeated_and_absent_entries_are_reported(images: Path) -> None:
     pairs = [[name, i % 2] for i, name in enumerate(names())]
     dataset = open_dataset(label(images, [*pairs, ["./00000/img0003.png", 1], ["b.png", 7], ["c.png", 8]]))
     assert dataset.classes == (0, 1)
@@ -218,7 +218,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     [
         ([["00000/img0000.png", 1]], r"no label for 00000/img0001.png \(23 of 24"),
         *(
-            ([[name, value] for name in names()], f"00000/img0000.png the label {found}, and labels must be integers")
+            ([[name, value] for name in names()], f"00000/img0000.png the label {found}, but labels must be integers")
             for value, found in (
                 (0.5, "0.5"),
                 (-1, "-1"),
@@ -235,13 +235,13 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
         ({"a.png": 1}, "is not of the form"),
     ],
 )
-def test_wrong_labels_are_told(images: Path, labels: object, words: str) -> None:
+def test_wrong_labels_are_reported(images: Path, labels: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         open_dataset(label(images, labels))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, "\0\xff", '{"labels": [["a", 1' + "0" * 5000 + "]]}"])
-def test_broken_json_is_told(images: Path, text: str) -> None:
+def test_broken_json_is_reported(images: Path, text: str) -> None:
     (images / "dataset.json").write_bytes(text.encode("latin-1"))
     assert "is not of the form" in refusal(images)
 

@@ -98,10 +98,10 @@ def test_images_are_turned_as_their_exif_says(tmp_path: Path, suffix: str) -> No
     assert said(dataset, "7 images were turned as their EXIF tags say.")
 
 
-def test_sizes_are_told_as_seen(opened: Callable[..., ImageDataset]) -> None:
+def test_sizes_are_reported_after_turning(opened: Callable[..., ImageDataset]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    with pytest.raises(UserError, match=r"00\.png in .* is 8x16, and images must be square"):
+    with pytest.raises(UserError, match=r"00\.png in .* is 8x16, but images must be square"):
         opened(".png", Image.new("RGB", (16, 8)), exif=exif)
 
 
@@ -193,7 +193,7 @@ def test_16_bit_gray_keeps_its_range(
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_pixels_of_unknown_range_are_refused(opened: Callable[..., ImageDataset], dtype: type) -> None:
-    with pytest.raises(UserError, match=r"00\.tif in .* what is black and white is unknown"):
+    with pytest.raises(UserError, match=r"00\.tif in .* its black and white are unknown"):
         opened(".tif", Image.fromarray(RAMP.astype(dtype)))
 
 
@@ -236,17 +236,15 @@ def test_srgb_in_other_words_changes_no_pixel(opened: Callable[..., ImageDataset
     assert len(dataset.report) == 1
 
 
-def test_a_profile_that_cannot_be_used_is_told(opened: Callable[..., ImageDataset]) -> None:
+def test_a_profile_that_cannot_be_used_is_reported(opened: Callable[..., ImageDataset]) -> None:
     image = Image.fromarray(quadrants())
     dataset = opened(".png", image, icc_profile=SRGB.replace(b"RGB XYZ ", b"CMYKXYZ "))
     np.testing.assert_array_equal(dataset[0], quadrants().transpose(2, 0, 1))
-    assert said(
-        dataset, "The colour profile of 1 image can't be used, and its colours were taken as they are (00.png)."
-    )
+    assert said(dataset, "The colour profile of 1 image can't be used, so its colours were taken as they are (00.png).")
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
-def test_the_first_frame_is_taken_and_told(opened: Callable[..., ImageDataset], suffix: str) -> None:
+def test_the_first_frame_is_taken_and_reported(opened: Callable[..., ImageDataset], suffix: str) -> None:
     frames = [Image.fromarray(quadrants()), Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), "white")]
     options = {"lossless": True} if suffix == ".webp" else {}
     dataset = opened(suffix, frames[0], save_all=True, append_images=frames[1:], **options)

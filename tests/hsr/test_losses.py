@@ -276,7 +276,7 @@ class TestTraining:
         assert all(p.grad is not None for p in D.parameters())
         assert all(p.grad is None for p in G.parameters())
 
-    def test_discriminator_learns_to_tell_real_from_generated(self):
+    def test_discriminator_learns_to_distinguish_real_from_generated(self):
         G, D = (net.float() for net in networks(resolution=8))
         loss = GANLoss(G, D, hsr=None, r1_gamma=0.1)
         optimizer = torch.optim.Adam(D.parameters(), lr=0.005, betas=(0.0, 0.99))

@@ -15,7 +15,6 @@ import hsr.models.generator
 from hsr.models import Discriminator, Generator
 from hsr.models.discriminator import minibatch_std
 from hsr.models.layers import Conv2dLayer, FullyConnected, StyledLayer, ToRGB
-from hsr.models.mapping import MappingNetwork
 
 FIR = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
 FIR2D = torch.outer(FIR, FIR) / 64
@@ -69,55 +68,6 @@ class TestFullyConnected:
             torch.optim.Adam(layer.parameters(), lr=1e-3).step()
             moves.append((layer(x) - before).abs().item())
         assert moves[0] / moves[1] == pytest.approx(100, rel=1e-2)
-
-
-class TestMapping:
-    def test_normalises_z(self):
-        mapping = MappingNetwork(8, 0, 8, 4, num_layers=2)
-        z = torch.randn(3, 8)
-        torch.testing.assert_close(mapping(5 * z), mapping(z))
-
-    def test_repeats_w_for_every_layer(self):
-        ws = MappingNetwork(8, 3, 8, 4, num_layers=2)(torch.randn(2, 8), torch.eye(3)[:2])
-        assert ws.shape == (2, 4, 8)
-        assert torch.equal(ws[:, 0], ws[:, 3])
-
-    def test_label_matters(self):
-        mapping = MappingNetwork(8, 3, 8, 4, num_layers=2)
-        z = torch.randn(1, 8).expand(3, -1)
-        w = mapping(z, torch.eye(3))[:, 0]
-        assert (w[0] - w[1]).abs().max() > 1e-2
-
-    def test_truncation_interpolates_towards_the_mean(self):
-        mapping = MappingNetwork(8, 0, 8, 4, num_layers=2)
-        mapping.w_avg.normal_()
-        z = torch.randn(2, 8)
-        full = mapping(z)
-        half = mapping(z, truncation_psi=0.5, truncation_cutoff=2)
-        torch.testing.assert_close(half[:, :2], (full[:, :2] + mapping.w_avg) / 2)
-        assert torch.equal(half[:, 2:], full[:, 2:])
-        torch.testing.assert_close(mapping(z, truncation_psi=0.0), mapping.w_avg.expand(2, 4, 8))
-
-    def test_mean_of_w_follows_only_when_asked(self):
-        mapping = MappingNetwork(8, 0, 8, 4, num_layers=2, w_avg_beta=0.9)
-        mapping.w_avg.normal_()
-        before = mapping.w_avg.clone()
-        ws = mapping(torch.randn(5, 8))
-        assert torch.equal(mapping.w_avg, before)
-        torch.manual_seed(1)
-        z = torch.randn(5, 8)
-        ws = mapping(z, update_w_avg=True)
-        torch.testing.assert_close(mapping.w_avg, 0.9 * before + 0.1 * ws[:, 0].mean(dim=0))
-        assert not mapping.w_avg.requires_grad
-
-    def test_wrong_shapes_are_named(self):
-        mapping = MappingNetwork(8, 3, 8, 4, num_layers=2)
-        with pytest.raises(ValueError, match=r"z must be \[N, 8\], got \(2, 7\)"):
-            mapping(torch.randn(2, 7), torch.eye(3)[:2])
-        with pytest.raises(ValueError, match=r"c must be \[N, 3\], got None"):
-            mapping(torch.randn(2, 8))
-        with pytest.raises(ValueError, match="no input"):
-            MappingNetwork(0, 0, 8, 4)
 
 
 class TestSynthesisLayers:
@@ -396,14 +346,7 @@ class TestModules:
     def test_the_label_mapping_of_the_discriminator_is_eight_layers_deep(self):
         assert len(Discriminator(3, 16, channel_base=64, channel_max=8).embed.layers) == 8
 
-    def test_no_feature_maps_are_told(self):
+    def test_no_feature_maps_are_reported(self):
         for make in (lambda: Generator(8, 0, 8, 64, channel_base=32), lambda: Discriminator(0, 64, channel_base=32)):
             with pytest.raises(ValueError, match=r"channel_base .* must leave a feature map at 64 pixels, got 32"):
                 make()
-
-    def test_a_mean_of_w_survives_an_overflow(self):
-        mapping = MappingNetwork(4, 0, 4, 2)
-        mapping(torch.randn(3, 4), update_w_avg=True)
-        before = mapping.w_avg.clone()
-        mapping(torch.full((3, 4), float("nan")), update_w_avg=True)
-        assert mapping.w_avg.equal(before) and before.abs().sum() > 0

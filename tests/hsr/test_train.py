@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hsr train` and `hsr generate` from end to end: what runs leave behind, resuming, interruption."""
+"""`hsr train` from end to end: what runs leave behind, resuming, interruption."""
 
 import io
 import json
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -24,15 +23,16 @@ from hsr.console import SteadyOutput
 from hsr.semantics import LabelEncoder
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.evaluation import Evaluator
-from hsr.training.stop import SECONDS_OF_ONE_REQUEST
+from hsr.training.stop import MIN_SECONDS_BETWEEN_REQUESTS
 from hsr.training.trainer import Trainer
 from hsr.weights import find_weights, read_header
 
+from .conftest import run_folders
+
 Command = Callable[..., int]
 
-
-def run_folders(folder: Path) -> list[Path]:
-    return sorted((folder / "runs").iterdir())
+# Time for a command in a process of its own, on a machine that is busy with other tests.
+MAX_SECONDS = 200
 
 
 def final_tensors(run: Path) -> dict[str, torch.Tensor]:
@@ -164,13 +164,13 @@ def test_signals_to_every_process_of_a_job_save(
         start_new_session=True,
     )  # fmt: skip
     log = images.parent / "runs/001-images-small-baseline/log.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + MAX_SECONDS
     while (not log.exists() or '"tick"' not in log.read_text()) and time.monotonic() < deadline and job.poll() is None:
         time.sleep(0.05)
     # `timeout` signals its child, and then its group with the child in it.
     os.kill(job.pid, number)
     os.killpg(job.pid, number)
-    out, error = job.communicate(timeout=60)
+    out, error = job.communicate(timeout=MAX_SECONDS)
     assert job.returncode == 0 and "Traceback" not in error, error
     assert "and saved. Continue with: hsr train --resume" in out
     assert read_header(find_weights(log.parent)).images_seen > 0
@@ -194,7 +194,7 @@ def test_a_run_survives_its_terminal(images: Path, write_cfg: Callable[..., Path
     )
     assert job.stdout is not None and job.stderr is not None
     job.stdout.close()
-    assert job.wait(60) == 0 and job.stderr.read() == ""
+    assert job.wait(MAX_SECONDS) == 0 and job.stderr.read() == ""
     job.stderr.close()
     assert read_header(find_weights(images.parent / "runs/001-images-small-baseline")).images_seen == 20
 
@@ -238,7 +238,7 @@ def test_a_second_ctrl_c_ends_at_once(
             return step(self, images, labels)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # Still the first request: some send it twice.
-        time.sleep(SECONDS_OF_ONE_REQUEST + 0.1)
+        time.sleep(MIN_SECONDS_BETWEEN_REQUESTS + 0.1)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal must interrupt")
 
@@ -344,57 +344,6 @@ def test_a_start_from_weights_is_no_worse_after_a_step(
     assert state["loss.pl_mean"].item() == pytest.approx(events(second)[1]["Loss/G/path_length"], rel=0.3)
 
 
-def test_formats_follow_suffixes_and_other_files_stay(
-    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--kimg", 0.008, "--device", "cpu") == 0
-    (run,) = run_folders(tmp_path)
-    checkpoints = run / "checkpoints"
-    mine = [
-        checkpoints / name for name in ("best.safetensors", "000000.008-good.safetensors", "x000000.008.safetensors")
-    ]
-    for path in mine:
-        path.write_bytes((checkpoints / "000000.008.safetensors").read_bytes())
-    (checkpoints / "000000.008.part").write_text("mine")
-    assert hsr("train", "--resume", run, "--kimg", 0.064, "--device", "cpu") == 0
-    assert all(path.exists() for path in [*mine, checkpoints / "000000.008.part"])
-    assert find_weights(run).name == "000000.064.safetensors"
-    assert len(list(checkpoints.glob("000000.0??.safetensors"))) == 5
-
-    for name, kind in {"a.jpg": "JPEG", "a.PNG": "PNG", "a.webp": "WEBP", "a.tif": "TIFF"}.items():
-        (tmp_path / "a.part").write_text("mine")
-        assert hsr("generate", "--checkpoint", run, "--seeds", 0, "--out", name, "--device", "cpu") == 0
-        with Image.open(tmp_path / name) as image:
-            assert image.format == kind
-    assert (tmp_path / "a.part").read_text() == "mine"
-    for name in ("a.gif", "a", "a.safetensors", "a.png.txt"):
-        assert hsr("generate", "--checkpoint", run, "--out", name, "--device", "cpu") == 2
-        assert "suffix of no known image format" in capsys.readouterr().err
-        assert not (tmp_path / name).exists()
-
-
-def test_generate_writes_a_grid_and_single_images(
-    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path
-) -> None:
-    assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--kimg", 0.004, "--device", "cpu") == 0
-    (run,) = run_folders(tmp_path)
-    command = ["generate", "--checkpoint", run, "--device", "cpu", "--seeds"]
-    assert hsr(*command, "0-35", "--truncation", 0.7) == 0
-    grid = np.asarray(Image.open(tmp_path / "generated.png"))
-    assert grid.shape == (6 * 16, 6 * 16, 3)
-
-    assert hsr(*command, "3,5", "--out", "deep/two.png", "--outdir", "single", "--truncation", 0.7) == 0
-    assert sorted(p.name for p in (tmp_path / "single").iterdir()) == ["seed0003.png", "seed0005.png"]
-    alone = np.asarray(Image.open(tmp_path / "single/seed0003.png")).astype(int)
-    assert abs(alone - grid[:16, 48:64]).max() <= 1  # Batches of another size may round otherwise.
-    assert Image.open(tmp_path / "deep/two.png").size == (32, 16)
-
-    assert hsr(*command, "3", "--label", 0, "--out", "zero.png") == 0
-    assert hsr(*command, "3", "--label", 1, "--out", "one.png") == 0
-    assert (tmp_path / "zero.png").read_bytes() != (tmp_path / "one.png").read_bytes()
-    assert hsr(*command, "3", "--label", 2) == 2
-
-
 def test_a_run_goes_on_with_its_own_encoder_only(
     hsr: Command, labelled: Path, small_cfg: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -406,5 +355,5 @@ def test_a_run_goes_on_with_its_own_encoder_only(
     monkeypatch.setattr(LabelEncoder, "name", "another")
     regularized, baseline = sorted(runs.iterdir())
     assert hsr("train", "--resume", regularized, "--kimg", 0.008, "--device", "cpu") == 2
-    assert "was trained with the encoder labels, and here it would be another" in capsys.readouterr().err
+    assert "was trained with the encoder labels, but now it would be another" in capsys.readouterr().err
     assert hsr("train", "--resume", baseline, "--kimg", 0.008, "--device", "cpu") == 0

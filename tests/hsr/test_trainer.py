@@ -21,7 +21,7 @@ from hsr.training import checkpoint
 from hsr.training.checkpoint import CheckpointFolder, restore
 from hsr.training.ema import ema_decay, update_ema
 from hsr.training.evaluation import Evaluator
-from hsr.training.logs import MAX_TIMES_NOT_FINITE, Averages
+from hsr.training.logs import MAX_NOT_FINITE_STREAK, Averages
 from hsr.training.stream import BatchStream
 from hsr.training.trainer import Trainer
 from hsr.weights import find_weights, join_groups, load_weights, read_header
@@ -186,13 +186,13 @@ def test_nothing_that_is_not_finite_is_saved(trainer: Trainer, dataset: ImageDat
     assert len(folder.weights()) == 1
 
 
-def test_what_persists_is_told_from_what_passes() -> None:
+def test_persistent_values_are_distinguished_from_passing_ones() -> None:
     averages, bad = Averages(), torch.tensor(float("nan"))
     for value in (torch.tensor(1.0), bad, torch.tensor(3.0)):
         averages.add({"x": value})
     assert (averages.means(), averages.not_finite(), averages.diverged()) == ({"x": 2.0}, {"x": 1}, [])
     averages.clear()
-    for _ in range(MAX_TIMES_NOT_FINITE - 1):
+    for _ in range(MAX_NOT_FINITE_STREAK - 1):
         averages.add({"x": bad})
     assert averages.diverged() == [] and averages.means() == {}
     averages.clear()
@@ -264,7 +264,7 @@ def test_a_failed_save_leaves_the_last_checkpoint(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_weights_of_another_shape_are_told(
+def test_weights_of_another_shape_are_reported(
     trainer: Trainer, dataset: ImageDataset, encoder: LabelEncoder, tmp_path: Path
 ) -> None:
     path = CheckpointFolder(tmp_path).save(trainer, {}, keep=1)
