@@ -157,7 +157,7 @@ def test_signals_to_every_process_of_a_job_save(
     images: Path, write_cfg: Callable[..., Path], number: signal.Signals
 ) -> None:
     """Schedulers and terminals signal the workers too; they must live until the main process has stopped."""
-    cfg = write_cfg("long", kimg=1000.0, hsr_weight=0.0, encoder="auto", checkpoint_ticks=0)
+    cfg = write_cfg("long", threads=1, kimg=1000.0, hsr_weight=0.0, encoder="auto", checkpoint_ticks=0)
     command = [sys.executable, "-m", "hsr", "train", "--cfg", cfg, "--data", images, "--workers", 2, "--device", "cpu"]
     job = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images.parent,
@@ -187,7 +187,7 @@ def test_names_that_a_terminal_cannot_show_are_shown_otherwise() -> None:
 
 def test_a_run_survives_its_terminal(images: Path, write_cfg: Callable[..., Path]) -> None:
     """Nobody reads what it prints any more, and it trains to its end all the same."""
-    cfg = write_cfg("quiet", hsr_weight=0.0, encoder="auto")
+    cfg = write_cfg("quiet", threads=1, hsr_weight=0.0, encoder="auto")
     command = [sys.executable, "-m", "hsr", "train", "--cfg", cfg, "--data", images, "--device", "cpu"]
     job = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images.parent
