@@ -7,8 +7,8 @@ import triton.language as tl
 
 from .._triton import cdiv, on_device_of
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
-from ..upfirdn2d.triton_impl import WARPS, Pass, passes_of, run_passes, tile_of_channels
-from ..upfirdn2d.triton_kernels import fir_place, fir_taps, fir_tile
+from ..upfirdn2d.triton_fir import fir_lanes, fir_taps, fir_tile
+from ..upfirdn2d.triton_impl import WARPS, Pass, channels_last_tiling, passes_of, run_passes
 from .gpu_common import as_float, stride_of
 from .triton_common import leaky, numbers
 
@@ -29,7 +29,7 @@ def modulated_conv2d_fir_epilogue_kernel(
 ):  # fmt: skip
     """Reads channels_last; LAST: so it writes. gain is the FIR's, act_gain the activation's."""
     groups = tl.cdiv(out_width, UP_X)
-    plane, block, first, channel = fir_place(tl.cdiv(out_height, UP_Y * GROUPS), groups, channels, 0, True, A, B)
+    plane, block, first, channel = fir_lanes(tl.cdiv(out_height, UP_Y * GROUPS), groups, channels, 0, True, A, B)
     group = first + tl.arange(0, A)[:, None]
     inside = channel < channels
     row, column = block * (GROUPS * DOWN_Y) - pad_y, group * DOWN_X - pad_x
@@ -79,7 +79,7 @@ def modulated_conv2d_fir_epilogue(
     if not y.numel():
         return y
     *earlier, step = passes_of(f, geometry)
-    if not step.unrolled:
+    if not step.is_unrolled:
         earlier, step = [*earlier, step], Pass(Geometry(), None, (1, 1))
     x = x.contiguous(memory_format=_LAST)
     if earlier:
@@ -87,8 +87,8 @@ def modulated_conv2d_fir_epilogue(
     alpha, gain, clamp = numbers(act, alpha, gain, clamp)
     n, c, height, width = x.shape
     columns = cdiv(size[1], step.geometry.up[0])
-    lines = cdiv(size[0], step.geometry.up[1] * step.groups(False))
-    programs, *tile = tile_of_channels(n, lines, columns, c, y.element_size())
+    lines = cdiv(size[0], step.geometry.up[1] * step.row_groups(False))
+    programs, *tile = channels_last_tiling(n, lines, columns, c, y.element_size())
     g = step.geometry
     f, *f_steps = step.filter_args
     with on_device_of(x):

@@ -1,5 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FIR up- and downsampling: zero-insert, pad, filter, decimate in one pass."""
+"""FIR up- and downsampling: zero-insert, pad, filter, decimate in one pass.
+
+reference     the specification, in plain PyTorch
+geometry      sizes and padding, and checks of the filter, for all backends
+autograd      derivatives: the transpose of a FIR resampling is another one
+ops           the native operator that the backends implement
+cpu_impl      the CPU kernel
+passes        the launches that one call takes on a GPU
+cuda_impl     the CUDA kernels, and a launch that can be repeated
+triton_impl   launches of the Triton kernels
+triton_fir    these kernels
+"""
 
 from collections.abc import Hashable, Sequence
 
@@ -61,13 +72,13 @@ def upfirdn2d(
 
 
 def _run(key: Hashable, x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
-    """Runs a call that isn't remembered yet, and remembers it under `key`, if it has one."""
+    """Runs a call whose launch isn't remembered yet, and remembers it under `key` unless that is None."""
     choice = _operator.choose(x, native_limit(f, max(geometry.up + geometry.down)))
     y = _operator.run(choice, x.device, x, f, geometry)
     if key is not None and choice.backend == "cuda":
         from . import cuda_impl
 
-        _launches.note(key, cuda_impl.prepared(x, f, geometry))
+        _launches.note(key, cuda_impl.prepare_launch(x, f, geometry))
     return y
 
 

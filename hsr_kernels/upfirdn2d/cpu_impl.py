@@ -10,7 +10,7 @@ from .geometry import Geometry, filter_taps, geometry_of
 
 
 def prepare_taps(f: torch.Tensor | None, flip_filter: bool, gain: float, dtype: torch.dtype) -> tuple[np.ndarray, bool]:
-    """The taps in float64 as a correlation with the gain folded in, and whether the filter is separable.
+    """Returns the taps in float64 as a correlation with the gain folded in, and whether the filter is separable.
 
     Returns:
         (rows of a [height, width] filter, False) or (column taps followed by row taps, True).
@@ -34,7 +34,16 @@ def prepare_taps(f: torch.Tensor | None, flip_filter: bool, gain: float, dtype: 
 
 
 def fir_args(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry, size: tuple[int, int]):
-    """(taps to keep alive, filter, sizes, steps) as the native functions take them."""
+    """Returns (taps, filter, sizes, factors and padding): a native function takes all but the taps.
+
+    The filter holds the address of the taps, which must live until that function returns.
+
+    Args:
+        x: Images [N, C, H, W].
+        f: None, [taps] or [height, width].
+        geometry: That of the call.
+        size: (H', W') of its output.
+    """
     taps, separable = prepare_taps(f, geometry.flip_filter, geometry.gain, x.dtype)
     height, width = filter_taps(f)
     x0, _, y0, _ = geometry.padding
@@ -53,5 +62,6 @@ def upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     x, layout = dense_image(x)
     taps, *args = fir_args(x, f, geometry, size)
     native.cpu().upfirdn2d(address(x), address(y), *args, layout, DTYPE_CODES[x.dtype], torch.get_num_threads())
-    del taps  # alive until here: args hold its address
+    # args hold their address, so the taps must live until here.
+    del taps
     return y

@@ -9,13 +9,15 @@ import torch
 
 from .. import _checks
 
-MAX_TAPS = 64  # of the native kernels, along an axis
-MAX_FACTOR = 64  # of up, and of down, which is the up of the backward
+# Along an axis, in the native kernels.
+MAX_TAPS = 64
+# Of up and of down alike, in the native kernels: down is the up of the backward.
+MAX_FACTOR = 64
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything about an upfirdn2d call but its tensors.
+    """All that defines an upfirdn2d call besides its tensors.
 
     Attributes:
         up, down: Factors (x, y).
@@ -31,7 +33,11 @@ class Geometry:
     gain: float = 1.0
 
     def output_size(self, height: int, width: int, taps: tuple[int, int]) -> tuple[int, int]:
-        """(H', W') for an image (H, W) and a filter of `taps` (height, width); raises where nothing would be left."""
+        """Returns (H', W') for an image (H, W) and a filter of `taps` (height, width).
+
+        Raises:
+            ValueError: No pixel would be left.
+        """
         x0, x1, y0, y1 = self.padding
         padded = (height * self.up[1] + y0 + y1, width * self.up[0] + x0 + x1)
         if padded[0] < taps[0] or padded[1] < taps[1]:
@@ -42,7 +48,7 @@ class Geometry:
         return (padded[0] - taps[0]) // self.down[1] + 1, (padded[1] - taps[1]) // self.down[0] + 1
 
     def adjoint(self, size: tuple[int, int], taps: tuple[int, int]) -> "Geometry":
-        """The geometry of the transposed map: up and down change places, the filter is mirrored."""
+        """Returns the geometry of the transposed map: up and down change places, the filter is mirrored."""
         height, width = size
         out_height, out_width = self.output_size(height, width, taps)
         x0, _, y0, _ = self.padding
@@ -61,26 +67,29 @@ class Geometry:
 
 
 def geometry_of(up, down, padding, flip_filter, gain) -> Geometry:
-    """A geometry from an operator's flat arguments."""
+    """Makes a geometry from an operator's flat arguments."""
     return Geometry(tuple(up), tuple(down), tuple(padding), flip_filter, gain)
 
 
 def filter_taps(f: torch.Tensor | None) -> tuple[int, int]:
-    """(height, width) of a filter; None is a single tap, a 1-D filter runs along both axes."""
+    """Returns (height, width) of a filter; None is a single tap, a 1-D filter runs along both axes."""
     if f is None:
         return 1, 1
     if torch.jit.is_tracing():
         with warnings.catch_warnings():
-            # A trace takes sizes for tensors; a filter's are constants, whatever PyTorch says of that.
+            # A trace has tensors for sizes. Those of a filter are constants, which PyTorch would warn of.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             return int(f.shape[0]), int(f.shape[-1])
     return f.shape[0], f.shape[-1]
 
 
 def check_filter(f: torch.Tensor | None) -> torch.Tensor | None:
-    """Returns `f` as kernels take it if it is a filter: None, [taps] or [h, w], of floats.
+    """Returns `f` as kernels take it: None, or [taps] or [height, width] in float32 or float64.
 
-    Taps in 16 bits, as a module's become by `.half()`, are cast; those of StyleGAN's filters are exact in them.
+    16-bit taps, such as those of a module after `.half()`, are cast; StyleGAN's filters are exact in 16 bits.
+
+    Raises:
+        TypeError, ValueError: It isn't a filter.
     """
     if f is None:
         return None
@@ -94,11 +103,11 @@ def check_filter(f: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def native_limit(f: torch.Tensor | None, factor: int) -> str:
-    """Why a filter keeps the fast backends from running; empty where it doesn't."""
+    """Returns the reason why the fast backends can't run with a filter and a factor, empty if they can."""
     if f is not None and f.requires_grad and torch.is_grad_enabled():
-        return "a filter that requires grad is differentiated by the reference only"
+        return "only the reference differentiates a filter that requires grad"
     if max(filter_taps(f)) > MAX_TAPS or factor > MAX_FACTOR:
-        return f"more than {MAX_TAPS} taps or a factor above {MAX_FACTOR} is left to the reference"
+        return f"only the reference takes more than {MAX_TAPS} taps or a factor above {MAX_FACTOR}"
     return ""
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator of upfirdn2d that its backends implement."""
+"""The native operator of upfirdn2d that its backends implement."""
 
 import torch
 

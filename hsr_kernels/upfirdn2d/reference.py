@@ -27,13 +27,15 @@ def upfirdn2d(x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> to
 
 
 def _filter(x: torch.Tensor, f: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Depthwise filtering; a 1-D filter runs along both axes."""
+    """Filters each channel; a 1-D filter runs along both axes."""
     channels = x.shape[1]
     f = f.to(torch.promote_types(f.dtype, x.dtype))
     if not geometry.flip_filter:
-        f = f.flip(list(range(f.ndim)))  # conv2d correlates, so convolution flips the taps
+        # conv2d correlates, so a convolution flips the taps.
+        f = f.flip(list(range(f.ndim)))
     if channels == 0:
-        return x[:, :, f.shape[0] - 1 :, f.shape[-1] - 1 :]  # conv2d has no groups to run over
+        # conv2d doesn't take zero groups.
+        return x[:, :, f.shape[0] - 1 :, f.shape[-1] - 1 :]
     kernels = [f * geometry.gain] if f.ndim == 2 else [f[None, :] * geometry.gain, f[:, None]]
     for kernel in kernels:
         x = F.conv2d(x, kernel.to(x.dtype).expand(channels, 1, *kernel.shape), groups=channels)
