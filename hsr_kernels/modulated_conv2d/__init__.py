@@ -1,5 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modulated convolution with its epilogue (demodulate, noise, bias, activation) fused."""
+"""Modulated convolution with its epilogue (demodulate, noise, bias, activation) fused.
+
+reference             the specification, in plain PyTorch
+autograd              a layer and its derivatives, by native operators and PyTorch's convolution
+demodulation          weight, styles and demodulation factors, as the convolution and its epilogue take them
+routes                the passes that are one Triton kernel, convolution included, and the reason for it
+ops                   the native operators that the backends implement
+cpu_impl              the CPU kernels
+cuda_impl             the CUDA kernels
+triton_impl           launches of the Triton kernels, and their tilings
+triton_pointwise      kernels before and after the convolution
+triton_fir_epilogue   the kernel after it in a layer that upsamples
+triton_conv           kernels with the convolution inside
+triton_common         what these kernels share
+gpu_common            what cuda_impl and triton_impl share
+"""
 
 from collections.abc import Sequence
 
@@ -67,7 +82,7 @@ def modulated_conv2d(
     """
     x, weight, styles = _checks.autocast(x), _checks.autocast(weight), _checks.autocast(styles)
     resample_filter = check_filter(resample_filter)
-    steps = _validate(x, weight, styles, up, down, padding, resample_filter)
+    layer_plan = _validate(x, weight, styles, up, down, padding, resample_filter)
     epilogue = epilogue_of(act, alpha, gain, clamp, x.dtype)
     for name, value in (("noise", noise), ("bias", bias)):
         if value is not None:
@@ -75,11 +90,11 @@ def modulated_conv2d(
     _checks.same_device("x", x, weight=weight, styles=styles, noise=noise, bias=bias, resample_filter=resample_filter)
     if bias is not None:
         _checks.shape("bias", bias, (weight.shape[0],))
-    noise = _noise_map(noise, x, weight, steps, resample_filter)
+    noise = _noise_map(noise, x, weight, layer_plan, resample_filter)
     choice = _operator.choose(x, native_limit(resample_filter, max(up, down)))
     return _operator.run(
-        choice, x.device, x, weight, styles, noise, resample_filter, steps, bool(demodulate), bool(flip_weight), bias,
-        epilogue,
+        choice, x.device, x, weight, styles, noise, resample_filter, layer_plan, bool(demodulate), bool(flip_weight),
+        bias, epilogue,
     )  # fmt: skip
 
 
@@ -98,17 +113,17 @@ def _validate(x, weight, styles, up, down, padding, f) -> Plan:
     return plan(kernel, filter_taps(f), up, down, _checks.padding4("padding", padding), flip_filter=False)
 
 
-def _noise_map(noise, x, weight, steps: Plan, f) -> torch.Tensor | None:
-    """Noise as [N or 1, 1, H', W'] or a scalar tensor."""
-    size = steps.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
+def _noise_map(noise, x, weight, layer_plan: Plan, f) -> torch.Tensor | None:
+    """Returns noise as [N or 1, 1, H', W'] or a scalar tensor."""
+    size = layer_plan.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
     if noise is None or noise.ndim == 0:
         return noise
     n = noise.shape[0] if noise.ndim == 4 else 1
-    whole = (n, 1, *size)
-    fits = noise.ndim <= 4 and all(a in (1, b) for a, b in zip(noise.shape[::-1], whole[::-1], strict=False))
+    shape = (n, 1, *size)
+    fits = noise.ndim <= 4 and all(a in (1, b) for a, b in zip(noise.shape[::-1], shape[::-1], strict=False))
     if not fits or n not in (1, x.shape[0]):
         raise ValueError(
             f"noise must be a scalar tensor or broadcast to [{x.shape[0]} or 1, 1, {size[0]}, {size[1]}], "
             f"got {list(noise.shape)}"
         )
-    return noise.expand(whole).contiguous()
+    return noise.expand(shape).contiguous()

@@ -8,7 +8,7 @@
 
 Kept for backward are the layer's inputs and y: u is scaled again, z * d is recovered from y. Every backward is made of
 Functions that can be differentiated in turn, so every order exists. On the triton backend a pass of a layer that
-doesn't resample may be one kernel instead, convolution included (routes.py), where no further derivative is to come.
+doesn't resample may be one kernel instead, convolution included (routes.py), if no further derivative can follow.
 """
 
 import torch
@@ -70,7 +70,7 @@ class ScaleChannelsBackward(torch.autograd.Function):
 
 @Function
 class EpilogueBackward(torch.autograd.Function):
-    """(dz, dd, dnoise, db) from dy, with what they need recovered from y; the activation is piecewise linear."""
+    """(dz, dd, dnoise, db) from dy, with what they need recovered from y; for piecewise linear activations."""
 
     @staticmethod
     def forward(dy, y, d, noise, b, epilogue, needs_dnoise, backend):
@@ -90,7 +90,7 @@ class EpilogueBackward(torch.autograd.Function):
         dy, y, d, noise, b = ctx.saved_tensors
         if not torch.is_grad_enabled() and ddz is not None:
             return *_second_order(ctx, ddz, ddd, ddnoise, ddb), None, None, None
-        # Differentiable: a third derivative may follow.
+        # These steps can be differentiated, as a third derivative may follow.
         slope, inverse = _slopes(y.detach(), ctx.epilogue)
         channel = lambda v: v[:, :, None, None]  # noqa: E731
         dpre = dy * slope
@@ -119,7 +119,7 @@ class EpilogueBackward(torch.autograd.Function):
 
 
 def _second_order(ctx, ddz, ddd, ddnoise, ddb):
-    """What EpilogueBackward.backward computes, in one pass."""
+    """Computes in one pass what EpilogueBackward.backward returns of tensors."""
     dy, y, d, noise, b = ctx.saved_tensors
     n, c = y.shape[:2]
     ratio = dy.new_zeros((n, c), dtype=accumulation_dtype(y.dtype)) if ddd is None else ddd / d
@@ -137,7 +137,7 @@ def _second_order(ctx, ddz, ddd, ddnoise, ddb):
 
 
 def _slopes(y: torch.Tensor, epilogue: Epilogue) -> tuple[torch.Tensor, torch.Tensor]:
-    """dy/dpre and, where that isn't 0, its inverse, from the output y; both constant almost everywhere.
+    """Returns dy/dpre and, where that isn't 0, its inverse, recovered from y; both are constant almost everywhere.
 
     Where dy/dpre is 0 the inverse only has to be finite: it never stands without dy/dpre as another factor.
     """
@@ -153,19 +153,19 @@ def _slopes(y: torch.Tensor, epilogue: Epilogue) -> tuple[torch.Tensor, torch.Te
 
 @Function
 class ModulatedConv2d(torch.autograd.Function):
-    """The whole layer; w as its convolution takes it, s, d, noise and b in the dtype that is accumulated in."""
+    """y of a layer; w is as its convolution takes it, and s, d, noise and b have the accumulation dtype."""
 
     @staticmethod
     def forward(x, w, s, d, noise, b, f, plan, epilogue, routes, backend):
         if routes.forward == FUSED:
             return ops.modulated_conv2d_layer[backend](x, w, s, d, noise, b, plan.convolution.padding, *epilogue.args)
-        return around_convolution(x, w, s, d, noise, b, f, plan, epilogue, backend)
+        return convolution_route(x, w, s, d, noise, b, f, plan, epilogue, backend)
 
     @staticmethod
     def setup_context(ctx, inputs, y):
         *tensors, ctx.plan, ctx.epilogue, ctx.routes, ctx.backend = inputs
         x, w, *_, f = tensors
-        # Of the images that go into the convolution and come out of it.
+        # The images that go into the convolution have u_size, those that come out of it v_size.
         ctx.u_size, ctx.v_size, _ = ctx.plan.sizes(x, (w.shape[2], w.shape[3]), filter_taps(f))
         ctx.save_for_backward(*tensors, y)
 
@@ -193,8 +193,8 @@ class ModulatedConv2d(torch.autograd.Function):
         return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
 
 
-def around_convolution(x, w, s, d, noise, b, f, plan, epilogue, backend):
-    """The layer by the convolution route: PyTorch's convolution between the native operators."""
+def convolution_route(x, w, s, d, noise, b, f, plan, epilogue, backend):
+    """Computes y by the convolution route: PyTorch's convolution between the native operators."""
     v = _convolve(_before_convolution(x, s, f, plan, backend), w, plan)
     channels_last = is_channels_last(x)
     if plan.after is None:
@@ -205,20 +205,20 @@ def around_convolution(x, w, s, d, noise, b, f, plan, epilogue, backend):
 
 
 def input_gradient(dv, w, x, s, f, u_size, plan, backend):
-    """(dx, ds) by the convolution route, from the gradient dv of the convolution's output."""
+    """Computes (dx, ds) by the convolution route, from the gradient dv of the convolution's output."""
     spec = _spec(plan)
     if plan.convolution.transposed:
         du = _conv.Convolution.apply(dv, w, None, spec)
     else:
         du = _conv.TransposedConvolution.apply(dv, w, None, spec.transposed(u_size, dv.shape, w.shape))
     if plan.before is not None:
-        used = f if plan.filtered else None
-        du = Upfirdn2d.apply(du, used, plan.before.adjoint(x.shape[2:], filter_taps(used)), backend)
+        before_f = f if plan.filtered else None
+        du = Upfirdn2d.apply(du, before_f, plan.before.adjoint(x.shape[2:], filter_taps(before_f)), backend)
     return ScaleChannelsBackward.apply(du, x, s, backend)
 
 
 def weight_gradient(x, s, f, dv, w, plan, backend):
-    """dw by the convolution route, from the gradient dv of the convolution's output."""
+    """Computes dw by the convolution route, from the gradient dv of the convolution's output."""
     u = _before_convolution(x, s, f, plan, backend)
     if plan.convolution.transposed:
         u, dv = dv, u
@@ -255,7 +255,7 @@ def modulated_conv2d(
 ) -> torch.Tensor:
     """See `hsr_kernels.modulated_conv2d`."""
     routes = choose_routes(backend, x, weight.shape, plan.resamples)
-    # A fused kernel scales the images as it reads them.
+    # The fused kernel needs no scaled weights: it scales the images as it reads them.
     if not demodulate and routes.forward != FUSED and _is_small_projection(weight, plan):
         y = _project(x, weight, styles)
         y = y if noise is None else y + noise.to(y.dtype)
@@ -265,29 +265,29 @@ def modulated_conv2d(
     w, s, d = parameters(backend, x, weight, styles, plan.convolution.transposed, demodulate, flip_weight)
     if noise is not None:
         noise = noise.to(dtype)
-        # A map is small beside the images, and one number isn't worth kernels of its own.
+        # Kernels take maps only: a map is small beside the images, and a single number isn't worth kernels of its own.
         if noise.ndim == 0:
             size = plan.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
             noise = noise.expand(1, 1, *size).contiguous()
-    # The backward pass recovers the convolution's result from y, which these activations let it do.
+    # The backward pass recovers the convolution's result from y, which only some activations allow.
     is_fused = epilogue.piecewise_linear and epilogue.from_output
     b = bias.to(dtype) if is_fused and bias is not None else None
-    applied = epilogue if is_fused else _IDENTITY
-    y = ModulatedConv2d.apply(x, w, s.to(dtype), d, noise, b, f, plan, applied, routes, backend)
+    fused_epilogue = epilogue if is_fused else _IDENTITY
+    y = ModulatedConv2d.apply(x, w, s.to(dtype), d, noise, b, f, plan, fused_epilogue, routes, backend)
     return y if is_fused else bias_act(backend, y, bias, 1, epilogue)
 
 
 def _is_small_projection(weight: torch.Tensor, plan: Plan) -> bool:
-    """Whether the layer is a 1x1 convolution to few channels (ToRGB): scaling its weights is cheaper."""
-    plain = plan.before is None and plan.after is None and plan.convolution.padding == (0, 0)
-    return plain and weight.shape[2:] == (1, 1) and weight.shape[0] * 4 <= weight.shape[1]
+    """Returns whether the layer is a 1x1 convolution to few channels (ToRGB): scaling its weights is cheaper."""
+    is_pointwise = plan.before is None and plan.after is None and plan.convolution.padding == (0, 0)
+    return is_pointwise and weight.shape[2:] == (1, 1) and weight.shape[0] * 4 <= weight.shape[1]
 
 
 def _project(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    """A 1x1 modulated convolution as one small matrix product per sample."""
+    """Computes a 1x1 modulated convolution as one small matrix product per sample."""
     n, c, h, w = x.shape
-    scaled = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)
+    scaled_weight = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)
     if is_channels_last(x):
-        y = x.permute(0, 2, 3, 1).reshape(n, h * w, c) @ scaled.transpose(1, 2)
+        y = x.permute(0, 2, 3, 1).reshape(n, h * w, c) @ scaled_weight.transpose(1, 2)
         return y.reshape(n, h, w, weight.shape[0]).permute(0, 3, 1, 2)
-    return (scaled @ x.reshape(n, c, h * w)).reshape(n, weight.shape[0], h, w)
+    return (scaled_weight @ x.reshape(n, c, h * w)).reshape(n, weight.shape[0], h, w)

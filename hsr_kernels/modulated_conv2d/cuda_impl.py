@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CUDA kernels around the convolution of a modulated layer: one pass over memory each.
 
-Sums are deterministic: blocks keep their own float32 partial sums, and PyTorch adds those up.
+Sums are deterministic: each block writes its own float32 partial sums, and PyTorch adds those up.
 """
 
 import torch
@@ -11,18 +11,17 @@ from .._tensors import DTYPE_CODES, NHWC, address, dense_image, device_and_strea
 from ..upfirdn2d.cuda_impl import as_taps, fir_args, passes_of, run_passes
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.passes import FirPass
-from .gpu_common import as_float, per_pixel, per_sample, stride_of
+from .gpu_common import as_float32, noise_stride, sum_blocks, sum_parts
 
-_LAST = torch.channels_last
-# Height and width of the filter whose kernel has the epilogue in its stores.
+# (height, width) of the filter whose kernel has the epilogue in its stores.
 _FUSED_TAPS = (4, 4)
 
 
 def scale_channels(x, s):
-    u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_LAST)
+    u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     x, layout = dense_image(x)
     n, c, h, w = x.shape
-    s = as_float(s)
+    s = as_float32(s)
     native.cuda().scale_channels(
         x.data_ptr(), s.data_ptr(), u.data_ptr(), (n, c, h * w), layout, DTYPE_CODES[x.dtype], device_and_stream(x)
     )
@@ -32,7 +31,7 @@ def scale_channels(x, s):
 def scale_channels_bwd(du, x, s):
     cuda = native.cuda()
     x, layout = dense_image(x)
-    dx, du, s = torch.empty_like(x), du.contiguous(memory_format=_LAST), as_float(s)
+    dx, du, s = torch.empty_like(x), du.contiguous(memory_format=torch.channels_last), as_float32(s)
     n, c, h, w = x.shape
     parts, _ = cuda.tile_sums(n, c, h * w)
     partial = x.new_empty((n, parts, c), dtype=torch.float32)
@@ -40,17 +39,17 @@ def scale_channels_bwd(du, x, s):
         du.data_ptr(), x.data_ptr(), s.data_ptr(), dx.data_ptr(), partial.data_ptr(), (n, c, h * w), layout,
         DTYPE_CODES[x.dtype], device_and_stream(x),
     )  # fmt: skip
-    return dx, per_sample(partial)
+    return dx, sum_parts(partial)
 
 
 def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
-    z = z.contiguous(memory_format=_LAST)
-    memory_format = _LAST if channels_last else torch.contiguous_format
+    z = z.contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     y = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=memory_format)
-    d, noise, b = as_float(d), as_float(noise), as_float(b)
+    d, noise, b = as_float32(d), as_float32(noise), as_float32(b)
     native.cuda().modulated_conv2d_epilogue(
-        z.data_ptr(), y.data_ptr(), *_read(d, noise, b, z), tuple(z.shape), int(channels_last), DTYPE_CODES[z.dtype],
-        (act, alpha, gain, clamp), device_and_stream(z),
+        z.data_ptr(), y.data_ptr(), *_epilogue_args(d, noise, b, z), tuple(z.shape), int(channels_last),
+        DTYPE_CODES[z.dtype], (act, alpha, gain, clamp), device_and_stream(z),
     )  # fmt: skip
     return y
 
@@ -62,17 +61,17 @@ def modulated_conv2d_fir_epilogue(
     size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
     y = torch.empty(
         (*x.shape[:2], *size), dtype=x.dtype, device=x.device,
-        memory_format=_LAST if channels_last else torch.contiguous_format,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )  # fmt: skip
-    x = x.contiguous(memory_format=_LAST)
-    step = FirPass(geometry, f, filter_taps(f))
-    if geometry.up != (1, 1) or geometry.down != (1, 1) or step.taps != _FUSED_TAPS:
+    x = x.contiguous(memory_format=torch.channels_last)
+    fused = FirPass(geometry, f, filter_taps(f))
+    if geometry.up != (1, 1) or geometry.down != (1, 1) or fused.taps != _FUSED_TAPS:
         x = run_passes(x, passes_of(f, geometry, NHWC), NHWC, torch.float32)
-        step = FirPass(Geometry(), None, (1, 1))
-    d, noise, b = as_float(d), as_float(noise), as_float(b)
+        fused = FirPass(Geometry(), None, (1, 1))
+    d, noise, b = as_float32(d), as_float32(noise), as_float32(b)
     native.cuda().modulated_conv2d_fir_epilogue(
-        x.data_ptr(), *fir_args(step, x.shape, size), DTYPE_CODES[x.dtype], y.data_ptr(), address(d), address(noise),
-        stride_of(noise, size[0] * size[1]), address(b), int(channels_last),
+        x.data_ptr(), *fir_args(fused, x.shape, size), DTYPE_CODES[x.dtype], y.data_ptr(), address(d), address(noise),
+        noise_stride(noise, size[0] * size[1]), address(b), int(channels_last),
         DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(x),
     )  # fmt: skip
     return y
@@ -81,60 +80,60 @@ def modulated_conv2d_fir_epilogue(
 def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
-    dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
-    d, noise, b = as_float(d), as_float(noise), as_float(b)
+    dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+    d, noise, b = as_float32(d), as_float32(noise), as_float32(b)
     sums, dnoise = _partial_sums(y, 2, needs_dnoise)
     native.cuda().modulated_conv2d_epilogue_bwd(
-        dy.data_ptr(), y.data_ptr(), dz.data_ptr(), *_read(d, noise, b, y), sums.data_ptr(), address(dnoise),
+        dy.data_ptr(), y.data_ptr(), dz.data_ptr(), *_epilogue_args(d, noise, b, y), sums.data_ptr(), address(dnoise),
         tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
-    return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), per_pixel(dnoise, sums)
+    return dz, sum_parts(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), sum_blocks(dnoise, sums)
 
 
 def modulated_conv2d_epilogue_bwd_bwd(
     ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp
 ):
     y, layout = dense_image(y)
-    dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
+    dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=torch.channels_last)
     gdy, gy = torch.empty_like(y), torch.empty_like(y)
     ddnoise = None if ddnoise is None else ddnoise.expand(y.shape[0], 1, *y.shape[2:])
-    ratio, ddnoise, ddb = as_float(ratio), as_float(ddnoise), as_float(ddb)
-    d, noise, b = as_float(d), as_float(noise), as_float(b)
+    ratio, ddnoise, ddb = as_float32(ratio), as_float32(ddnoise), as_float32(ddb)
+    d, noise, b = as_float32(d), as_float32(noise), as_float32(b)
     sums, gnoise = _partial_sums(y, 3, needs_gnoise)
     native.cuda().modulated_conv2d_epilogue_bwd_bwd(
         ddz.data_ptr(), ratio.data_ptr(), address(ddnoise), ddb.data_ptr(), dy.data_ptr(), y.data_ptr(),
-        *_read(d, noise, b, y), gdy.data_ptr(), gy.data_ptr(), sums.data_ptr(), address(gnoise), tuple(y.shape), layout,
-        DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
+        *_epilogue_args(d, noise, b, y), gdy.data_ptr(), gy.data_ptr(), sums.data_ptr(), address(gnoise),
+        tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
-    return gdy, gy, per_pixel(gnoise, sums), per_sample(sums)
+    return gdy, gy, sum_blocks(gnoise, sums), sum_parts(sums)
 
 
 def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
-    last = not weight.is_contiguous() and weight.is_contiguous(memory_format=_LAST)
-    weight, styles = weight if last else weight.contiguous(), styles.contiguous()
+    weight_channels_last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+    weight, styles = weight if weight_channels_last else weight.contiguous(), styles.contiguous()
     (o, c, kh, kw), n = weight.shape, styles.shape[0]
     w = s = None
     if needs_w:
-        memory_format = _LAST if channels_last else torch.contiguous_format
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
         w = torch.empty(weight.shape, dtype=dtype, device=weight.device, memory_format=memory_format)
     if needs_s:
         s = torch.empty((n, c), dtype=torch.float32, device=weight.device)
     d = torch.empty((n, o), dtype=torch.float32, device=weight.device)
     native.cuda().demodulation(
         weight.data_ptr(), styles.data_ptr(), address(w), address(s), d.data_ptr(), (n, o, c, kh * kw),
-        (DTYPE_CODES[weight.dtype], DTYPE_CODES[styles.dtype], DTYPE_CODES[dtype]), dtype == torch.float16, flip, last,
-        channels_last, device_and_stream(weight),
+        (DTYPE_CODES[weight.dtype], DTYPE_CODES[styles.dtype], DTYPE_CODES[dtype]), dtype == torch.float16, flip,
+        weight_channels_last, channels_last, device_and_stream(weight),
     )  # fmt: skip
     return d.new_empty(0, dtype=dtype) if w is None else w, d.new_empty(0) if s is None else s, d
 
 
-def _read(d, noise, b, images):
-    """What every epilogue reads besides its images, as the kernels take it."""
-    return address(d), address(noise), stride_of(noise, images.shape[2] * images.shape[3]), address(b)
+def _epilogue_args(d, noise, b, images):
+    """Returns what every epilogue reads besides its images, as the kernels take it."""
+    return address(d), address(noise), noise_stride(noise, images.shape[2] * images.shape[3]), address(b)
 
 
 def _partial_sums(images, kinds, needs_map):
-    """Room for sums: per channel [kinds, N, parts, C]; per pixel [blocks of channels, N, 1, H, W], or None."""
+    """Makes room for sums: per channel [kinds, N, parts, C]; per pixel [blocks of channels, N, 1, H, W], or None."""
     n, c, h, w = images.shape
     parts, blocks = native.cuda().tile_sums(n, c, h * w)
     sums = images.new_empty((kinds, n, parts, c), dtype=torch.float32)

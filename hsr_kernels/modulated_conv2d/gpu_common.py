@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the GPU backends of a modulated layer share: vectors and maps as kernels read them, partial sums added up."""
+"""What the GPU backends of a modulated layer share: vectors and noise as kernels read them, totals of partial sums."""
 
 import torch
 
 
-def per_sample(partial: torch.Tensor) -> torch.Tensor:
-    """Partial sums [..., parts, C] added up to [..., C]."""
+def sum_parts(partial: torch.Tensor) -> torch.Tensor:
+    """Adds up partial sums [..., parts, C] to [..., C], in float64."""
     return partial.squeeze(-2) if partial.shape[-2] == 1 else partial.sum(-2, dtype=torch.float64).float()
 
 
-def per_pixel(partial: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    """Sums over blocks of channels [blocks, N, 1, H, W] added up, or an empty tensor for None."""
+def sum_blocks(partial: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """Adds up sums over blocks of channels [blocks, N, 1, H, W]; None gives an empty tensor of the kind of `like`."""
     if partial is None:
         return like.new_empty(0)
     return partial[0] if partial.shape[0] == 1 else partial.sum(0)
 
 
-def as_float(vector: torch.Tensor | None) -> torch.Tensor | None:
-    """As the kernels read vectors."""
+def as_float32(vector: torch.Tensor | None) -> torch.Tensor | None:
+    """Returns a vector or a noise map as kernels read it: float32, contiguous."""
     return None if vector is None else vector.float().contiguous()
 
 
-def stride_of(noise: torch.Tensor | None, hw: int) -> int:
-    """Between the samples of a noise map."""
+def noise_stride(noise: torch.Tensor | None, hw: int) -> int:
+    """Returns the stride between the samples of a noise map [N or 1, 1, H, W] with `hw` pixels."""
     return 0 if noise is None or noise.shape[0] == 1 else hw

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators of a modulated layer that its backends implement.
+"""The native operators of a modulated layer that its backends implement.
 
 `scale_channels` and the epilogues run before and after PyTorch's convolution; `modulated_conv2d_layer...`, on the
 triton backend alone, are passes with the convolution inside.
 
 The convolution's w is [o, c, kh, kw], whatever its strides. Images between operators are [N, C, H, W] in channels_last;
-d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the dtype that is accumulated in.
+d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the accumulation dtype.
 """
 
 import torch
@@ -14,11 +14,9 @@ from .._dispatch.library import define
 from .._tensors import accumulation_dtype, dense_image, is_channels_last
 from ..upfirdn2d.geometry import filter_taps, geometry_of
 
-_LAST = torch.channels_last
-
 
 def _empty(shape, like, channels_last=True):
-    memory_format = _LAST if channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
@@ -120,8 +118,8 @@ modulated_conv2d_layer_weight = define(
     fake=_fake_layer_weight,
     backends=("triton",),
 )
-# Weight [O, C, kh, kw] in `dtype`, its taps in reverse where they are to `flip`; styles [N, C]; d: see demodulation.py.
-# The first two are empty where they aren't needed.
+# Returns weight [O, C, kh, kw] in `dtype`, its taps in reverse order with `flip`; styles [N, C]; and d, for which see
+# demodulation.py. The first two are empty if they aren't needed.
 demodulation = define(
     "demodulation(Tensor weight, Tensor styles, ScalarType dtype, bool flip, bool channels_last, bool needs_w, "
     "bool needs_s) -> (Tensor, Tensor, Tensor)",

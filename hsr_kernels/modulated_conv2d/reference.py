@@ -9,7 +9,7 @@ from ..conv2d_resample.plan import Plan
 from ..conv2d_resample.reference import conv2d_resample
 
 EPS = 1e-8
-# A channel or sample of zeros stays zero.
+# Of a channel or a sample when it is scaled: one of zeros stays zero.
 MIN_MAGNITUDE = 1e-7
 
 

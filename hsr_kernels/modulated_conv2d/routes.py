@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which way each pass of a modulated layer takes on the triton backend, and why.
+"""The route of each pass of a modulated layer on the triton backend, and the reason for it.
 
     fused        one kernel: an implicit GEMM with the style scale in its loads and the epilogue in its stores
     convolution  PyTorch's convolution (cuDNN) between one pass that scales and one that does the epilogue
 
-Which is faster depends on the chip and on the shape, and is known from measurements only: see `_dispatch/measured.py`.
-Far from all measurements the convolution is taken. The other backends, and layers that resample, know no fused kernel.
+Which is faster depends on the chip and on the shape, and only measurements tell: see `_dispatch/measured.py`. Far from
+all measurements it is the convolution. The other backends, and layers that resample, have no fused kernels.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from .._tensors import is_channels_last
 
 OP = "modulated_conv2d"
 PASSES = ("forward", "input gradient", "weight gradient")
-# Output channels that one column of tensor-core tiles holds: a layer with no more, such as ToRGB, is memory-bound.
+# One column of tensor-core tiles holds this many output channels: a layer with no more, such as ToRGB, is memory-bound.
 MAX_MEMORY_BOUND_OUTPUTS = 16
 
 
@@ -33,19 +33,26 @@ class Routes(NamedTuple):
 
 
 def products(dtype: torch.dtype) -> str:
-    """How elements are multiplied: 16-bit, or float32 as tf32, where convolutions may, or as IEEE numbers."""
+    """Returns how elements are multiplied: "half", or for float32 "tf32", where convolutions may use it, or "ieee"."""
     if dtype != torch.float32:
         return "half"
     return "tf32" if _precision.convolutions_use_tf32() else "ieee"
 
 
-def problem(direction: str, kernel: int, c: int, o: int, pixels: int, multiplied: str) -> measured.Problem:
-    """One of PASSES of a layer with weight [o, c, kernel, kernel] on `pixels`; `multiplied` as in `products`."""
-    return measured.Problem(OP, f"{direction} {kernel}x{kernel}", multiplied, "channels_last", (c, o, pixels))
+def problem(direction: str, kernel: int, c: int, o: int, pixels: int, product_kind: str) -> measured.Problem:
+    """Returns the problem that one of PASSES is.
+
+    Args:
+        direction: Which of PASSES.
+        kernel, c, o: Those of the layer's weight [o, c, kernel, kernel].
+        pixels: Of an image.
+        product_kind: As `products` returns it.
+    """
+    return measured.Problem(OP, f"{direction} {kernel}x{kernel}", product_kind, "channels_last", (c, o, pixels))
 
 
 def choose(backend: str, x: torch.Tensor, weight: torch.Size, resamples: bool) -> Routes:
-    """The routes of the layer that takes images x and weights of shape [o, c, kh, kw]."""
+    """Returns the routes of the layer that takes images x and weights of shape [o, c, kh, kw]."""
     if backend == "cuda" and request.ROUTE.value() == FUSED:
         operators.warn_once(OP, "takes the convolution route: only the triton backend has fused kernels")
     if backend != "triton" or resamples:
@@ -54,16 +61,16 @@ def choose(backend: str, x: torch.Tensor, weight: torch.Size, resamples: bool) -
 
 
 def route(direction: str, x: torch.Tensor, weight: torch.Size) -> tuple[str, str]:
-    """(route, reason) of one of PASSES, on the triton backend, of a layer that doesn't resample."""
+    """Returns (route, reason) of one of PASSES, on the triton backend, of a layer that doesn't resample."""
     o, c, kh, kw = weight
     if kh != kw or kh not in (1, 3):
-        return CONVOLUTION, f"the fused kernels know 1x1 and 3x3, not {kh}x{kw}"
+        return CONVOLUTION, f"the fused kernels compute 1x1 and 3x3 convolutions, not {kh}x{kw}"
     if not is_channels_last(x):
-        return CONVOLUTION, "the fused kernels know channels_last images only"
-    if wanted := request.ROUTE.value():
-        return wanted, "it was requested"
+        return CONVOLUTION, "the fused kernels take only channels_last images"
+    if requested := request.ROUTE.value():
+        return requested, "it was requested"
     if kh == 1 and o <= MAX_MEMORY_BOUND_OUTPUTS:
-        return FUSED, "with so few outputs it is memory-bound, and this route reads the images once"
+        return FUSED, "with so few output channels it is memory-bound, and this route reads the images only once"
     # The size matters only where it was measured: a compiled graph shouldn't depend on it elsewhere.
     pixels = x.shape[2] * x.shape[3] if measured.covers(OP, x.device) else 0
     return _fastest(direction, kh, c, o, pixels, x.dtype, x.device)
@@ -72,19 +79,19 @@ def route(direction: str, x: torch.Tensor, weight: torch.Size) -> tuple[str, str
 def _fastest(
     direction: str, kernel: int, c: int, o: int, pixels: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[str, str]:
-    """What was measured to be faster. It is constant to torch.compile."""
-    asked = problem(direction, kernel, c, o, pixels, products(dtype))
-    return measured.fastest(asked, device, (CONVOLUTION, FUSED))
+    """Returns the route that was measured to be faster, and the reason: constants to torch.compile."""
+    pass_problem = problem(direction, kernel, c, o, pixels, products(dtype))
+    return measured.fastest(pass_problem, device, (CONVOLUTION, FUSED))
 
 
 _fastest._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def describe(x: torch.Tensor | None = None, weight: torch.Tensor | None = None, *_: torch.Tensor) -> Iterator[str]:
-    """For `hsr_kernels.explain`: a sentence for each pass of the layer with images x and this weight."""
+    """Yields a sentence for each pass of the layer with images x and this weight, for `hsr_kernels.explain`."""
     if x is None or weight is None or x.ndim != 4 or weight.ndim != 4:
         yield 'give x and weight to see the routes: explain("modulated_conv2d", x, weight)'
         return
     for direction in PASSES:
-        chosen, reason = route(direction, x, weight.shape)
-        yield f"{direction} of a layer that doesn't resample: {chosen} ({reason})"
+        taken, reason = route(direction, x, weight.shape)
+        yield f"{direction} of a layer that doesn't resample: {taken} ({reason})"

@@ -1,323 +1,373 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels around the convolution of a modulated layer: one pass over memory each.
+"""Launches of the Triton kernels of a modulated layer.
 
-They work on tiles of [pixels, channels] that never cross a sample, so that a sample's vectors are read once. Images on
-the convolution's side (u, z and their gradients) are channels_last; on the other side (x, y and theirs) they have
-either layout, and tiles are wide enough in both directions for whole sectors of memory.
-
-Sums are deterministic: each program keeps its own float32 partial sums, and PyTorch adds those up.
+The kernels stand in triton_pointwise.py (before and after PyTorch's convolution), triton_fir_epilogue.py (after it, in
+a layer that upsamples) and triton_conv.py (with the convolution inside).
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 
 from .._tensors import NHWC, dense_image, laid_out_like
-from .._triton import cdiv, fits_int32, on_device_of
-from .gpu_common import as_float, per_pixel, per_sample, stride_of
-from .triton_common import channel_vector, leaky, noise_tile, numbers
-from .triton_conv import modulated_conv2d_layer as modulated_conv2d_layer
-from .triton_conv import modulated_conv2d_layer_bwd as modulated_conv2d_layer_bwd
-from .triton_conv import modulated_conv2d_layer_weight as modulated_conv2d_layer_weight
-from .triton_fir_epilogue import modulated_conv2d_fir_epilogue as modulated_conv2d_fir_epilogue
+from .._triton import cdiv, fits_int32, on_device_of, power_of_2
+from ..bias_act.activations import NAMES, Epilogue
+from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
+from ..upfirdn2d.triton_impl import WARPS as FIR_WARPS
+from ..upfirdn2d.triton_impl import Pass, channels_last_tiling, passes_of, run_passes
+from .gpu_common import as_float32, noise_stride, sum_blocks, sum_parts
+from .routes import products
+from .triton_conv import (
+    modulated_conv2d_layer_bwd_kernel,
+    modulated_conv2d_layer_kernel,
+    modulated_conv2d_layer_weight_kernel,
+)
+from .triton_fir_epilogue import modulated_conv2d_fir_epilogue_kernel
+from .triton_pointwise import (
+    modulated_conv2d_epilogue_bwd_bwd_kernel,
+    modulated_conv2d_epilogue_bwd_kernel,
+    modulated_conv2d_epilogue_kernel,
+    scale_channels_bwd_kernel,
+    scale_channels_kernel,
+)
 
-_LAST = torch.channels_last
 _WARPS = 8
 _THREADS = 32 * _WARPS
-_BYTES = 32  # of a tensor that a thread holds; more would take the registers of other programs
-_CHANNELS, _FEW = 32, 8  # channels in a tile; of images that have few. Two shapes only, as each is a compilation
-_PROGRAMS = 4096  # where sums are kept, programs take several tiles each rather than be more than this
-_REGISTERS = 128  # that a thread may take: left to itself, ptxas would spill some for more programs
-_PLAIN = ["n", "programs", "tiles", "noise_stride"]  # not worth a compilation for their values
+# Of a tensor that pointwise kernels read: more would take the registers of other programs.
+_BYTES_PER_THREAD = 32
+# Of pointwise kernels: two shapes of tiles only, as each is a compilation.
+_TILE_CHANNELS = 32
+_TILE_CHANNELS_SMALL = 8
+# Where pointwise kernels keep sums, programs take several tiles each rather than be many more than this.
+_PROGRAMS = 4096
+# Of a thread that keeps sums: left to itself, ptxas would spill some registers so that more programs fit.
+_MAX_REGISTERS = 128
+# That a weight gradient adds up at a time.
+_WEIGHT_TILE_PIXELS = 32
+# Bytes moved by the partial sums of a weight gradient, as a share of the images'.
+_MAX_PARTIAL_BYTES_SHARE = 0.11
+# Partial sums of a weight gradient.
+_MAX_PARTS = 64
 
 
-@triton.jit
-def _share(c, programs, tiles, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
-    """This program's sample, place among the rows of partial sums, first tile, and channels."""
-    blocks = tl.cdiv(c, CHANNELS)
-    row = tl.program_id(0) // blocks
-    channel = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
-    first = row % programs * tiles
-    if WIDE:
-        first, channel = first.to(tl.int64), channel.to(tl.int64)
-    return (row // programs).to(tl.int64), row.to(tl.int64), first, channel
+class _PointwiseTiling(NamedTuple):
+    """How the programs of a pointwise kernel share images [N, C, H, W].
 
-
-@triton.jit
-def _at(pixel, channel, c, hw, LAST: tl.constexpr):
-    """Offsets of a tile [pixels, channels] inside its sample."""
-    if LAST:
-        return pixel[:, None] * c + channel[None, :]
-    else:
-        return channel[None, :] * hw + pixel[:, None]
-
-
-@triton.jit
-def _read(x, at, inside):
-    return tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _write(x, at, value, inside):
-    tl.store(x + at, value.to(x.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _invert(y, alpha, inv_alpha, gain, inv_gain, clamp):
-    """From y: dy/dpre, pre, and dpre/dy where the first isn't 0 (elsewhere the others are finite and never matter)."""
-    t = y * inv_gain
-    slope = tl.where(tl.abs(y) < clamp, tl.where(t > 0, gain, gain * alpha), 0.0)
-    inverse = tl.where(t > 0, 1.0, inv_alpha)
-    return slope, t * inverse, inverse * inv_gain
-
-
-@triton.jit(do_not_specialize=_PLAIN)
-def scale_channels_kernel(
-    x, s, u, c, hw, programs, tiles,
-    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    sample, _, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
-    image = sample * c * hw
-    pixel = first * PIXELS + tl.arange(0, PIXELS)
-    inside = (pixel < hw)[:, None] & (channel < c)[None, :]
-    value = _read(x + image, _at(pixel, channel, c, hw, LAST), inside)
-    value *= channel_vector(s, sample * c + channel, channel < c, 1.0)[None, :]
-    _write(u + image, _at(pixel, channel, c, hw, True), value, inside)
-
-
-@triton.jit(do_not_specialize=_PLAIN)
-def scale_channels_bwd_kernel(
-    du, x, s, dx, sums, c, hw, programs, tiles,
-    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """dx = du * s; sums: du * x."""
-    sample, row, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
-    image = sample * c * hw
-    scale = channel_vector(s, sample * c + channel, channel < c, 1.0)[None, :]
-    dot = tl.zeros([PIXELS, CHANNELS], tl.float32)
-    for tile in range(tiles):
-        pixel = (first + tile) * PIXELS + tl.arange(0, PIXELS)
-        inside = (pixel < hw)[:, None] & (channel < c)[None, :]
-        at = _at(pixel, channel, c, hw, LAST)
-        g = _read(du + image, _at(pixel, channel, c, hw, True), inside)
-        dot += g * _read(x + image, at, inside)
-        _write(dx + image, at, g * scale, inside)
-    tl.store(sums + row * c + channel, tl.sum(dot, 0), mask=channel < c)
-
-
-@triton.jit(do_not_specialize=_PLAIN)
-def modulated_conv2d_epilogue_kernel(
-    z, d, noise, b, y, noise_stride, alpha, gain, clamp, c, hw, programs, tiles,
-    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    sample, _, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
-    image = sample * c * hw
-    pixel = first * PIXELS + tl.arange(0, PIXELS)
-    inside = (pixel < hw)[:, None] & (channel < c)[None, :]
-    value = _read(z + image, _at(pixel, channel, c, hw, True), inside)
-    value *= channel_vector(d, sample * c + channel, channel < c, 1.0)[None, :]
-    value += noise_tile(noise, sample * noise_stride, pixel, hw) + channel_vector(b, channel, channel < c, 0.0)[None, :]
-    value = leaky(value, alpha) * gain
-    value = tl.where(value > clamp, clamp, tl.where(value < -clamp, -clamp, value))  # NaN stays NaN
-    _write(y + image, _at(pixel, channel, c, hw, LAST), value, inside)
-
-
-@triton.jit(do_not_specialize=_PLAIN)
-def modulated_conv2d_epilogue_bwd_kernel(
-    dy, y, d, noise, b, dz, sums, dnoise, noise_stride, alpha, inv_alpha, gain, inv_gain, clamp,
-    n, c, hw, programs, tiles,
-    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """dz = dpre * d with dpre = dy * dy/dpre; sums: dd and db; dnoise: the sums over each block of channels."""
-    sample, row, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
-    image, known = sample * c * hw, channel < c
-    scale = channel_vector(d, sample * c + channel, known, 1.0)
-    bias = channel_vector(b, channel, known, 0.0)[None, :]
-    dd, db = tl.zeros([PIXELS, CHANNELS], tl.float32), tl.zeros([PIXELS, CHANNELS], tl.float32)
-    for tile in range(tiles):
-        pixel = (first + tile) * PIXELS + tl.arange(0, PIXELS)
-        inside = (pixel < hw)[:, None] & known[None, :]
-        at = _at(pixel, channel, c, hw, LAST)
-        slope, pre, _ = _invert(_read(y + image, at, inside), alpha, inv_alpha, gain, inv_gain, clamp)
-        dpre = _read(dy + image, at, inside) * slope
-        dd += dpre * (pre - (noise_tile(noise, sample * noise_stride, pixel, hw) + bias))
-        db += dpre
-        if dnoise is not None:
-            plane = (tl.program_id(0) % tl.cdiv(c, CHANNELS) * n + sample) * hw
-            tl.store(dnoise + plane + pixel, tl.sum(dpre, 1), mask=pixel < hw)
-        _write(dz + image, _at(pixel, channel, c, hw, True), dpre * scale[None, :], inside)
-    at = row * c + channel
-    tl.store(sums + at, tl.sum(dd, 0) / scale, mask=known)
-    tl.store(sums + n * programs * c + at, tl.sum(db, 0), mask=known)
-
-
-@triton.jit(do_not_specialize=_PLAIN)
-def modulated_conv2d_epilogue_bwd_bwd_kernel(
-    ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, gdy, gy, gnoise, sums,
-    noise_stride, alpha, inv_alpha, gain, inv_gain, clamp, n, c, hw, programs, tiles,
-    LAST: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """With zd = z * d told from y, and nothing where the activation doesn't pass:
-
-    gdy = dy/dpre * (ddz * d + ratio * zd + ddnoise + ddb), gy = ratio * dpre * dpre/dy; sums: ddz * dpre, dpre * zd and
-    dpre; gnoise: the sums of -ratio * dpre over each block of channels.
+    Attributes:
+        n, c, hw: Samples, channels, pixels.
+        programs_per_sample: For each block of channels of a sample.
+        tiles_per_program: Tiles that one program takes, one after the other.
+        tile_pixels, tile_channels: Sides of a tile.
     """
-    sample, row, first, channel = _share(c, programs, tiles, CHANNELS, WIDE)
-    image, known = sample * c * hw, channel < c
-    scale = channel_vector(d, sample * c + channel, known, 1.0)[None, :]
-    weight = channel_vector(ratio, sample * c + channel, known, 0.0)[None, :]
-    bias, dd_bias = channel_vector(b, channel, known, 0.0)[None, :], channel_vector(ddb, channel, known, 0.0)[None, :]
-    dot = tl.zeros([PIXELS, CHANNELS], tl.float32)
-    dot_zd, total = dot, dot
-    for tile in range(tiles):
-        pixel = (first + tile) * PIXELS + tl.arange(0, PIXELS)
-        inside = (pixel < hw)[:, None] & known[None, :]
-        at = _at(pixel, channel, c, hw, LAST)
-        # Read first: where layouts differ, Triton computes in that of the later loads, and only this one changes.
-        g = _read(ddz + image, _at(pixel, channel, c, hw, True), inside)
-        slope, pre, inverse = _invert(_read(y + image, at, inside), alpha, inv_alpha, gain, inv_gain, clamp)
-        dpre = _read(dy + image, at, inside) * slope
-        zd = pre - (noise_tile(noise, sample * noise_stride, pixel, hw) + bias)
-        dot += g * dpre
-        dot_zd += dpre * zd
-        total += dpre
-        weighted = weight * dpre
-        if gnoise is not None:
-            plane = (tl.program_id(0) % tl.cdiv(c, CHANNELS) * n + sample) * hw
-            tl.store(gnoise + plane + pixel, -tl.sum(weighted, 1), mask=pixel < hw)
-        added = noise_tile(ddnoise, sample * hw, pixel, hw) + dd_bias
-        _write(gdy + image, at, slope * (g * scale + weight * zd + added), inside)
-        _write(gy + image, at, weighted * inverse, inside)
-    at = row * c + channel
-    rows = n * programs * c
-    tl.store(sums + at, tl.sum(dot, 0), mask=known)
-    tl.store(sums + rows + at, tl.sum(dot_zd, 0), mask=known)
-    tl.store(sums + 2 * rows + at, tl.sum(total, 0), mask=known)
-
-
-class _Share(NamedTuple):
-    """How programs share out images: `programs` for each sample and block of channels, of `tiles` tiles each."""
 
     n: int
     c: int
     hw: int
-    programs: int
-    tiles: int
-    pixels: int  # of a tile
-    channels: int  # of a tile
+    programs_per_sample: int
+    tiles_per_program: int
+    tile_pixels: int
+    tile_channels: int
+
+    @classmethod
+    def of(cls, images: torch.Tensor, *, keeps_sums: bool = False, elements: int | None = None) -> "_PointwiseTiling":
+        """Returns the tiling for images of which a thread holds `elements`, by default _BYTES_PER_THREAD."""
+        n, c, h, w = images.shape
+        elements = elements or _BYTES_PER_THREAD // images.element_size()
+        tile_channels = _TILE_CHANNELS_SMALL if c <= _TILE_CHANNELS_SMALL else _TILE_CHANNELS
+        tile_pixels = _THREADS * elements // tile_channels
+        tiles = cdiv(h * w, tile_pixels)
+        tiles_per_program = 1
+        if keeps_sums:
+            tiles_per_program = max(min(tiles, n * tiles * cdiv(c, tile_channels) // _PROGRAMS), 1)
+        return cls(n, c, h * w, cdiv(tiles, tiles_per_program), tiles_per_program, tile_pixels, tile_channels)
 
     @property
-    def blocks(self) -> int:
-        return cdiv(self.c, self.channels)
+    def channel_blocks(self) -> int:
+        return cdiv(self.c, self.tile_channels)
 
     @property
     def grid(self) -> tuple[int]:
-        return (self.n * self.programs * self.blocks,)
+        return (self.n * self.programs_per_sample * self.channel_blocks,)
 
-    def args(self, last: bool) -> tuple[bool, bool, int, int]:
-        """LAST, WIDE, PIXELS and CHANNELS of the kernels."""
-        return last, not fits_int32(self.c * self.hw), self.pixels, self.channels
+    def args(self, channels_last: bool) -> tuple[int, int, int, int, bool, bool, int, int]:
+        """What the kernels take from c on: the last four are constants."""
+        sizes = (self.c, self.hw, self.programs_per_sample, self.tiles_per_program)
+        int64_offsets = not fits_int32(self.c * self.hw)
+        return *sizes, channels_last, int64_offsets, self.tile_pixels, self.tile_channels
 
     def partial_sums(self, kinds: int, like: torch.Tensor) -> torch.Tensor:
-        return like.new_empty((kinds, self.n, self.programs, self.c), dtype=torch.float32)
+        """Makes room for `kinds` of sums per channel: [kinds, N, programs_per_sample, C]."""
+        return like.new_empty((kinds, self.n, self.programs_per_sample, self.c), dtype=torch.float32)
 
 
-def _share_out(images: torch.Tensor, *, sums: bool = False, held: int | None = None) -> _Share:
-    """Shares out [N, C, H, W]; a thread holds `held` elements of each tensor, by default those in _BYTES."""
-    n, c, h, w = images.shape
-    held = held or _BYTES // images.element_size()
-    channels = _FEW if c <= _FEW else _CHANNELS
-    pixels = _THREADS * held // channels
-    per_sample = cdiv(h * w, pixels)
-    tiles = max(min(per_sample, n * per_sample * cdiv(c, channels) // _PROGRAMS), 1) if sums else 1
-    return _Share(n, c, h * w, cdiv(per_sample, tiles), tiles, pixels, channels)
+class _ProductTiling(NamedTuple):
+    """The tiles of an implicit GEMM.
+
+    Attributes:
+        rows, columns: Of a program.
+        depth: Channels that it adds up at a time.
+        stages: Loads in flight.
+        max_registers: Of a thread. Without it the assembler would rather spill a few registers, to get by with a round
+            number of them, than take one more. Large tiles on chips whose products aren't asynchronous spill with it.
+        on_every_chip: Whether max_registers is for chips without asynchronous products too.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    stages: int
+    max_registers: int
+    on_every_chip: bool = False
+
+    def columns_for(self, channels: int, kernel: int) -> int:
+        """Returns no more columns than the channels need."""
+        return power_of_2(channels, min(16 if kernel == 1 else 32, self.columns), self.columns)
+
+    def options(self, x: torch.Tensor) -> dict[str, int | None]:
+        """Returns the options of a launch on the device of x."""
+        limited = self.on_every_chip or (x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10))
+        return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.max_registers if limited else None}
 
 
-def _with_inverses(alpha: float, gain: float, clamp: float) -> tuple[float, float, float, float, float]:
+# By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units. No side of a tl.dot may be under 16.
+_PRODUCT_TILINGS = {
+    "half": _ProductTiling(128, 128, 32, 3, 224),
+    "tf32": _ProductTiling(128, 64, 16, 3, 224, True),
+    "ieee": _ProductTiling(32, 32, 16, 2, 255, True),
+}
+
+
+def _activation_args(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
+    """Returns slope below zero, gain and clamp of a piecewise linear activation; infinity stands for no clamp."""
+    epilogue = Epilogue(NAMES[act], alpha, gain, clamp)
+    return epilogue.slope_below_zero, gain, float("inf") if clamp < 0 else clamp
+
+
+def _activation_args_with_inverses(
+    act: int, alpha: float, gain: float, clamp: float
+) -> tuple[float, float, float, float, float]:
+    alpha, gain, clamp = _activation_args(act, alpha, gain, clamp)
     return alpha, 1 / alpha if alpha else 0.0, gain, 1 / gain, clamp
 
 
-def _held(images: torch.Tensor) -> int:
-    """Elements that a thread holds of several tensors and sums; few channels aren't read in vectors, and take more."""
-    return 4 if images.shape[1] <= _FEW else 8
+def _elements_beside_sums(images: torch.Tensor) -> int:
+    """Returns the elements of each tensor that a thread holds, of several tensors and sums.
+
+    Few channels aren't read in vectors, which takes more registers.
+    """
+    return 4 if images.shape[1] <= _TILE_CHANNELS_SMALL else 8
 
 
 def scale_channels(x, s):
-    u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_LAST)
+    u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     x, layout = dense_image(x)
-    by = _share_out(x)
+    tiling = _PointwiseTiling.of(x)
     if x.numel():
         with on_device_of(x):
-            scale_channels_kernel[by.grid](
-                x, as_float(s), u, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC), num_warps=_WARPS
-            )
+            scale_channels_kernel[tiling.grid](x, as_float32(s), u, *tiling.args(layout == NHWC), num_warps=_WARPS)
     return u
 
 
 def scale_channels_bwd(du, x, s):
     x, layout = dense_image(x)
-    dx, du = torch.empty_like(x), du.contiguous(memory_format=_LAST)
-    by = _share_out(x, sums=True, held=8)
-    sums = by.partial_sums(1, x)
+    dx, du = torch.empty_like(x), du.contiguous(memory_format=torch.channels_last)
+    tiling = _PointwiseTiling.of(x, keeps_sums=True, elements=8)
+    sums = tiling.partial_sums(1, x)
     if x.numel():
         with on_device_of(x):
-            scale_channels_bwd_kernel[by.grid](
-                du, x, as_float(s), dx, sums, by.c, by.hw, by.programs, by.tiles, *by.args(layout == NHWC),
-                num_warps=_WARPS,
-            )  # fmt: skip
-    return dx, per_sample(sums[0])
+            scale_channels_bwd_kernel[tiling.grid](
+                du, x, as_float32(s), dx, sums, *tiling.args(layout == NHWC), num_warps=_WARPS
+            )
+    return dx, sum_parts(sums[0])
 
 
 def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
-    z = z.contiguous(memory_format=_LAST)
-    memory_format = _LAST if channels_last else torch.contiguous_format
+    z = z.contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     y = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=memory_format)
-    by = _share_out(z)
+    tiling = _PointwiseTiling.of(z)
     if z.numel():
         with on_device_of(z):
-            modulated_conv2d_epilogue_kernel[by.grid](
-                z, as_float(d), as_float(noise), as_float(b), y, stride_of(noise, by.hw),
-                *numbers(act, alpha, gain, clamp), by.c, by.hw, by.programs, by.tiles, *by.args(channels_last),
-                num_warps=_WARPS,
+            modulated_conv2d_epilogue_kernel[tiling.grid](
+                z, as_float32(d), as_float32(noise), as_float32(b), y, noise_stride(noise, tiling.hw),
+                *_activation_args(act, alpha, gain, clamp), *tiling.args(channels_last), num_warps=_WARPS,
             )  # fmt: skip
+    return y
+
+
+def modulated_conv2d_fir_epilogue(
+    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
+):
+    geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
+    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    y = torch.empty(
+        (*x.shape[:2], *size), dtype=x.dtype, device=x.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )  # fmt: skip
+    if not y.numel():
+        return y
+    *separate, fused = passes_of(f, geometry)
+    if not fused.is_unrolled:
+        separate, fused = [*separate, fused], Pass(Geometry(), None, (1, 1))
+    x = x.contiguous(memory_format=torch.channels_last)
+    if separate:
+        x = run_passes(x, separate, torch.float32).contiguous(memory_format=torch.channels_last)
+    n, c, height, width = x.shape
+    g = fused.geometry
+    lines, columns = cdiv(size[0], g.up[1] * fused.row_groups(False)), cdiv(size[1], g.up[0])
+    programs, *tile = channels_last_tiling(n, lines, columns, c, y.element_size())
+    f, *f_layout = fused.filter_args
+    with on_device_of(x):
+        modulated_conv2d_fir_epilogue_kernel[(programs,)](
+            x, f, as_float32(d), as_float32(noise), as_float32(b), y, c, height, width, *size, g.padding[0] // g.up[0],
+            g.padding[2] // g.up[1], *f_layout, noise_stride(noise, size[0] * size[1]), g.gain,
+            *_activation_args(act, alpha, gain, clamp), *fused.unrolled_args(), channels_last, *tile,
+            num_warps=FIR_WARPS,
+        )  # fmt: skip
     return y
 
 
 def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
-    dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=_LAST)
-    by = _share_out(y, sums=True, held=_held(y))
-    sums = by.partial_sums(2, y)
-    dnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_dnoise else None
+    dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+    tiling = _PointwiseTiling.of(y, keeps_sums=True, elements=_elements_beside_sums(y))
+    sums = tiling.partial_sums(2, y)
+    dnoise = sums.new_empty((tiling.channel_blocks, tiling.n, 1, *y.shape[2:])) if needs_dnoise else None
     if y.numel():
         with on_device_of(y):
-            modulated_conv2d_epilogue_bwd_kernel[by.grid](
-                dy, y, as_float(d), as_float(noise), as_float(b), dz, sums, dnoise, stride_of(noise, by.hw),
-                *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
-                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS,
+            modulated_conv2d_epilogue_bwd_kernel[tiling.grid](
+                dy, y, as_float32(d), as_float32(noise), as_float32(b), dz, sums, dnoise,
+                noise_stride(noise, tiling.hw), *_activation_args_with_inverses(act, alpha, gain, clamp), tiling.n,
+                *tiling.args(layout == NHWC), num_warps=_WARPS, maxnreg=_MAX_REGISTERS,
             )  # fmt: skip
-    return dz, per_sample(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), per_pixel(dnoise, sums)
+    db = sums[1].sum((0, 1), dtype=torch.float64).float()
+    return dz, sum_parts(sums[0]), db, sum_blocks(dnoise, sums)
 
 
 def modulated_conv2d_epilogue_bwd_bwd(
     ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp
 ):
     y, layout = dense_image(y)
-    dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=_LAST)
+    dy, ddz = laid_out_like(dy, y), ddz.contiguous(memory_format=torch.channels_last)
     gdy, gy = torch.empty_like(y), torch.empty_like(y)
-    by = _share_out(y, sums=True, held=_held(y))
-    sums = by.partial_sums(3, y)
-    gnoise = sums.new_empty((by.blocks, by.n, 1, *y.shape[2:])) if needs_gnoise else None
-    ddnoise = None if ddnoise is None else ddnoise.expand(by.n, 1, *y.shape[2:])
+    tiling = _PointwiseTiling.of(y, keeps_sums=True, elements=_elements_beside_sums(y))
+    sums = tiling.partial_sums(3, y)
+    gnoise = sums.new_empty((tiling.channel_blocks, tiling.n, 1, *y.shape[2:])) if needs_gnoise else None
+    ddnoise = None if ddnoise is None else ddnoise.expand(tiling.n, 1, *y.shape[2:])
     if y.numel():
+        max_registers = _MAX_REGISTERS if tiling.tile_channels == _TILE_CHANNELS_SMALL else None
         with on_device_of(y):
-            modulated_conv2d_epilogue_bwd_bwd_kernel[by.grid](
-                ddz, as_float(ratio), as_float(ddnoise), as_float(ddb), dy, y, as_float(d), as_float(noise),
-                as_float(b), gdy, gy, gnoise, sums, stride_of(noise, by.hw),
-                *_with_inverses(*numbers(act, alpha, gain, clamp)), by.n, by.c, by.hw, by.programs, by.tiles,
-                *by.args(layout == NHWC), num_warps=_WARPS, maxnreg=_REGISTERS if by.channels == _FEW else None,
+            modulated_conv2d_epilogue_bwd_bwd_kernel[tiling.grid](
+                ddz, as_float32(ratio), as_float32(ddnoise), as_float32(ddb), dy, y, as_float32(d), as_float32(noise),
+                as_float32(b), gdy, gy, gnoise, sums, noise_stride(noise, tiling.hw),
+                *_activation_args_with_inverses(act, alpha, gain, clamp), tiling.n, *tiling.args(layout == NHWC),
+                num_warps=_WARPS, maxnreg=max_registers,
             )  # fmt: skip
-    return gdy, gy, per_pixel(gnoise, sums), per_sample(sums)
+    return gdy, gy, sum_blocks(gnoise, sums), sum_parts(sums)
+
+
+def _precision(product_kind: str) -> str:
+    return "tf32" if product_kind == "tf32" else "ieee"
+
+
+def _needs_int64_offsets(*images: torch.Tensor) -> bool:
+    """Returns whether offsets within a sample exceed 32 bits."""
+    return not all(fits_int32(image[0].numel()) for image in images)
+
+
+def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clamp):
+    (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
+    size = height + 2 * padding[0] - kh + 1, width + 2 * padding[1] - kw + 1
+    y = torch.empty((n, o, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if not y.numel():
+        return y
+    x, w = x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last)
+    product_kind, out_pixels = products(x.dtype), size[0] * size[1]
+    tiling = _PRODUCT_TILINGS[product_kind]
+    columns = tiling.columns_for(o, kh)
+    out_blocks, tiles = cdiv(o, columns), cdiv(out_pixels, tiling.rows)
+    with on_device_of(x):
+        modulated_conv2d_layer_kernel[(out_blocks * tiles * n,)](
+            x, w, as_float32(s), as_float32(d), as_float32(noise), as_float32(b), y,
+            noise_stride(noise, out_pixels), *_activation_args(act, alpha, gain, clamp), c, o, height * width, height,
+            width, out_pixels, size[1], *padding, out_blocks, tiles, kh, kw, _needs_int64_offsets(x, y),
+            _precision(product_kind), tiling.rows, columns, tiling.depth, **tiling.options(x),
+        )  # fmt: skip
+    return y
+
+
+def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
+    (n, c, height, width), (o, _, kh, kw) = x.shape, w.shape
+    x, dz = x.contiguous(memory_format=torch.channels_last), dz.contiguous(memory_format=torch.channels_last)
+    dx, pixels = torch.empty_like(x), height * width
+    product_kind = products(x.dtype)
+    tiling = _PRODUCT_TILINGS[product_kind]
+    columns = tiling.columns_for(c, kh)
+    out_blocks, tiles = cdiv(c, columns), cdiv(pixels, tiling.rows)
+    sums = x.new_empty((n, tiles, c), dtype=torch.float32)
+    if x.numel():
+        # The output channels, which are added up, lie next to each other.
+        w = w.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        with on_device_of(x):
+            modulated_conv2d_layer_bwd_kernel[(out_blocks * tiles * n,)](
+                dz, w, x, as_float32(s), dx, sums, c, o, dz.shape[2] * dz.shape[3], *dz.shape[2:], pixels, width,
+                kh - 1 - padding[0], kw - 1 - padding[1], out_blocks, tiles, kh, kw, _needs_int64_offsets(x, dz),
+                _precision(product_kind), tiling.rows, columns, tiling.depth, **tiling.options(x),
+            )  # fmt: skip
+    return dx, sum_parts(sums)
+
+
+def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
+    (n, c, height, width), o, (kh, kw) = x.shape, dz.shape[1], kernel
+    x, dz = x.contiguous(memory_format=torch.channels_last), dz.contiguous(memory_format=torch.channels_last)
+    out_pixels, product_kind = dz.shape[2] * dz.shape[3], products(x.dtype)
+    if not (x.numel() and dz.numel()):
+        return x.new_zeros((o, kh, kw, c)).permute(0, 3, 1, 2)
+    tiling = _PRODUCT_TILINGS[product_kind]
+    columns = tiling.columns_for(o, kh)
+    tiles, out_blocks, in_blocks = cdiv(out_pixels, _WEIGHT_TILE_PIXELS), cdiv(o, columns), cdiv(c, tiling.rows)
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    max_parts = int(_MAX_PARTIAL_BYTES_SHARE * (x.nbytes + dz.nbytes) / (2 * 4 * kh * kw * o * c))
+    programs = kh * kw * out_blocks * in_blocks
+    parts_per_sample, samples_per_part = _split(n, tiles, programs, processors, min(max_parts, _MAX_PARTS))
+    tiles_per_part = cdiv(tiles, parts_per_sample)
+    parts_per_sample = cdiv(tiles, tiles_per_part)
+    parts = cdiv(n, samples_per_part) * parts_per_sample
+    dw = x.new_empty((parts, o, kh, kw, c), dtype=torch.float32)
+    with on_device_of(x):
+        modulated_conv2d_layer_weight_kernel[(programs * parts,)](
+            x, as_float32(s), dz, dw, n, c, o, height * width, height, width, out_pixels, dz.shape[3], *padding,
+            out_blocks, tiles, samples_per_part, parts_per_sample, tiles_per_part, kh, kw, _needs_int64_offsets(x, dz),
+            _precision(product_kind), _WEIGHT_TILE_PIXELS, tiling.rows, columns, **tiling.options(x),
+        )  # fmt: skip
+    dw = dw[0] if parts == 1 else dw.sum(0)
+    return dw.to(x.dtype).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=256)
+def _split(n: int, tiles: int, programs: int, processors: int, max_parts: int) -> tuple[int, int]:
+    """Splits the sum of a weight gradient into as few parts as keep the processors busy.
+
+    Args:
+        n: Samples.
+        tiles: Tiles of a sample.
+        programs: Programs of a part.
+        processors: Multiprocessors of the GPU.
+        max_parts: Parts at most.
+
+    Returns:
+        (parts per sample, samples per part), one of them 1.
+    """
+
+    def split_into(parts: int) -> tuple[int, int]:
+        return (1, cdiv(n, parts)) if parts < n else (min(parts // n, tiles), 1)
+
+    def time(parts_per_sample: int, samples_per_part: int) -> float:
+        waves = cdiv(programs * cdiv(n, samples_per_part) * parts_per_sample, processors)
+        return waves * samples_per_part / parts_per_sample
+
+    splits = [split_into(parts) for parts in range(1, max(max_parts, 1) + 1)]
+    min_time = min(time(*split) for split in splits)
+    return next(split for split in splits if time(*split) <= 1.1 * min_time)

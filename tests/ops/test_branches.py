@@ -29,8 +29,8 @@ def _implementation(op: str):
     return importlib.import_module(f"hsr_kernels.{op}.triton_impl")
 
 
-def _convolution():
-    return pytest.importorskip("hsr_kernels.modulated_conv2d.triton_conv")
+def _layer():
+    return pytest.importorskip("hsr_kernels.modulated_conv2d.triton_impl")
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -85,14 +85,14 @@ def test_64_bit_offsets_of_one_kernel(device, order):
 def test_parts_of_a_weight_gradient(name, split, device, monkeypatch):
     """Where a layer has few weights, programs share the images and their sums are added up."""
     asked = []
-    monkeypatch.setattr(_convolution(), "_split", lambda *_: asked.append(split) or split)
+    monkeypatch.setattr(_layer(), "_split", lambda *_: asked.append(split) or split)
     with use_route("fused"):
         check(BY_NAME[name], "triton", device, "channels_last", torch.float32, 1)
     assert asked
 
 
 def test_a_weight_gradient_is_shared_out():
-    split = _convolution()._split
+    split = _layer()._split
     assert split(8, 512, 36, 132, 3) == (1, 3)  # 108 programs of 3 samples
     assert split(8, 512, 144, 132, 1) == (1, 8)  # nothing to be gained without more sums
     assert split(1, 512, 9, 132, 64) == (14, 1)  # 126 programs of a part of a sample

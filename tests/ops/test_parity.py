@@ -185,7 +185,7 @@ def _one_kernel():
 def test_fused_route_matches_float64_reference(case, backend, device, layout, dtype, tf32, order, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     # The other route would be an error, where no second derivative needs it.
-    for name in ("around_convolution", "input_gradient", "weight_gradient")[: 1 if order == 2 else 3]:
+    for name in ("convolution_route", "input_gradient", "weight_gradient")[: 1 if order == 2 else 3]:
         monkeypatch.delattr(modulated, name)
     with use_route("fused"):
         check(case, backend, device, layout, dtype, order)
