@@ -13,7 +13,7 @@ from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.passes import FirPass
 from .gpu_common import as_float32, noise_stride, sum_blocks, sum_parts
 
-# (height, width) of the filter whose kernel has the epilogue in its stores.
+# The kernel with the epilogue in its stores takes filters of this (height, width).
 _FUSED_TAPS = (4, 4)
 
 

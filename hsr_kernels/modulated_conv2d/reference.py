@@ -9,7 +9,7 @@ from ..conv2d_resample.plan import Plan
 from ..conv2d_resample.reference import conv2d_resample
 
 EPS = 1e-8
-# Of a channel or a sample when it is scaled: one of zeros stays zero.
+# Channels and samples of a smaller magnitude are scaled as if they had this one, so that zeros stay zero.
 MIN_MAGNITUDE = 1e-7
 
 

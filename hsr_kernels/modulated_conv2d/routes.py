@@ -20,7 +20,7 @@ from .._tensors import is_channels_last
 
 OP = "modulated_conv2d"
 PASSES = ("forward", "input gradient", "weight gradient")
-# One column of tensor-core tiles holds this many output channels: a layer with no more, such as ToRGB, is memory-bound.
+# A column of tensor-core tiles holds this many output channels. A layer with no more, such as ToRGB, is memory-bound.
 MAX_MEMORY_BOUND_OUTPUTS = 16
 
 

@@ -34,20 +34,21 @@ from .triton_pointwise import (
 
 _WARPS = 8
 _THREADS = 32 * _WARPS
-# Of a tensor that pointwise kernels read: more would take the registers of other programs.
+# A thread of a pointwise kernel holds this much of each tensor: more would take the registers of other programs.
 _BYTES_PER_THREAD = 32
-# Of pointwise kernels: two shapes of tiles only, as each is a compilation.
+# Pointwise kernels have tiles of two shapes only, as each shape is a compilation.
 _TILE_CHANNELS = 32
+# Images of no more channels than this have the other shape.
 _TILE_CHANNELS_SMALL = 8
-# Where pointwise kernels keep sums, programs take several tiles each rather than be many more than this.
+# Pointwise kernels that keep sums have about this many programs at most, which take several tiles each.
 _PROGRAMS = 4096
-# Of a thread that keeps sums: left to itself, ptxas would spill some registers so that more programs fit.
+# Left to itself, ptxas would spill registers of kernels that keep sums, so that more programs fit.
 _MAX_REGISTERS = 128
-# That a weight gradient adds up at a time.
+# A weight gradient adds up this many pixels at a time.
 _WEIGHT_TILE_PIXELS = 32
-# Bytes moved by the partial sums of a weight gradient, as a share of the images'.
+# The partial sums of a weight gradient move no more than this share of the images' bytes.
 _MAX_PARTIAL_BYTES_SHARE = 0.11
-# Partial sums of a weight gradient.
+# A weight gradient has no more partial sums than this.
 _MAX_PARTS = 64
 
 
@@ -130,7 +131,7 @@ class _ProductTiling(NamedTuple):
         return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.max_registers if limited else None}
 
 
-# By how tl.dot multiplies: 16-bit, tf32, or float32 on the ordinary units. No side of a tl.dot may be under 16.
+# The keys are what `products` returns; "ieee" runs on the ordinary units. No side of a tl.dot may be under 16.
 _PRODUCT_TILINGS = {
     "half": _ProductTiling(128, 128, 32, 3, 224),
     "tf32": _ProductTiling(128, 64, 16, 3, 224, True),

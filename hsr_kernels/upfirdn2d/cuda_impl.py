@@ -13,11 +13,11 @@ from .passes import FirPass, along_each_axis
 Launch = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 _FORMATS = {NCHW: torch.contiguous_format, NHWC: torch.channels_last}
-# Of each axis of an outer product whose [height, width] taps are all applied, in one pass.
+# An outer product of no more taps along an axis is multiplied out and applied in one pass.
 _MAX_OUTER_TAPS = 4
-# (up, down) of the kernels that work on tiles.
+# The kernels that work on tiles have these (up, down).
 _TILED_FACTORS = (((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2)))
-# Taps of an outer product that such a kernel applies along both axes of a contiguous image, in one pass.
+# On contiguous images they apply an outer product of this many taps along both axes in one pass.
 _TILED_OUTER_TAPS = 12
 
 

@@ -9,9 +9,9 @@ import torch
 
 from .. import _checks
 
-# Along an axis, in the native kernels.
+# The native kernels take no more taps along an axis.
 MAX_TAPS = 64
-# Of up and of down alike, in the native kernels: down is the up of the backward.
+# The native kernels take no larger up, and no larger down, which is the up of the backward.
 MAX_FACTOR = 64
 
 

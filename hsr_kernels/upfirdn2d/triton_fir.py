@@ -308,7 +308,7 @@ def upfirdn2d_rows_kernel(
     A load is LOAD_VECTOR pixels, a store STORE_VECTOR. pad_x is in vectors of x and rounded up; FIRST_PIXEL is what
     rounding added, in pixels.
     """
-    # Both stay what they are, but what follows from them is known to be aligned.
+    # Their values stay the same, but this form shows the compiler that 16 divides them.
     width, out_width = width // 16 * 16, out_width // 16 * 16
     blocks = tl.cdiv(out_height, UP_Y * ROW_GROUPS)
     plane, block, first_lane, _ = fir_lanes(blocks, out_width // STORE_VECTOR, 1, lines_log2, False, A, B)

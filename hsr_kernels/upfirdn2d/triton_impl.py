@@ -18,18 +18,18 @@ from .triton_fir import upfirdn2d_kernel, upfirdn2d_looped_kernel, upfirdn2d_row
 
 WARPS = 4
 _THREADS = 32 * WARPS
-# Of a thread without vectors: left to itself, ptxas spills some registers so that more programs fit.
+# Left to itself, ptxas spills registers of the kernel without vectors, so that more programs fit.
 _MAX_REGISTERS = 168
-# Of a filter [height, width], in an unrolled kernel.
+# A filter [height, width] of more taps isn't unrolled.
 _MAX_UNROLLED_TAPS = 36
-# Of each axis of an outer product, in an unrolled kernel.
+# An outer product of more taps along an axis isn't unrolled.
 _MAX_UNROLLED_OUTER_TAPS = 16
-# Of each axis of an outer product, in an unrolled kernel that doesn't read in vectors.
+# Without vectors, an outer product of more taps along an axis takes a pass for each axis.
 _MAX_UNROLLED_OUTER_TAPS_WITHOUT_VECTORS = 6
 _MAX_UNROLLED_FACTOR = 2
-# More taps along an axis than this wait for arithmetic, not for memory.
+# A filter of more taps along an axis is compute-bound.
 _MAX_MEMORY_BOUND_TAPS = 8
-# Pixels: the lengths of rows in vectors are multiples of this, on which their kernel relies.
+# The kernel of rows relies on lengths, in pixels, that are multiples of this.
 _ROW_ALIGNMENT = 16
 
 
