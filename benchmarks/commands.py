@@ -14,11 +14,18 @@ from rich.table import Table
 import hsr_kernels
 
 from . import overhead, roofline
-from .cases import CASES
+from .case import select
+from .cpu import report as cpu_report
+from .cpu.cases import CASES
+from .cpu.measure import Options, measure_case
+from .cpu.report import CpuRow
 from .gpu.cases import GPU_CASES
-from .report import HEADER, Row, markdown, read_csv, setting, table, write_csv
-from .run import Options, chip, commit, measure, use_all_cores
+from .messages import fail
+from .setting import commit, cores, processor, use_all_cores
 
+QUICK_ROUNDS = 3
+# Of the machine's cores: with more processes than that, times are noise.
+MAX_LOAD_SHARE = 0.5
 console = Console(width=None if sys.stdout.isatty() else 150)
 
 
@@ -33,34 +40,31 @@ def run(
     """Times the operators and a training step against plain PyTorch, in float32, on all cores.
 
     Args:
-        device: Whose backend to measure.
+        device: The backend to measure.
         case: Only the cases whose name contains this.
-        repeats: Most rounds per case and pass; long cases take fewer, but at least 5.
+        repeats: Maximum of rounds per case and pass; long cases take fewer, but at least 5.
         quick: Tiny sizes and 3 rounds, to see that everything runs; the figures mean nothing.
         no_compile: Leave out torch.compile, which takes a minute or so per case to compile.
         out: Folder for <device>.csv and <device>.md.
     """
-    chosen = [c for c in CASES if case in c.name]
-    if not chosen:
-        _fail(f"no case is called {case!r}; there are {', '.join(c.name for c in CASES)}")
+    cases = select(case, CASES)
     if repeats < 1:
-        _fail(f"--repeats must be at least 1, got {repeats}")
-    missing = hsr_kernels.backends(device=device)[device]
-    if missing:
-        _fail(f"there is nothing to measure: {missing}")
+        fail(f"--repeats must be at least 1, got {repeats}")
+    if missing := hsr_kernels.backends(device=device)[device]:
+        fail(f"there is nothing to measure: {missing}")
     use_all_cores()
     _warn_if_busy()
-    options = Options(device, 3 if quick else repeats, quick, not no_compile)
-    rows: list[Row] = []
-    for current in chosen:
+    options = Options(device, QUICK_ROUNDS if quick else repeats, quick, not no_compile)
+    rows: list[CpuRow] = []
+    for current in cases:
         with console.status(current.title):
-            rows += measure(current, options)
+            rows += measure_case(current, options)
         _show([row for row in rows if row.case == current.name])
-    console.print(setting(rows), highlight=False)
+    console.print(cpu_report.setting(rows), highlight=False)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_csv(out / f"{device}.csv", rows)
-        (out / f"{device}.md").write_text(markdown(rows) + "\n")
+        cpu_report.write_csv(out / f"{device}.csv", rows)
+        (out / f"{device}.md").write_text(cpu_report.text(rows) + "\n")
         console.print(f"written: {out / device}.csv and .md")
 
 
@@ -71,48 +75,44 @@ def report(csv: Path) -> None:
         csv: What `run --out` wrote.
     """
     try:
-        print(markdown(read_csv(csv)))
+        print(cpu_report.text(cpu_report.read_csv(csv)))
     except (OSError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
-def roofline_table(case: str = "", operators: bool = False, most: float = roofline.MOST) -> None:
-    """Prints the fewest bytes and operations of each GPU case, what our operators move, and the floor on three chips.
+def roofline_table(case: str = "", operators: bool = False, most: float = roofline.MAX_MOVED_RATIO) -> None:
+    """Prints the fewest bytes and operations of each GPU case, what operators move, and the floor on three chips.
 
     Nothing is measured: the Triton implementations run on tensors without data, and what their launches and PyTorch's
     own operators take and return is added up. Floors come from data sheets (memory bandwidth; dense tensor-core rates,
-    plain float32 for float32). Exits with 1 where one of our fused operators moves more than `most` times its fewest
-    bytes.
+    plain float32 for float32). Exits with 1 where a fused operator moves more than `most` times its fewest bytes.
 
     Args:
         case: Only the cases whose name contains this.
         operators: List all operators that the moved bytes are made of, not only those that move too much.
-        most: How many times the fewest bytes a fused operator may move; inf: any.
+        most: How many times the fewest bytes a fused operator may move; inf for no limit.
     """
-    chosen = [c for c in GPU_CASES if case in c.name]
-    if not chosen:
-        _fail(f"no case is called {case!r}; there are {', '.join(c.name for c in GPU_CASES)}")
+    cases = select(case, GPU_CASES)
     if importlib.util.find_spec("triton") is None:
-        _fail("the Triton implementations are traced, and Triton isn't installed")
-    view, parts = Table(*roofline.HEADER, box=SIMPLE), Table(*roofline.OPERATORS, box=SIMPLE)
+        fail("the Triton implementations are traced, and Triton isn't installed")
+    table, parts = Table(*roofline.HEADER, box=SIMPLE), Table(*roofline.OPERATORS_HEADER, box=SIMPLE)
     faults = 0
-    for current in chosen:
+    for current in cases:
         for work in (work for route in current.routes for work in roofline.estimate(current, route)):
-            view.add_row(*roofline.line(work))
-            wasteful = work.wasteful(most)
-            faults += len(wasteful)
-            for line in roofline.operator_lines(work, most, None if operators else set(wasteful)):
-                parts.add_row(*line)
-    console.print(view)
+            table.add_row(*roofline.cells(work))
+            faults += len(work.wasteful(most))
+            for row in roofline.operator_cells(work, most, only_wasteful=not operators):
+                parts.add_row(*row)
+    console.print(table)
     console.print(
-        "fewest: inputs and parameters read once, results written once. moved: by our operators and PyTorch's between "
-        "them. Floors are data-sheet times of the fewest bytes or the operations, whichever take longer.",
+        "fewest: inputs and parameters read once, results written once. moved: by fused operators and PyTorch's "
+        "between them. Floors are data-sheet times of the fewest bytes or the operations, whichever take longer.",
         highlight=False,
     )
     if parts.row_count:
         console.print(parts)
-    said = f"operators of ours, counted per case and pass, move more than {most:g} times their fewest bytes"
-    console.print(f"{faults or 'no'} {said}", highlight=False)
+    sentence = f"fused operators, counted per case and pass, move more than {most:g} times their fewest bytes"
+    console.print(f"{faults or 'no'} {sentence}", highlight=False)
     if faults:
         raise SystemExit(1)
 
@@ -126,45 +126,37 @@ def overhead_table(csv: Path | None = None) -> None:
     Args:
         csv: A file for the rows.
     """
-    from tests.emulator.build import build
-
     _warn_if_busy()
     try:
-        rows = overhead.in_process("cpu", build("_cuda_emulated"))
+        rows = overhead.measure_in_process("cpu", overhead.build_emulated())
         missing = hsr_kernels.backends()["cuda"] if torch.cuda.is_available() else "PyTorch sees no CUDA device"
-        rows += overhead.in_process("cuda", None) if not missing else []
+        rows += overhead.measure_in_process("cuda", None) if not missing else []
     except RuntimeError as error:
-        _fail(str(error))
-    view = Table(*overhead.HEADER, box=SIMPLE)
+        fail(str(error))
+    table = Table(*overhead.HEADER, box=SIMPLE)
     for row in rows:
-        view.add_row(*overhead.line(row))
-    console.print(view)
-    setting = {"processor": chip(), "cores": str(len(os.sched_getaffinity(0)))}
-    setting |= {"torch": torch.__version__, "commit": commit()}
+        table.add_row(*overhead.cells(row))
+    console.print(table)
+    setting = {"processor": processor(), "cores": str(cores()), "torch": torch.__version__, "commit": commit()}
     about = ", ".join(f"{name} {value}" for name, value in setting.items())
-    console.print(f"{about}; load {rows[0].load:.1f}. Median and fewest of batches of calls in turns.", highlight=False)
+    console.print(f"{about}; load {rows[0].load:.1f}. Median and min of batches of calls in turns.", highlight=False)
     console.print(f"On a device: {'not measured: ' + missing if missing else 'launched for real'}.", highlight=False)
     if csv is not None:
         overhead.write_csv(csv, rows, setting)
         console.print(f"written: {csv}")
 
 
-def _show(rows: list[Row]) -> None:
-    lines, notes = table(rows)
-    view = Table(*HEADER[1:], title=rows[0].title, title_justify="left", box=SIMPLE)
+def _show(rows: list[CpuRow]) -> None:
+    lines, notes = cpu_report.cells(rows)
+    table = Table(*cpu_report.HEADER[1:], title=rows[0].title, title_justify="left", box=SIMPLE)
     for line in lines:
-        view.add_row(*(cell.replace("**", "").replace("; ", "\n") for cell in line[1:]))
-    console.print(view)
+        table.add_row(*(cell.replace("**", "").replace("; ", "\n") for cell in line[1:]))
+    console.print(table)
     for note in notes:
         console.print(note, highlight=False, markup=False)
 
 
 def _warn_if_busy() -> None:
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    if load > 0.5 * cores:
-        console.print(f"[yellow]The machine is busy (load {load:.1f} on {cores} cores): expect noise.[/yellow]")
-
-
-def _fail(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-    raise SystemExit(2)
+    load = os.getloadavg()[0]
+    if load > MAX_LOAD_SHARE * cores():
+        console.print(f"[yellow]The machine is busy (load {load:.1f} on {cores()} cores): expect noise.[/yellow]")

@@ -6,26 +6,25 @@ It is run twice before that, so that kernels are compiled and memory is allocate
 """
 
 import argparse
-import sys
-from typing import NoReturn
 
 import torch
 
 from .gpu.cases import GPU_CASES
-from .run import Variant
+from .messages import fail
+from .variants import CUDA, REFERENCE, TRITON, Variant
 from .workloads import SCHEDULE
 
 
 def main(name: str, phase: str, backend: str, tiny: bool) -> None:
-    """Runs it; ends with one sentence and exit code 2 where that can't be."""
+    """Runs it; ends with one sentence and exit code 2 where it can't run."""
     case = next((case for case in GPU_CASES if case.name == name), None)
     if case is None:
-        _fail(f"CASE must be one of {', '.join(case.name for case in GPU_CASES)}, got {name!r}")
+        fail(f"CASE must be one of {', '.join(case.name for case in GPU_CASES)}, got {name!r}")
     phases = [phase for phase in case.targets if phase != SCHEDULE]
     if phase not in phases:
-        _fail(f"PHASE of {name} must be one of {', '.join(phases)}, got {phase!r}")
+        fail(f"PHASE of {name} must be one of {', '.join(phases)}, got {phase!r}")
     if not torch.cuda.is_available():
-        _fail("benchmarks.once needs a CUDA device, and PyTorch sees none")
+        fail("benchmarks.once needs a CUDA device, and PyTorch sees none")
     torch.manual_seed(0)
     run = Variant(backend, case.workload(tiny=tiny, device="cuda")).phase(phase)
     for _ in range(2):
@@ -37,16 +36,11 @@ def main(name: str, phase: str, backend: str, tiny: bool) -> None:
     torch.cuda.profiler.stop()
 
 
-def _fail(sentence: str) -> NoReturn:
-    print(sentence, file=sys.stderr)
-    raise SystemExit(2)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.once", description=__doc__.partition("\n")[0])
     parser.add_argument("case", metavar="CASE", help="of gpu-report")
     parser.add_argument("phase", metavar="PHASE", help='such as "forward+backward"')
-    parser.add_argument("backend", metavar="BACKEND", choices=("triton", "cuda", "reference"))
+    parser.add_argument("backend", metavar="BACKEND", choices=(TRITON, CUDA, REFERENCE))
     parser.add_argument("--tiny", action="store_true", help="in the sizes of a test")
     given = parser.parse_args()
     main(given.case, given.phase, given.backend, given.tiny)

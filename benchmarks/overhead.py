@@ -25,19 +25,24 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hsr_kernels as hk
-from hsr_kernels import _native
+from hsr_kernels._dispatch import native
 
-from .memory import ROOT
-from .roofline import is_ours, touches_data
-from .timing import per_call
+from .markdown import NOT_MEASURED
+from .messages import last_line
+from .roofline import is_fused, touches_data
+from .setting import ROOT
+from .timing import seconds_per_call
 
-TARGET = 12.0  # µs of bias_act on a kilobyte
+# Of bias_act on a kilobyte.
+TARGET_MICROSECONDS = 12.0
 BIAS_ACT = "bias_act, 1x4x8x8"
-HEADER = ("on", "call", "median, µs", "fewest, µs", "launches", "PyTorch's operations", "target")
-_BATCH = 1e-3  # seconds of calls in a row: what else the machine runs interrupts some batches and not all,
-_CALLS = 50  # and so many at most: too few to fill a device's queue, which takes about a thousand launches
-_SECONDS = 8.0  # for all batches,
-_FEWEST, _MOST = 20, 1000  # of so many rounds
+HEADER = ("on", "call", "median, µs", "min, µs", "launches", "PyTorch's operations", "target")
+# What else the machine runs interrupts some batches of this length and not all.
+SECONDS_PER_BATCH = 1e-3
+# Too few to fill a device's queue, which takes about a thousand launches.
+MAX_CALLS_PER_BATCH = 50
+SECONDS_PER_MEASUREMENT = 8.0
+MIN_ROUNDS, MAX_ROUNDS = 20, 1000
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
@@ -46,32 +51,33 @@ class Overhead:
     """The host's time for one call.
 
     Attributes:
-        on: The GPU's name, or what stands for one.
-        median, fewest: Microseconds, over batches of calls.
-        launches: Of our kernels, where they are counted; None elsewhere.
-        operations: Of PyTorch's that compute, the convolution apart.
+        device: The GPU's name, or what stands for one.
+        call: What was called.
+        median_us, min_us: Microseconds, over batches of calls.
+        launches: Of the library's kernels, where they are counted; None elsewhere.
+        operations: PyTorch's operations that compute, except for the convolution.
         load: Of the machine when the measurement began: processes that want to run.
     """
 
-    on: str
+    device: str
     call: str
-    median: float
-    fewest: float
+    median_us: float
+    min_us: float
     launches: int | None
     operations: int
     load: float
 
     @property
     def verdict(self) -> str:
-        """Whether the target holds, where there is one; what else runs on the machine moves the median."""
+        """Whether the target is met, where there is one; what else runs on the machine moves the median."""
         if self.call != BIAS_ACT:
             return ""
-        fails = "does not hold" if self.fewest >= TARGET else "only the fewest"
-        return f"< {TARGET:g} µs: {'holds' if self.median < TARGET else fails}"
+        missed = "missed" if self.min_us >= TARGET_MICROSECONDS else "met by the minimum only"
+        return f"< {TARGET_MICROSECONDS:g} µs: {'met' if self.median_us < TARGET_MICROSECONDS else missed}"
 
 
 class Operations(TorchDispatchMode):
-    """Counts PyTorch's operators that compute, those inside of ours too; the convolution is left out."""
+    """Counts PyTorch's operators that compute, within the library's too; the convolution is left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,13 +85,15 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
-        if is_ours(func.name()):
+        if is_fused(func.name()):
             tensor = next(a for a in args if isinstance(a, torch.Tensor))
             key = torch._C.DispatchKey.CUDA if tensor.is_cuda else torch._C.DispatchKey.CPU
-            with self:  # what the implementation calls comes here again
+            # What the implementation calls comes here again.
+            with self:
                 return func._op_dk(key, *args, **options)
+        # Below autograd, composite operators such as `contiguous` arrive undivided.
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
-            with self:  # below autograd, operators such as `contiguous` arrive whole
+            with self:
                 return func.decompose(*args, **options)
         if touches_data(func) and "conv" not in func.name():
             self.names.append(func.name())
@@ -93,64 +101,68 @@ class Operations(TorchDispatchMode):
 
 
 def calls(device: str) -> dict[str, Callable[[], torch.Tensor]]:
-    """What is measured, by name: PyTorch's own beside ours. Few channels, as a CPU computes PyTorch's operations."""
+    """Returns what is measured, by name: the library's calls and PyTorch's.
+
+    Images have few channels, as a CPU computes PyTorch's operations.
+    """
     torch.manual_seed(0)
     x, b = torch.randn(1, 4, 8, 8, device=device), torch.randn(4, device=device)
-    along = b.view(1, -1, 1, 1)
+    channels = b.view(1, -1, 1, 1)
     found: dict[str, Callable[[], torch.Tensor]] = {
         "torch.empty_like, 1x4x8x8": lambda: torch.empty_like(x),
-        "F.leaky_relu(x + b), 1x4x8x8": lambda: F.leaky_relu(x + along, 0.2),
+        "F.leaky_relu(x + b), 1x4x8x8": lambda: F.leaky_relu(x + channels, 0.2),
         BIAS_ACT: lambda: hk.bias_act(x, b, act="lrelu"),
     }
     for side in (4, 16):
-        found |= _of_side(side, device)
+        found |= _calls_on_images(side, device)
     return found
 
 
-def _of_side(side: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:
+def _calls_on_images(side: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:
     taps = hk.setup_filter([1, 3, 3, 1], device=device)
     x = torch.randn(1, 8, side, side, device=device)
-    last = x.contiguous(memory_format=torch.channels_last)
+    images = x.contiguous(memory_format=torch.channels_last)
     w, s, b = torch.randn(8, 8, 3, 3, device=device), torch.randn(1, 8, device=device), torch.randn(8, device=device)
-    w_last, noise = w.contiguous(memory_format=torch.channels_last), torch.randn(1, 1, side, side, device=device)
+    weight, noise = w.contiguous(memory_format=torch.channels_last), torch.randn(1, 1, side, side, device=device)
 
     def layer() -> torch.Tensor:
-        return hk.modulated_conv2d(last, w, s, noise, padding=1, bias=b, act="lrelu", clamp=256.0)
+        return hk.modulated_conv2d(images, w, s, noise, padding=1, bias=b, act="lrelu", clamp=256.0)
 
     return {
         f"upsample2d, 1x8x{side}x{side}": lambda: hk.upsample2d(x, taps),
-        f"F.conv2d alone, 1x8x{side}x{side}": lambda: F.conv2d(last, w_last, padding=1),
+        f"F.conv2d alone, 1x8x{side}x{side}": lambda: F.conv2d(images, weight, padding=1),
         f"styled layer, 1x8x{side}x{side}": layer,
     }
 
 
-def measure(device: str, seconds: float = _SECONDS) -> list[Overhead]:
+def measure_calls(device: str, seconds: float = SECONDS_PER_MEASUREMENT) -> list[Overhead]:
     """Times the calls on a device, in turns; on "cpu" with launches that are emulated and idle."""
     load = os.getloadavg()[0]
-    cuda = _native.cuda()
-    emulated = _native.cuda_is_emulated()
+    cuda = native.cuda()
+    emulated = native.cuda_is_emulated()
     settle = cuda.emulator_reset if emulated else torch.cuda.synchronize
     if emulated:
-        torch.set_flush_denormal(True)  # kernels that don't run leave behind whatever was there, which is computed on
+        # Kernels that don't run leave behind whatever was in memory, and PyTorch computes on it.
+        torch.set_flush_denormal(True)
         cuda.emulator_idle(True)
     try:
         with torch.no_grad(), hk.use_backend("cuda"):
-            todo = calls(device)
-            counted = {name: _count(run, cuda if emulated else None) for name, run in todo.items()}
-            times = _in_turns(todo, settle, seconds)
+            runs = calls(device)
+            counts = {name: _count(run, cuda if emulated else None) for name, run in runs.items()}
+            times = _interleave(runs, settle, seconds)
     finally:
         if emulated:
             cuda.emulator_idle(False)
             cuda.emulator_reset()
             torch.set_flush_denormal(False)
-    on = "no device, idle launches" if emulated else torch.cuda.get_device_name()
+    name = "no device, idle launches" if emulated else torch.cuda.get_device_name()
     return [
-        Overhead(on, name, 1e6 * median(times[name]), 1e6 * min(times[name]), *counted[name], load) for name in todo
+        Overhead(name, call, 1e6 * median(times[call]), 1e6 * min(times[call]), *counts[call], load) for call in runs
     ]
 
 
 def _count(run: Callable[[], torch.Tensor], emulator: Any) -> tuple[int | None, int]:
-    """(launches of ours, PyTorch's operations) of a call that was made before."""
+    """Returns (the library's launches, PyTorch's operations) of a call that was made before."""
     run()
     if emulator is not None:
         emulator.emulator_reset()
@@ -161,23 +173,43 @@ def _count(run: Callable[[], torch.Tensor], emulator: Any) -> tuple[int | None, 
     return launches, len(operations.names)
 
 
-def _in_turns(
-    todo: Mapping[str, Callable[[], object]], settle: Callable[[], object], seconds: float
+def _interleave(
+    runs: Mapping[str, Callable[[], object]], settle: Callable[[], object], seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds per call of each, batch by batch."""
-    usual = {name: min(per_call(run, 3, settle, wait=False) for _ in range(3)) for name, run in todo.items()}
-    calls = {name: int(max(1, min(_CALLS, _BATCH / max(one, 1e-9)))) for name, one in usual.items()}
-    times: dict[str, list[float]] = {name: [] for name in todo}
-    ends = time.monotonic() + seconds
-    for i in range(_MOST):
-        if i >= _FEWEST and time.monotonic() > ends:
+    """Returns seconds per call of each, batch by batch."""
+
+    def batch(run: Callable[[], object], count: int) -> float:
+        return seconds_per_call(run, count, settle, waits=False)
+
+    estimates = {name: min(batch(run, 3) for _ in range(3)) for name, run in runs.items()}
+    counts = {
+        name: int(max(1, min(MAX_CALLS_PER_BATCH, SECONDS_PER_BATCH / max(estimate, 1e-9))))
+        for name, estimate in estimates.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.monotonic() + seconds
+    for i in range(MAX_ROUNDS):
+        if i >= MIN_ROUNDS and time.monotonic() > end:
             break
-        for name, run in todo.items():
-            times[name].append(per_call(run, calls[name], settle, wait=False))
+        for name, run in runs.items():
+            times[name].append(batch(run, counts[name]))
     return times
 
 
-def in_process(device: str, emulated: Path | None) -> list[Overhead]:
+def build_emulated() -> Path:
+    """Builds the extension that the tests emulate, in a process of its own; returns its file.
+
+    Raises:
+        RuntimeError: It can't be built; the message says why.
+    """
+    script = "from tests.emulator.build import build; print(build('_cuda_emulated'))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"the emulated extension can't be built: {last_line(done.stderr)}")
+    return Path(last_line(done.stdout))
+
+
+def measure_in_process(device: str, emulated: Path | None) -> list[Overhead]:
     """Measures in a process of its own.
 
     Args:
@@ -185,27 +217,27 @@ def in_process(device: str, emulated: Path | None) -> list[Overhead]:
         emulated: The emulated extension, for "cpu".
 
     Raises:
-        RuntimeError: The process failed; the message ends in what it said last.
+        RuntimeError: The process failed; the message ends in its last line.
     """
-    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "HSR_CUDA_EMULATED")}
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", native.EMULATED)}
     if emulated is not None:
-        environment["HSR_CUDA_EMULATED"] = str(emulated)
+        environment[native.EMULATED] = str(emulated)
     command = [sys.executable, "-m", "benchmarks.overhead", device]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[1:])} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-    return [Overhead(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+        raise RuntimeError(f"{' '.join(command[1:])} failed: {last_line(done.stderr)}")
+    return [Overhead(**row) for row in json.loads(last_line(done.stdout))]
 
 
-def line(one: Overhead) -> list[str]:
+def cells(row: Overhead) -> list[str]:
     """The cells under HEADER."""
-    launches = "—" if one.launches is None else str(one.launches)
-    times = f"{one.median:.1f}", f"{one.fewest:.1f}"
-    return [one.on, one.call, *times, launches, str(one.operations), one.verdict]
+    launches = NOT_MEASURED if row.launches is None else str(row.launches)
+    times = f"{row.median_us:.1f}", f"{row.min_us:.1f}"
+    return [row.device, row.call, *times, launches, str(row.operations), row.verdict]
 
 
 def write_csv(path: Path, rows: Sequence[Overhead], setting: dict[str, str]) -> None:
-    """One line per row, with the setting in columns of its own."""
+    """Writes one line per row, with the setting in columns of its own."""
     with path.open("w", newline="") as file:
         names = [field.name for field in fields(Overhead)]
         writer = csv.DictWriter(file, [*names, *setting], lineterminator="\n")
@@ -215,4 +247,4 @@ def write_csv(path: Path, rows: Sequence[Overhead], setting: dict[str, str]) -> 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps([asdict(row) for row in measure(sys.argv[1])]))
+    print(json.dumps([asdict(row) for row in measure_calls(sys.argv[1])]))

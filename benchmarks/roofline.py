@@ -16,34 +16,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import hsr_kernels
-from hsr_kernels import _registry
+from hsr_kernels._dispatch import library
 
-from .cases import Case
+from .case import Case
 from .workloads import BOTH, FORWARD, Workload
 
-MOST = 1.15  # times the fewest bytes that a fused operator may move
+# Of the bytes that a fused operator moves to the fewest that it could.
+MAX_MOVED_RATIO = 1.15
 # Chains of fused kernels, by design: between them a chain's pooled layers and its gradients pass through memory. The
 # fewest bytes of a chain are those of its kernels; copies, casts and sums around them are too much.
 CHAINS = ("hsr_kernels::feature_loss", "hsr_kernels::feature_loss_bwd")
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 aten = torch.ops.aten
-# They allocate or look at a tensor, or give it another shape, but touch no data.
-_FREE = {
+# Operators that allocate or look at a tensor, or give it another shape, but touch no data.
+_WITHOUT_DATA = {
     aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default,
     aten._unsafe_view.default, aten._reshape_alias.default, aten.detach.default,
 }  # fmt: skip
-# They write a tensor and look at another one's shape alone.
-_FRESH = {
+# Operators that write a tensor and only look at the shape of another one.
+_WRITE_ONLY = {
     aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.zeros_like.default,
     aten.ones_like.default, aten.full_like.default,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Chip:
-    """Data-sheet rates; dense, with float32 accumulation.
+class DataSheet:
+    """The rates in a chip's data sheet; dense, with float32 accumulation.
 
     Attributes:
+        name: The chip's.
         bandwidth: Bytes per second of the device's memory.
         flops: Operations per second by the dtype of a product's operands.
     """
@@ -57,16 +59,16 @@ class Chip:
         return max(moved / self.bandwidth, flops / self.flops[dtype])
 
 
-def _chip(name: str, terabytes: float, half: float, single: float) -> Chip:
+def _data_sheet(name: str, terabytes: float, half: float, single: float) -> DataSheet:
     rates = {torch.float16: half, torch.bfloat16: half, torch.float32: single}
-    return Chip(name, terabytes * 1e12, {dtype: rate * 1e12 for dtype, rate in rates.items()})
+    return DataSheet(name, terabytes * 1e12, {dtype: rate * 1e12 for dtype, rate in rates.items()})
 
 
 # float32 products run on the ordinary units: tf32 is for those who ask for it.
-CHIPS = (
-    _chip("H200", 4.8, 989, 67),
-    _chip("A100", 2.039, 312, 19.5),
-    _chip("RTX 4090", 1.008, 165.2, 82.6),
+DATA_SHEETS = (
+    _data_sheet("H200", 4.8, 989, 67),
+    _data_sheet("A100", 2.039, 312, 19.5),
+    _data_sheet("RTX 4090", 1.008, 165.2, 82.6),
 )
 
 
@@ -75,10 +77,11 @@ class Traffic:
     """What calls of one operator move.
 
     Attributes:
+        calls: How many there are.
         fewest: Bytes of what the calls take and return; of CHAINS, of what their kernels do.
         moved: Bytes that they move: of a fused operator, by all that it launches and calls.
-        launched: Bytes of these that kernels of ours move.
         parts: {launch or PyTorch's operator: bytes} that the calls consist of.
+        launched: Bytes of these that the library's kernels move.
     """
 
     calls: int = 0
@@ -102,9 +105,10 @@ class Work:
     """What one pass of a case costs.
 
     Attributes:
+        case, phase: What runs.
         fewest: Bytes, with every input read and every result written once.
-        flops: Of convolutions and matrix products, at the fewest.
-        operators: By name; those of hsr_kernels:: are ours and fused, the others are PyTorch's.
+        flops: The fewest of convolutions and matrix products.
+        operators: By name; those of hsr_kernels:: are fused, the others are PyTorch's.
         route: Of modulated layers, where one was demanded.
     """
 
@@ -121,82 +125,80 @@ class Work:
 
     @property
     def moved(self) -> int:
-        """Bytes that our operators and PyTorch's move between them."""
+        """Bytes that the library's operators and PyTorch's move between them."""
         return sum(traffic.moved for traffic in self.operators.values())
 
-    def wasteful(self, most: float) -> dict[str, float]:
-        """Our operators that move more than `most` times the fewest bytes, and how many times."""
-        ratios = {name: t.moved / t.fewest for name, t in self.operators.items() if is_ours(name) and t.fewest}
-        return {name: ratio for name, ratio in ratios.items() if ratio > most}
+    def wasteful(self, max_ratio: float) -> dict[str, float]:
+        """Fused operators that move more than `max_ratio` times the fewest bytes, and how many times."""
+        ratios = {name: t.moved / t.fewest for name, t in self.operators.items() if is_fused(name) and t.fewest}
+        return {name: ratio for name, ratio in ratios.items() if ratio > max_ratio}
 
 
-def is_ours(operator: str) -> bool:
-    """Whether an operator is one of the library's."""
+def is_fused(operator: str) -> bool:
+    """Whether an operator is one of the library's, not of PyTorch's."""
     return operator.startswith("hsr_kernels::")
 
 
 def touches_data(operator: torch._ops.OpOverload) -> bool:
     """Whether an operator of PyTorch's does more than to allocate a tensor or to look at one in another way."""
     is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in operator._schema.arguments)
-    return not is_view and operator not in _FREE and operator.namespace != "prim"
+    return not is_view and operator not in _WITHOUT_DATA and operator.namespace != "prim"
 
 
-class _Traffic(TorchDispatchMode):
+class _Counter(TorchDispatchMode):
     """Adds up the bytes of the tensors that operators and launches take and return."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operators: dict[str, Traffic] = {}
-        self.inside: Traffic | None = None  # of the operator of ours that is running
-        self.called = 0  # operators of ours so far
+        # Of the fused operator that is running.
+        self.running: Traffic | None = None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "prim":  # asks for a tensor's properties
+        # These ask for a tensor's properties.
+        if func.namespace == "prim":
             return func(*args, **(kwargs or {}))
-        name = f"{func.namespace}::{func._schema.name.split('::')[-1]}"
-        implementation = _registry.triton_operators.get(func.name())
+        # Without the overload: of the library's operators that is the backend.
+        name = func._schema.name
+        implementation = library.triton_operators.get(func.name())
         if implementation is not None:
-            return self._ours(name, implementation, args)
-        if self.inside is not None and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
-            with self:  # below autograd, operators such as `contiguous` arrive whole: what they consist of moves
+            return self._run_fused(name, implementation, args)
+        # Below autograd, composite operators such as `contiguous` arrive undivided: what they consist of moves bytes.
+        if self.running is not None and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+            with self:
                 return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if touches_data(func):
-            self._moves(name, _bytes(tree_leaves(result if func in _FRESH else (args, kwargs, result))))
+            self._count(name, _bytes(tree_leaves(result if func in _WRITE_ONLY else (args, kwargs, result))))
         return result
 
-    def _ours(self, name, implementation, args):
-        """Runs an operator of ours; one that calls others of ours isn't fused: what it consists of counts instead."""
-        outer, self.inside = self.inside, Traffic()
-        before = self.called
-        with self:
-            result = implementation(*args)
-        own, self.inside = self.inside, outer
-        if self.called == before:
-            own.calls = 1
-            own.fewest = own.launched if name in CHAINS else _bytes(tree_leaves((args, result)))
-            self._add(name, own)
-        else:
-            for part, moved in own.parts.items():
-                self._add(part, Traffic(1, moved, moved, {part: moved}))
-        self.called += 1
+    def _run_fused(self, name, implementation, args):
+        traffic = self.running = Traffic()
+        try:
+            with self:
+                result = implementation(*args)
+        finally:
+            self.running = None
+        traffic.calls = 1
+        traffic.fewest = traffic.launched if name in CHAINS else _bytes(tree_leaves((args, result)))
+        self._add(name, traffic)
         return result
 
-    def _moves(self, name: str, moved: int, launched: int = 0) -> None:
+    def _count(self, name: str, moved: int, launched: int = 0) -> None:
         traffic = Traffic(1, moved, moved, {name: moved}, launched)
-        if self.inside is None:
+        if self.running is None:
             self._add(name, traffic)
         else:
-            self.inside.add(traffic)
+            self.running.add(traffic)
 
     def _add(self, name: str, traffic: Traffic) -> None:
         self.operators.setdefault(name, Traffic()).add(traffic)
 
     def launch(self, kernel: str, arguments: Sequence[object]) -> None:
-        """Takes note of a launch of a Triton kernel."""
+        """Counts what a launch of a Triton kernel moves."""
         # A descriptor stands for the tensor that it describes.
         moved = _bytes(getattr(t, "base", t) for t in tree_leaves(arguments))
-        self._moves(kernel, moved, moved)
+        self._count(kernel, moved, moved)
 
 
 def _bytes(values: Iterable[object]) -> int:
@@ -206,21 +208,22 @@ def _bytes(values: Iterable[object]) -> int:
 
 
 @contextmanager
-def tracing() -> Iterator[_Traffic]:
+def counting() -> Iterator[_Counter]:
     """Within it operators run as their Triton implementations on tensors without data, and their bytes are counted."""
-    from hsr_kernels.aot import record  # only now: it imports Triton
+    # Not before it is needed: it imports Triton.
+    from hsr_kernels.aot import record
 
-    traffic = _Traffic()
-    with record.recording(record.CHIPS["sm_90"], traffic.launch), traffic:
-        yield traffic
+    counter = _Counter()
+    with record.recording(record.CHIPS["sm_90"], counter.launch), counter:
+        yield counter
 
 
 def _fewest(case: Case, work: Workload, output: torch.Tensor, gradients: Sequence[torch.Tensor], phase: str) -> int:
     tensors = {"inputs": list(work.inputs), "parameters": list(work.parameters), "output": [output]}
     total = _bytes([*tensors["inputs"], *tensors["parameters"], output])
     if phase == BOTH:
-        again = [t for name in case.reread for t in tensors[name]]
-        total += _bytes([work.cotangent, *gradients]) + _bytes(again)
+        reread = [t for name in case.reread for t in tensors[name]]
+        total += _bytes([work.cotangent, *gradients]) + _bytes(reread)
     return total
 
 
@@ -228,17 +231,17 @@ def estimate(case: Case, route: str | None = None) -> Iterator[Work]:
     """What each pass of a case costs; training steps, which are many operators, are left out.
 
     Args:
-        route: That its modulated layers take; None: as measured, if anything was.
+        route: That its modulated layers take; None for the measured one, or the default.
     """
     for phase in (FORWARD, BOTH):
         if phase not in case.targets:
             continue
-        with hsr_kernels.use_route(route), tracing() as traffic:
+        with hsr_kernels.use_route(route), counting() as counter:
             # PyTorch's CPU convolutions cast float16, which no GPU does; bfloat16 has its size.
-            same = torch.bfloat16 if case.dtype == torch.float16 else case.dtype
-            work = replace(case, dtype=same).workload()
+            dtype = torch.bfloat16 if case.dtype == torch.float16 else case.dtype
+            work = replace(case, dtype=dtype).workload()
             tensors = [*work.inputs, *work.parameters]
-            traffic.operators.clear()
+            counter.operators.clear()
             gradients: Sequence[torch.Tensor] = ()
             if phase == FORWARD:
                 with torch.no_grad():
@@ -247,19 +250,27 @@ def estimate(case: Case, route: str | None = None) -> Iterator[Work]:
                 output = work.function(*tensors)
                 leaves = [t for t in tensors if t.requires_grad]
                 gradients = torch.autograd.grad(output, leaves, work.cotangent)
-            operators = dict(traffic.operators)
+            operators = dict(counter.operators)
         # A backward pass multiplies once for each of a product's factors.
         flops = work.flops * (1 if phase == FORWARD else 3)
         yield Work(case, phase, _fewest(case, work, output, gradients, phase), flops, operators, route)
 
 
-HEADER = ("case", "pass", "fewest, MB", "moved, MB", "x fewest", "GFLOP", *(f"{chip.name}, µs" for chip in CHIPS))
-OPERATORS = ("case", "pass", "operator", "calls", "fewest, MB", "moved, MB", "x fewest")
+HEADER = (
+    "case",
+    "pass",
+    "fewest, MB",
+    "moved, MB",
+    "x fewest",
+    "GFLOP",
+    *(f"{sheet.name}, µs" for sheet in DATA_SHEETS),
+)
+OPERATORS_HEADER = ("case", "pass", "operator", "calls", "fewest, MB", "moved, MB", "x fewest")
 
 
-def line(work: Work) -> list[str]:
+def cells(work: Work) -> list[str]:
     """The cells of one pass under HEADER."""
-    floors = [chip.floor(work.fewest, work.flops, work.case.dtype) for chip in CHIPS]
+    floors = [sheet.floor(work.fewest, work.flops, work.case.dtype) for sheet in DATA_SHEETS]
     return [
         work.name,
         work.phase,
@@ -271,15 +282,15 @@ def line(work: Work) -> list[str]:
     ]
 
 
-def operator_lines(work: Work, most: float, only: set[str] | None = None) -> Iterator[list[str]]:
-    """The cells of each operator of one pass under OPERATORS; what a wasteful one consists of stands below it."""
-    too_much = work.wasteful(most)
+def operator_cells(work: Work, max_ratio: float, *, only_wasteful: bool) -> Iterator[list[str]]:
+    """The cells of each operator of one pass under OPERATORS_HEADER; below a wasteful one, what it consists of."""
+    wasteful = work.wasteful(max_ratio)
     for name, t in sorted(work.operators.items(), key=lambda item: -item[1].moved):
-        if only is not None and name not in only:
+        if only_wasteful and name not in wasteful:
             continue
-        ratio = f"{t.moved / t.fewest:.2f}{' !' if name in too_much else ''}" if is_ours(name) and t.fewest else ""
-        fewest = f"{t.fewest / 1e6:.1f}" if is_ours(name) else ""
+        ratio = f"{t.moved / t.fewest:.2f}{' !' if name in wasteful else ''}" if is_fused(name) and t.fewest else ""
+        fewest = f"{t.fewest / 1e6:.1f}" if is_fused(name) else ""
         yield [work.name, work.phase, name, str(t.calls), fewest, f"{t.moved / 1e6:.1f}", ratio]
-        if name in too_much:
+        if name in wasteful:
             for part, moved in t.parts.items():
                 yield ["", "", f"  {part}", "", "", f"{moved / 1e6:.1f}", ""]

@@ -4,6 +4,7 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 FORWARD, BOTH = "forward", "forward+backward"
 # A training step: with all its phases, without R1 (which is rare), and of the two main phases alone (which is usual).
 STEP, PATH, MAIN = "step", "step without R1", "step of main phases"
-SCHEDULE = "1000 images"  # of steps as training has them
+# Training on so many images, with steps of each kind as they are scheduled.
+SCHEDULE = "1000 images"
 _TAPS = hk.setup_filter([1, 3, 3, 1])
 
 
@@ -29,11 +31,11 @@ class Workload:
     """A callable with its tensors, ready to run.
 
     Attributes:
-        function: Gives a tensor of the shape and layout of `cotangent`.
+        function: Returns a tensor of the shape and layout of `cotangent`.
         inputs: Tensors passed to `function`: activations, which count as saved where backward keeps them.
         parameters: Tensors passed after the inputs: they live anyway, so they never count as saved.
         cotangent: What backward starts from.
-        flops: Of one forward pass at its best: multiplications and additions of convolutions and matrix products.
+        flops: The fewest multiplications and additions of a forward pass, in convolutions and matrix products.
         steps: For training, which does its own backward passes: name -> a whole step; then `function` is the part
             of it whose saved memory is counted.
     """
@@ -74,6 +76,32 @@ def bias_act(n: int, channels: int, side: int, layout: torch.memory_format = tor
     return Workload(function, [x], [_normal(channels)], torch.randn_like(x))
 
 
+@dataclass(frozen=True)
+class ImageOperator:
+    """An operator on images that is memory-bound.
+
+    Attributes:
+        operator: The public function whose backends decide on which ones it can run.
+        details: Its arguments, for titles.
+        build: Takes n, channels, side and layout.
+        reread: What a backward pass has to read again, as in `Case`.
+    """
+
+    operator: str
+    details: str
+    build: Callable[..., Workload]
+    reread: tuple[str, ...] = ()
+
+
+# By the name of their cases, on CPUs and on GPUs.
+IMAGE_OPERATORS = {
+    "bias_act": ImageOperator("bias_act", "lrelu + clamp", bias_act, reread=("output",)),
+    "upsample2d": ImageOperator("upfirdn2d", "[1,3,3,1]", partial(fir, hk.upsample2d)),
+    "downsample2d": ImageOperator("upfirdn2d", "[1,3,3,1]", partial(fir, hk.downsample2d)),
+    "filter2d": ImageOperator("upfirdn2d", "[1,3,3,1]", partial(fir, hk.filter2d)),
+}
+
+
 def styled_layer(
     n: int, c_in: int, c_out: int, side: int, up: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Workload:
@@ -112,7 +140,7 @@ def styled_layer(
 
 
 def bare_convolution(layer: Workload, up: int, phase: str) -> Callable[[], Any]:
-    """The convolution inside a styled layer alone, by cuDNN, in the same dtype and layout."""
+    """Returns a call of the convolution inside a styled layer alone, by cuDNN, in the same dtype and layout."""
     x, weight = layer.inputs[0], layer.parameters[0]
     w = weight.detach().to(x.dtype).to(memory_format=torch.channels_last).requires_grad_()
 
@@ -217,7 +245,7 @@ class _Noise:
 
 
 def trainer(resolution: int, batch: int, encoder: str, **changes: Any) -> "Trainer":
-    """A trainer in the settings of the preset paper256, on images without classes; see `training`."""
+    """Returns a trainer in the settings of the preset paper256, on images without classes; see `training`."""
     from hsr.config import preset
     from hsr.training.trainer import Trainer
 
@@ -233,35 +261,36 @@ def training(resolution: int, batch: int, encoder: str, **changes: Any) -> Workl
 
     Args:
         resolution, batch: Of the images.
-        encoder: Without one there is no HSR; a timm model's name: HSR in bfloat16 with that model, untrained.
+        encoder: A timm model's name for HSR in bfloat16 with that model, untrained; empty for training without HSR.
         changes: Other settings.
     """
-    ours = trainer(resolution, batch, encoder, **changes)
-    config = ours.config
+    trained = trainer(resolution, batch, encoder, **changes)
+    config = trained.config
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, resolution, resolution), dtype=np.uint8)
-    images = torch.from_numpy(pixels).to(ours.device)
+    images = torch.from_numpy(pixels).to(trained.device)
     labels = torch.zeros(batch, dtype=torch.int64)
 
     def step(number: int) -> Callable[[], None]:
         def run() -> None:
-            ours.steps = number  # decides on the phases
-            ours.step(images, labels)
+            # The number decides on the phases.
+            trained.steps = number
+            trained.step(images, labels)
 
         return run
 
     def generator_main(z: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        ours.G.requires_grad_(True)
-        return ours.loss.generator_main(z, None)[0]
+        trained.G.requires_grad_(True)
+        return trained.loss.generator_main(z, None)[0]
 
     assert config.r1_interval % config.path_length_interval == 0 and config.path_length_interval > 1
     steps = {STEP: step(0), PATH: step(config.path_length_interval), MAIN: step(1)}
-    parameters = [t for net in ours.modules().values() for t in (*net.parameters(), *net.buffers())]
+    parameters = [t for net in trained.modules().values() for t in (*net.parameters(), *net.buffers())]
     z = _normal(batch, config.z_dim, grad=False)
     return Workload(generator_main, [z], parameters, torch.ones([]), steps=steps)
 
 
 def _untrained(name: str, device: torch.device) -> "TimmEncoder":
-    """A timm backbone with random weights: its speed is that of the trained one."""
+    """Returns a timm backbone with random weights: its speed is that of the trained one."""
     from hsr.semantics.timm_encoder import TimmEncoder
     from hsr.semantics.timm_weights import import_timm
 

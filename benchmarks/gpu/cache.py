@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import tarfile
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import triton
@@ -19,16 +18,17 @@ import triton
 import hsr_kernels
 
 MANIFEST = "manifest.json"
-_KEPT = (".cubin", ".json")
-_GROUP = "__grp__"  # Triton's lists of a kernel's files, by their full paths
+_SUFFIXES = (".cubin", ".json")
+# What the names of Triton's lists of a kernel's files begin with; they hold full paths.
+_GROUP = "__grp__"
 
 
 class UselessCache(Exception):
-    """The kernels of an archive wouldn't be found here; the message is a sentence."""
+    """The kernels of an archive wouldn't be found by this installation; the message is a sentence."""
 
 
 def fingerprint() -> dict[str, str]:
-    """What the keys of Triton's cache depend on beside the chip and what a kernel is compiled for."""
+    """What the keys of Triton's cache depend on, except for the chip and what a kernel is specialised for."""
     root = Path(hsr_kernels.__file__).parent
     sources = hashlib.sha256()
     for path in sorted(root.rglob("*triton*.py")):
@@ -43,14 +43,14 @@ def declare(folder: Path, arch: str, kernels: int) -> None:
 
 
 def why_useless(manifest: Mapping[str, object], arch: str | None = None) -> str:
-    """Why kernels under this manifest aren't found by this installation; "" where they are."""
-    here = fingerprint()
-    if manifest.get("libtriton") != here["libtriton"]:
+    """The reason why this installation finds no kernels under this manifest, empty if it finds them."""
+    installed = fingerprint()
+    if manifest.get("libtriton") != installed["libtriton"]:
         return (
-            f"libtriton.so has the SHA-256 {here['libtriton']} here and {manifest.get('libtriton')} where the kernels "
-            "were compiled: none would be found"
+            f"libtriton.so has the SHA-256 {installed['libtriton']} here and {manifest.get('libtriton')} where the "
+            "kernels were compiled: none would be found"
         )
-    if manifest.get("kernels") != here["kernels"]:
+    if manifest.get("kernels") != installed["kernels"]:
         return "the kernels' sources have changed since the archive was made: none would be found"
     if arch is not None and manifest.get("arch") != arch:
         return f"the kernels were compiled for {manifest.get('arch')}, and this GPU is {arch}: none would be found"
@@ -74,7 +74,7 @@ def pack(folder: Path, archive: Path) -> int:
         with tarfile.open(partial, "w:xz") as tar:
             for path in sorted(folder.rglob("*")):
                 name = path.relative_to(folder)
-                wanted = path.suffix in _KEPT and (len(name.parts) == 2 or name.name == MANIFEST)
+                wanted = path.suffix in _SUFFIXES and (len(name.parts) == 2 or name.name == MANIFEST)
                 if wanted and not path.name.startswith(_GROUP):
                     tar.add(path, str(name))
                     kernels += path.suffix == ".cubin"
@@ -88,11 +88,11 @@ def unpack(archive: Path, folder: Path, arch: str | None = None) -> int:
     """Unpacks an archive into a folder, for TRITON_CACHE_DIR to name; returns the number of kernels.
 
     Args:
-        arch: The GPU's, "sm_90"; None: unknown.
+        arch: The GPU's, "sm_90"; None where it is unknown.
 
     Raises:
-        UselessCache: It isn't such an archive, or nothing in it would be found here.
-        OSError: The archive can't be read, or the folder not be written to.
+        UselessCache: It isn't such an archive, or nothing in it would be found.
+        OSError: The archive can't be read, or the folder can't be written to.
     """
     try:
         with tarfile.open(archive) as tar:
@@ -114,42 +114,7 @@ def unpack(archive: Path, folder: Path, arch: str | None = None) -> int:
 
 
 def _write_group(cubin: Path) -> None:
-    """Lists a kernel's files as Triton does, where they are now."""
+    """Lists a kernel's files as Triton does, with their present paths."""
     description = cubin.with_suffix(".json")
     children = {path.name: str(path.absolute()) for path in (cubin, description)}
     (cubin.parent / f"{_GROUP}{description.name}").write_text(json.dumps({"child_paths": children}))
-
-
-def make(archive: Path, arch: str, processes: int, tests: bool, say: Callable[[str], None]) -> list[str]:
-    """Compiles what the cases (and the GPU tests) launch, and packs it; returns what failed, as sentences."""
-    from hsr_kernels.aot import record
-
-    from . import kernels, recording
-
-    chip = record.CHIPS[arch]
-    launches, faults = kernels.recorded(kernels.calls(), chip)
-    say(f"{len(launches)} kernels of the cases")
-    if tests:
-        known = {launch.key for launch in launches}
-        more = [launch for launch in recording.launches(arch) if launch.key not in known]
-        say(f"{len(more)} kernels more of the tests")
-        launches = kernels.largest_first([*launches, *more])
-
-    def tell(done: int) -> None:
-        if done % 100 == 0:
-            say(f"{done} of {len(launches)} compiled")
-
-    with tempfile.TemporaryDirectory() as folder:
-        # Not triton.knobs: the compiling processes read it too.
-        before = os.environ.get("TRITON_CACHE_DIR")
-        os.environ["TRITON_CACHE_DIR"] = folder
-        try:
-            faults += kernels.compiled(launches, chip, processes, tell)
-        finally:
-            os.environ.pop("TRITON_CACHE_DIR")
-            if before is not None:
-                os.environ["TRITON_CACHE_DIR"] = before
-        declare(Path(folder), arch, len(launches))
-        count = pack(Path(folder), archive)
-    say(f"{archive}: {count} kernels, {archive.stat().st_size / 1e6:.1f} MB")
-    return faults

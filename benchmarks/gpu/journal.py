@@ -21,7 +21,7 @@ class Entry:
 
     Attributes:
         state: BEGAN, DONE or FAILED.
-        limit: Seconds that it may take; None for what nobody watches.
+        limit: Seconds that it may take; None where no process watches it.
         about: What the item is, for tables.
         data: What it found.
         reason: Why it failed.
@@ -38,7 +38,7 @@ Entries = dict[tuple[str, str], Entry]
 
 
 class Journal:
-    """Adds to a journal, and tells what stands in it of the machine that was named last.
+    """Adds to a journal, and returns its entries of the machine that was named last.
 
     Args:
         path: The file; need not exist.
@@ -57,7 +57,7 @@ class Journal:
 
     def of(self, stage: str) -> dict[str, Entry]:
         """Item -> what became of it."""
-        return {item: entry for (its, item), entry in self.entries.items() if its == stage}
+        return {item: entry for (owner, item), entry in self.entries.items() if owner == stage}
 
     def ended(self, stage: str, item: str) -> bool:
         """Whether an item was done or failed."""
@@ -74,16 +74,16 @@ class Journal:
         with self.path.open("rb") as file:
             file.seek(self._read)
             added = file.read(-1 if end is None else max(end - self._read, 0))
-        whole = added[: added.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
+        lines = added[: added.rfind(b"\n") + 1]
+        self._read += len(lines)
+        for line in lines.splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
             if isinstance(record, dict):
                 self._take(record)
-        return bool(whole)
+        return bool(lines)
 
     def _take(self, record: dict[str, Any]) -> None:
         if "machine" in record:

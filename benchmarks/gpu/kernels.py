@@ -4,7 +4,6 @@
 Otherwise each is compiled at its first call, one after another: minutes that nothing is measured in.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,73 +16,77 @@ import triton
 from hsr_kernels.aot import build, record
 from hsr_kernels.aot.record import Chip, Launch
 
-from .. import workloads
-from ..run import differentiate, infer
-from ..workloads import BOTH
-from . import backends, cache, routes
+from ..case import Case
+from ..messages import described
+from ..setting import cores
+from ..tune import backends, routes
+from ..variants import differentiate, infer
+from ..workloads import BOTH, trainer
+from . import cache
 from .cases import GPU_CASES
 from .items import Item, Task
 
-SECONDS = 200.0
+SECONDS_PER_ITEM = 200.0
 
 
 def items(task: Task) -> Iterator[Item]:
-    """All kernels at once."""
-    yield Item("kernels of the cases", SECONDS, _compile_here)
+    """Yields one item for all kernels."""
+    yield Item("kernels of the cases", SECONDS_PER_ITEM, _compile_here)
 
 
 def _compile_here() -> Mapping[str, Any]:
-    """Compiles for this machine's GPU into Triton's cache, and says so there: the next call needn't look again."""
+    """Compiles for this machine's GPU into Triton's cache, and declares it complete, so that a later call finds it."""
     properties = torch.cuda.get_device_properties(0)
     chip = Chip(10 * properties.major + properties.minor, 1 << 30, properties.multi_processor_count)
     launches, faults = recorded(calls(), chip)
-    faults += compiled(launches, chip, len(os.sched_getaffinity(0)))
+    faults += compile_all(launches, chip, cores())
     cache.declare(Path(triton.knobs.cache.dir), chip.name, len(launches))
     return {"compiled": len(launches), "faults": faults}
 
 
 def calls() -> Iterator[tuple[str, Callable[[], None]]]:
-    """What is measured, by name, to be called on tensors without data."""
+    """Yields what is measured, with its name, to be called on tensors without data."""
     for case in GPU_CASES:
         if BOTH in case.targets:
-            yield case.name, partial(_both, case)
-            if case.name.startswith("feature_loss"):  # training's features are channels_last
-                last = replace(case, size=case.size | {"layout": torch.channels_last})
-                yield f"{case.name} in channels_last", partial(_both, last)
+            yield case.name, partial(_infer_and_differentiate, case)
+            # Training's features are channels_last.
+            if case.is_feature_loss:
+                channels_last = replace(case, size=case.size | {"layout": torch.channels_last})
+                yield f"{case.name} in channels_last", partial(_infer_and_differentiate, channels_last)
     for layer in routes.LAYERS:
-        yield f"{layer}", partial(routes.run_fused, layer, "cpu")
-    for one in backends.comparisons():
-        yield f"{one}", partial(_compared, one)
-    yield from _training()
+        yield f"routes of {layer}", partial(routes.run_all, layer, "cpu")
+    for comparison in backends.comparisons():
+        yield f"{comparison}", partial(_differentiate, comparison)
+    yield from _training_phases()
 
 
-def _both(case: Any) -> None:
+def _infer_and_differentiate(case: Case) -> None:
     work = case.workload()
     infer(work)()
     differentiate(work)()
 
 
-def _compared(one: backends.Comparison) -> None:
-    differentiate(one.workload("cpu"))()
+def _differentiate(comparison: backends.Comparison) -> None:
+    differentiate(comparison.workload("cpu"))()
 
 
-def _training() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Each phase of a training step, its networks made before: parameters must be real ones."""
-    size = next(case.size for case in GPU_CASES if case.per_1000 and not case.size["encoder"])
-    trainer = workloads.trainer(**size)
-    loss, batch = trainer.loss, size["batch"]
+def _training_phases() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yields each phase of a training step, its networks made before: parameters must be real ones."""
+    size = next(case.size for case in GPU_CASES if case.is_training and not case.size["encoder"])
+    trained = trainer(**size)
+    loss, batch = trained.loss, size["batch"]
 
     def z() -> torch.Tensor:
-        return torch.empty(batch, trainer.config.z_dim)
+        return torch.empty(batch, trained.config.z_dim)
 
     def real() -> torch.Tensor:
         return torch.empty(batch, 3, size["resolution"], size["resolution"])
 
     objectives = {
-        "G main": (trainer.G, trainer.D, lambda: loss.generator_main(z(), None)),
-        "G path length": (trainer.G, trainer.D, lambda: loss.generator_path_length(z(), None)),
-        "D main": (trainer.D, trainer.G, lambda: loss.discriminator_main(real(), None, z(), None)),
-        "D R1": (trainer.D, trainer.G, lambda: loss.discriminator_r1(real(), None)),
+        "G main": (trained.G, trained.D, lambda: loss.generator_main(z(), None)),
+        "G path length": (trained.G, trained.D, lambda: loss.generator_path_length(z(), None)),
+        "D main": (trained.D, trained.G, lambda: loss.discriminator_main(real(), None, z(), None)),
+        "D R1": (trained.D, trained.G, lambda: loss.discriminator_r1(real(), None)),
     }
     for name, (active, frozen, objective) in objectives.items():
 
@@ -96,36 +99,39 @@ def _training() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"training, {name}", phase
 
 
-def recorded(named: Iterable[tuple[str, Callable[[], None]]], chip: Chip) -> tuple[list[Launch], list[str]]:
-    """The distinct launches of calls, those that take longest to compile first, and which calls failed and why."""
-    found: dict[str, Launch] = {}
+def recorded(named_calls: Iterable[tuple[str, Callable[[], None]]], chip: Chip) -> tuple[list[Launch], list[str]]:
+    """Returns the distinct launches of calls, the slowest to compile first, and which calls failed and why."""
+    launches: dict[str, Launch] = {}
     faults = []
-    for name, call in named:
-        with record.recording(chip) as launched:
+    for name, call in named_calls:
+        with record.recording(chip) as found:
             try:
                 call()
             except Exception as error:
-                faults.append(f"{name}: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}")
-        found |= launched.launches
-    return largest_first(found.values()), faults
+                faults.append(f"{name}: {described(error)}")
+        launches |= found.launches
+    return largest_first(launches.values()), faults
 
 
 def largest_first(launches: Iterable[Launch]) -> list[Launch]:
-    """So that no core waits at the end for one that takes long."""
+    """Sorts launches so that no core waits at the end for one that takes long."""
     return sorted(launches, key=lambda launch: launch.size, reverse=True)
 
 
-def compiled(
-    launches: Iterable[Launch], chip: Chip, processes: int, tell: Callable[[int], None] = lambda done: None
+def compile_all(
+    launches: Iterable[Launch], chip: Chip, processes: int, tell: Callable[[int], None] = lambda count: None
 ) -> list[str]:
     """Compiles into Triton's cache; returns what can't be compiled and why.
 
     Args:
-        tell: Is given the number of kernels that are compiled, after each.
+        launches: What to compile.
+        chip: The GPU to compile for.
+        processes: The number of compilers at a time.
+        tell: Called after each kernel with the number of those that are compiled.
     """
     faults = []
     jobs = [(launch, chip) for launch in launches]
-    for done, one in enumerate(build.build_all(jobs, processes, build.fill_cache), 1):
-        faults += [f"{one.launch.kernel}: {problem}" for problem in one.problems]
-        tell(done)
+    for count, built in enumerate(build.build_all(jobs, processes, build.fill_cache), 1):
+        faults += [f"{built.launch.kernel}: {problem}" for problem in built.problems]
+        tell(count)
     return faults

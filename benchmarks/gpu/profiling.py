@@ -7,44 +7,60 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from .. import overhead
-from ..memory import ROOT
-from ..run import Variant
+from hsr_kernels._dispatch import request
+from hsr_kernels._dispatch.request import FUSED
+
+from .. import device, overhead
+from ..messages import last_line
+from ..setting import ROOT
+from ..variants import CUDA, TRITON, Variant
 from ..workloads import BOTH, FORWARD, MAIN
-from . import device, measuring
 from .cases import GPU_CASES
 from .items import Item, Task
 
 FILE = "profile.txt"
-_TRACE_SECONDS, _OVERHEAD_SECONDS, _COUNTERS_SECONDS = 90.0, 60.0, 90.0
-_ROWS = 40  # of a table of operators
-_MAX_KERNELS = 25  # that counters are read of in one process
+SECONDS_PER_TRACE, SECONDS_PER_OVERHEAD, SECONDS_PER_COUNTERS = 90.0, 60.0, 90.0
+# Of a table of operators.
+MAX_ROWS = 40
+# Whose counters are read in one process.
+MAX_KERNELS = 25
 _SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "WarpStateStats", "SchedulerStats")
 _KERNELS = "regex:upfirdn|epilogue|hidden|layer_|bias_act|scale_channels"
-# (case, pass, backend, route of its layers): kernels that were expected to be furthest from what the chip can do.
+
+
+class Suspect(NamedTuple):
+    """A pass whose kernels were expected to be furthest from what the chip can do; empty: the layers' usual route."""
+
+    case: str
+    phase: str
+    backend: str
+    route: str = ""
+
+
 _SUSPECTS = (
-    ("styled_up_256_fp16", FORWARD, "triton", ""),
-    ("filter2d_bf16_last", FORWARD, "triton", ""),
-    ("styled_256_fp16", BOTH, "triton", ""),
-    ("feature_loss_bf16", BOTH, "triton", ""),
-    ("styled_512_bf16", FORWARD, "triton", "fused"),
-    ("filter2d_bf16", FORWARD, "cuda", ""),
+    Suspect("styled_up_256_fp16", FORWARD, TRITON),
+    Suspect("filter2d_bf16_last", FORWARD, TRITON),
+    Suspect("styled_256_fp16", BOTH, TRITON),
+    Suspect("feature_loss_bf16", BOTH, TRITON),
+    Suspect("styled_512_bf16", FORWARD, TRITON, FUSED),
+    Suspect("filter2d_bf16", FORWARD, CUDA),
 )
 
 
 def items(task: Task) -> Iterator[Item]:
-    """A step of training on both backends, the overhead of calls, then the suspects."""
-    for backend in ("triton", "cuda") if not measuring.without_cuda() else ("triton",):
-        yield Item(f"training step on {backend}", _TRACE_SECONDS, partial(_trace, task, backend))
-    if not device.rehearsing() and not measuring.without_cuda():
-        yield Item("overhead", _OVERHEAD_SECONDS, partial(_overhead, task))
-    for case, phase, backend, route in _SUSPECTS:
-        name = f"counters of {case}, {phase}, {backend}{route and ', '}{route}"
-        yield Item(name, _COUNTERS_SECONDS, partial(_counters, task, name, case, phase, backend, route))
+    """Yields a training step on both backends, the overhead of calls, then the suspects."""
+    without_cuda = device.why_no_cuda_backend()
+    for backend in (TRITON,) if without_cuda else (TRITON, CUDA):
+        yield Item(f"training step on {backend}", SECONDS_PER_TRACE, partial(_trace, task, backend))
+    if not device.rehearsing() and not without_cuda:
+        yield Item("overhead", SECONDS_PER_OVERHEAD, partial(_overhead, task))
+    for suspect in _SUSPECTS:
+        name = f"counters of {', '.join(filter(None, suspect))}"
+        yield Item(name, SECONDS_PER_COUNTERS, partial(_counters, task, name, suspect))
 
 
 def _write(task: Task, title: str, text: str) -> Mapping[str, Any]:
@@ -66,17 +82,17 @@ def _trace(task: Task, backend: str) -> Mapping[str, Any]:
         device.settle()
     averages = profile.key_averages()
     orders = ["cpu_time_total"] if device.rehearsing() else ["cuda_time_total", "cpu_time_total"]
-    tables = [averages.table(sort_by=order, row_limit=_ROWS, max_name_column_width=70) for order in orders]
+    tables = [averages.table(sort_by=order, row_limit=MAX_ROWS, max_name_column_width=70) for order in orders]
     return _write(task, f"{case.title}, {MAIN}, {backend}", "\n".join(tables))
 
 
 def _overhead(task: Task) -> Mapping[str, Any]:
-    rows = overhead.in_process("cuda", None)
-    lines = [overhead.HEADER, *(overhead.line(row) for row in rows)]
+    rows = overhead.measure_in_process("cuda", None)
+    lines = [overhead.HEADER, *(overhead.cells(row) for row in rows)]
     return _write(task, "the host's time per call", "\n".join(" | ".join(line) for line in lines))
 
 
-def _counters(task: Task, title: str, case: str, phase: str, backend: str, route: str) -> Mapping[str, Any]:
+def _counters(task: Task, title: str, suspect: Suspect) -> Mapping[str, Any]:
     """Reads hardware counters with Nsight Compute.
 
     Raises:
@@ -88,11 +104,10 @@ def _counters(task: Task, title: str, case: str, phase: str, backend: str, route
     command = [program, "--clock-control", "none"]
     for section in _SECTIONS:
         command += ["--section", section]
-    command += ["--profile-from-start", "off", "-k", _KERNELS, "-c", str(_MAX_KERNELS), "--csv", "--page", "details"]
-    command += [sys.executable, "-m", "benchmarks.once", case, phase, backend]
-    environment = os.environ | ({"HSR_KERNELS_ROUTE": route} if route else {})
+    command += ["--profile-from-start", "off", "-k", _KERNELS, "-c", str(MAX_KERNELS), "--csv", "--page", "details"]
+    command += [sys.executable, "-m", "benchmarks.once", suspect.case, suspect.phase, suspect.backend]
+    environment = os.environ | ({request.ROUTE.variable: suspect.route} if suspect.route else {})
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"ncu ended with status {done.returncode}: {said}")
+        raise RuntimeError(f"ncu ended with status {done.returncode}: {last_line(done.stderr, done.stdout)}")
     return _write(task, title, done.stdout)

@@ -24,39 +24,40 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from hsr_kernels.aot import record
 from hsr_kernels.aot.record import Launch
 
-from ..memory import ROOT
-from .device import REHEARSAL
+from ..device import REHEARSAL
+from ..messages import last_line
+from ..setting import ROOT
 from .testing import EVERY_TEST
 
-_ARCH, _OUT = "HSR_RECORDED_ARCH", "HSR_RECORDED_LAUNCHES"
+ARCH_VARIABLE, FILE_VARIABLE = "HSR_RECORDED_ARCH", "HSR_RECORDED_LAUNCHES"
 aten = torch.ops.aten
-_found: dict[str, Launch] = {}
+_launches: dict[str, Launch] = {}
 _outcomes: dict[str, int] = {}
 
 
 def launches(arch: str, select: Sequence[str] = EVERY_TEST) -> list[Launch]:
-    """The distinct launches of the GPU tests.
+    """Returns the distinct launches of the GPU's tests.
 
     Args:
-        select: Which tests, as pytest is told.
+        arch: The GPU to pretend, such as "sm_90".
+        select: Which tests, as pytest's arguments.
 
     Raises:
-        RuntimeError: pytest couldn't run; the message ends in what it said last.
+        RuntimeError: pytest couldn't run; the message ends in its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "launches"
-        environment = os.environ | {_ARCH: arch, _OUT: str(out), REHEARSAL: "1"}
+        environment = os.environ | {ARCH_VARIABLE: arch, FILE_VARIABLE: str(out), REHEARSAL: "1"}
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "benchmarks.gpu.recording"]
         command += ["-p", "no:cacheprovider", *select]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if not out.exists():
-            said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-            raise RuntimeError(f"pytest ended with status {done.returncode}: {said}")
+            raise RuntimeError(f"pytest ended with status {done.returncode}: {last_line(done.stderr, done.stdout)}")
         return pickle.loads(out.read_bytes())
 
 
 class _Values(TorchDispatchMode):
-    """Answers where a test asks a tensor without data for a value: with 0, which as an error is within every bound."""
+    """Answers 0 where a test asks a tensor without data for a value: as an error that is within every bound."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default:
@@ -72,8 +73,8 @@ def _on_cpu() -> Iterator[None]:
     to, cuda = torch.Tensor.to, torch.Tensor.cuda
 
     def stays(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        places: list[Any] = ["cpu" if a == "cuda" else a for a in args]
-        return to(tensor, *places, **kwargs)
+        replaced: list[Any] = ["cpu" if a == "cuda" else a for a in args]
+        return to(tensor, *replaced, **kwargs)
 
     patched: Any = torch.Tensor
     patched.to, patched.cuda = stays, lambda tensor, *_, **__: tensor
@@ -84,7 +85,7 @@ def _on_cpu() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out what launches no kernel of Triton's."""
+    """Leaves out tests that launch no kernel of Triton's."""
     items[:] = [item for item in items if _backend(item) in ("triton", None)]
 
 
@@ -93,7 +94,7 @@ def _backend(item: pytest.Item) -> str | None:
 
 
 def pytest_configure() -> None:
-    """Draws of inputs are the tests' own, and real: they are repeated until their values fit."""
+    """Lets the tests draw real inputs: they are drawn again until their values fit."""
     inputs: Any = importlib.import_module("tests.inputs")
     draw = inputs.draw
 
@@ -107,22 +108,22 @@ def pytest_configure() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Runs a test on tensors without data and keeps what it would have launched."""
-    with record.recording(record.CHIPS[os.environ[_ARCH]]) as found, _Values(), _on_cpu():
+    with record.recording(record.CHIPS[os.environ[ARCH_VARIABLE]]) as found, _Values(), _on_cpu():
         try:
             result = yield
             outcome = "ran to their end"
         except Exception as error:
             result, outcome = True, type(error).__name__
-    _found.update(found.launches)
+    _launches.update(found.launches)
     _outcomes[outcome] = _outcomes.get(outcome, 0) + 1
     return result
 
 
 def pytest_sessionfinish() -> None:
     """Writes what was found."""
-    Path(os.environ[_OUT]).write_bytes(pickle.dumps(list(_found.values())))
+    Path(os.environ[FILE_VARIABLE]).write_bytes(pickle.dumps(list(_launches.values())))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tells what became of the tests."""
-    terminalreporter.write_line(f"{len(_found)} launches; tests: {_outcomes}")
+    """Prints what became of the tests."""
+    terminalreporter.write_line(f"{len(_launches)} launches; tests: {_outcomes}")

@@ -18,16 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ..memory import ROOT
-from . import cache, device, tables
-from .items import KERNELS, SHARES, STAGES, Task
+from .. import device
+from ..messages import last_line
+from ..setting import ROOT
+from . import cache, files
+from .items import Task
 from .journal import BEGAN, NAME, Journal
+from .stages import ALL_STAGES, KERNELS, STAGES
 from .worker import LOST
 
-_END_SECONDS = 5.0  # kept for the last tables
-_MACHINE_SECONDS = 90.0
+NO_DEVICE = "gpu-report needs a CUDA device, and PyTorch sees none; `roofline` works without one"
+# Kept for writing the files at the end.
+_RESERVED_SECONDS = 5.0
+_MAX_MACHINE_SECONDS = 90.0
 _POLL_SECONDS = 0.1
-_TABLES_SECONDS = 3.0  # between two writings of the tables
+# Between two writings of the files.
+_FILES_SECONDS = 3.0
 
 
 class NotRun(Exception):
@@ -36,36 +42,37 @@ class NotRun(Exception):
 
 @dataclass(frozen=True)
 class Process:
-    """A worker and what it says on its error stream."""
+    """A worker and its output."""
 
     popen: subprocess.Popen[bytes]
-    errors: IO[str]
+    output: IO[str]
 
-    def last_words(self) -> str:
-        """The last line that it said."""
-        self.errors.seek(0)
-        lines = self.errors.read().strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+    def last_line(self) -> str:
+        """The last line that it printed."""
+        self.output.seek(0)
+        return last_line(self.output.read())
 
 
 def report(
     out: Path, stages: Sequence[str], only: str, *, tiny: bool, seconds: float, again: bool, say: Callable[[str], None]
 ) -> None:
-    """Does what the folder doesn't have yet of the stages, in their order, and writes the tables as it goes.
+    """Does what the folder doesn't have yet of the stages, in their order, and writes the files as it goes.
 
     Args:
-        out: Folder for the journal and all tables.
+        out: Folder for the journal and all files.
+        stages: Their names.
         only: Of the cases, those whose name contains this.
-        tiny: Sizes that show only that everything runs.
-        seconds: Until everything is over, whatever remains to be done.
-        again: Do again what the folder has of these stages and cases.
+        tiny: Whether sizes are tiny, to show only that everything runs.
+        seconds: The time limit, whatever remains to be done.
+        again: Whether to do again what the folder has of these stages and cases.
+        say: Prints a line.
 
     Raises:
         NotRun: There is no device, or the folder can't be written to.
     """
-    ends = time.monotonic() + seconds - _END_SECONDS
+    end = time.monotonic() + seconds - _RESERVED_SECONDS
     tiny = tiny or device.rehearsing()
-    machine = _machine(min(_MACHINE_SECONDS, ends - time.monotonic())) | {"sizes": "tiny" if tiny else "full"}
+    machine = _machine(min(_MAX_MACHINE_SECONDS, end - time.monotonic())) | {"sizes": "tiny" if tiny else "full"}
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / NAME).touch()
@@ -77,21 +84,22 @@ def report(
     if again:
         journal.forget(list(stages), only)
     task = Task(out.absolute(), only, tiny)
-    todo = list(stages)
+    names = list(stages)
     if _needs_kernels(stages):
-        todo.insert(0, KERNELS)
-        journal.forget([KERNELS], "")  # what an earlier call compiled isn't here
+        names.insert(0, KERNELS)
+        # What an earlier call compiled isn't in the cache any more.
+        journal.forget([KERNELS], "")
     journal.refresh()
-    for i, stage in enumerate(todo):
-        left, share = ends - time.monotonic(), SHARES[stage] / sum(SHARES[later] for later in todo[i:])
-        began = time.monotonic()
-        how = _run(stage, task, journal, began + max(left, 0) * share, say)
-        say(f"{stage}: {tables.progress(journal, stage)}{how and ', '}{how}, in {time.monotonic() - began:.0f} s")
+    for i, stage in enumerate(names):
+        start = time.monotonic()
+        share = ALL_STAGES[stage].weight / sum(ALL_STAGES[name].weight for name in names[i:])
+        cut = _run(stage, task, journal, start + max(end - start, 0) * share, say)
+        say(f"{stage}: {files.progress(journal, stage)}{cut and ', '}{cut}, in {time.monotonic() - start:.0f} s")
     say(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
 def _needs_kernels(stages: Sequence[str]) -> bool:
-    """Whether kernels are to be compiled first: not for tests, of which each asks for its own."""
+    """Whether kernels have to be compiled first: not for tests, each of which compiles its own."""
     if device.rehearsing() or set(stages) <= {"tests"}:
         return False
     import triton
@@ -100,43 +108,42 @@ def _needs_kernels(stages: Sequence[str]) -> bool:
 
 
 def _machine(seconds: float) -> dict[str, str]:
-    """What a process of its own says of the device; this one must not touch it."""
-    command = [sys.executable, "-m", "benchmarks.gpu.device"]
+    """Returns `device.machine` from a process of its own; this one must not touch the device."""
+    command = [sys.executable, "-m", "benchmarks.device"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(seconds, 1))
     except subprocess.TimeoutExpired:
         raise NotRun(f"the device didn't answer within {seconds:.0f} s") from None
     try:
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise NotRun(f"the device can't be asked what it is: {said}") from None
+        found = json.loads(last_line(done.stdout))
+    except ValueError:
+        raise NotRun(f"the device can't be asked what it is: {last_line(done.stderr)}") from None
     if not found:
-        raise NotRun(device.MISSING)
+        raise NotRun(NO_DEVICE)
     return found
 
 
-def _run(stage: str, task: Task, journal: Journal, ends: float, say: Callable[[str], None]) -> str:
-    """Runs workers until a stage is over or its time is; returns what ended it before its end."""
+def _run(stage: str, task: Task, journal: Journal, end: float, say: Callable[[str], None]) -> str:
+    """Runs workers until a stage is finished or its time is over; returns the reason why it was cut off, or ""."""
     while True:
         before = _ended(journal, stage)
-        if time.monotonic() >= ends:
+        if time.monotonic() >= end:
             return "out of time"
         with _worker(stage, task) as process:
-            status = _watch(process, stage, task, journal, ends, say)
-            words = process.last_words()
+            status = _watch(process, stage, task, journal, end, say)
+            line = process.last_line()
         journal.refresh()
-        tables.write(task.folder, journal)
+        files.write(task.folder, journal)
         if status == 0:
             return ""
         if status is None:
             return "out of time"
         for item in _unfinished(journal, stage):
             if status != LOST:
-                journal.fail(stage, item, f"its process ended {_described(status)}: {words}")
+                journal.fail(stage, item, f"its process ended {_described(status)}: {line}")
         journal.refresh()
         if _ended(journal, stage) == before:
-            return f"its process ended {_described(status)} before anything was done: {words}"
+            return f"its process ended {_described(status)} before anything was done: {line}"
 
 
 def _ended(journal: Journal, stage: str) -> int:
@@ -144,7 +151,7 @@ def _ended(journal: Journal, stage: str) -> int:
 
 
 def _unfinished(journal: Journal, stage: str) -> list[str]:
-    """What a worker began and didn't end; what has no limit is noted by others, for itself."""
+    """Returns the items that a worker began and didn't end; those without a limit are noted by other processes."""
     return [name for name, entry in journal.of(stage).items() if entry.state == BEGAN and entry.limit is not None]
 
 
@@ -159,41 +166,42 @@ def _command(stage: str, task: Task) -> list[str]:
 
 @contextmanager
 def _worker(stage: str, task: Task) -> Iterator[Process]:
-    """A worker with a session of its own, so that it ends with all that it has started."""
-    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+    """Starts a worker with a session of its own, so that it ends with all that it has started."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
         command = _command(stage, task)
-        popen = subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors, start_new_session=True)
+        popen = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
         try:
-            yield Process(popen, errors)
+            yield Process(popen, output)
         finally:
             _kill(popen)
 
 
 def _kill(popen: subprocess.Popen[bytes]) -> None:
-    """Ends a process and what it has started; what is left of the latter after its own end too."""
+    """Ends a process and what it has started, also where the process itself has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(popen.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # what a driver keeps from ending isn't waited for
-        popen.wait(_END_SECONDS / 2)
+    # A process that a driver keeps from ending isn't waited for.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        popen.wait(_RESERVED_SECONDS / 2)
 
 
 def _watch(
-    process: Process, stage: str, task: Task, journal: Journal, ends: float, say: Callable[[str], None]
+    process: Process, stage: str, task: Task, journal: Journal, end: float, say: Callable[[str], None]
 ) -> int | None:
     """Waits for a worker; returns its exit status, LOST where an item took too long, None where the time is over."""
-    began: dict[str, float] = {}
+    starts: dict[str, float] = {}
     written = time.monotonic()
     while (status := process.popen.poll()) is None:
         now = time.monotonic()
-        if now >= ends:
+        if now >= end:
             _kill(process.popen)
             return None
-        if journal.refresh() and now - written > _TABLES_SECONDS:
-            tables.write(task.folder, journal)
+        if journal.refresh() and now - written > _FILES_SECONDS:
+            files.write(task.folder, journal)
             written = now
         for item in _unfinished(journal, stage):
             limit = journal.entries[stage, item].limit
-            if limit is not None and now - began.setdefault(item, now) > limit:
+            if limit is not None and now - starts.setdefault(item, now) > limit:
                 _kill(process.popen)
                 journal.fail(stage, item, f"stopped after {limit:g} s")
                 say(f"{stage}, {item}: stopped after {limit:g} s")
@@ -202,8 +210,8 @@ def _watch(
     return status
 
 
-def known_stages(text: str) -> list[str]:
-    """The distinct stages in a comma-separated list.
+def parse_stages(text: str) -> list[str]:
+    """Returns the distinct stages in a comma-separated list.
 
     Raises:
         NotRun: One isn't a stage; the message says which there are.

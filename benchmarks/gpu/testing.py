@@ -16,20 +16,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..memory import ROOT
-from . import device
+from .. import device
+from ..messages import NO_MESSAGE
+from ..setting import ROOT, cores
 from .items import Item, Task
-from .journal import BEGAN, FAILED, NAME, Journal
+from .journal import BEGAN, DONE, FAILED, NAME, Journal
 
 STAGE = "tests"
-# What tests/conftest.py reads: the journal, how much of it tells what was tested before, and a file for failures.
+# Variables that tests/conftest.py reads: the journal, its bytes before these tests began, and a file for failures.
 JOURNAL, JOURNAL_BYTES, FAILURES = "HSR_JOURNAL", "HSR_JOURNAL_BYTES", "HSR_FAILURES"
-EVERY_TEST = ("tests/ops", "--ignore=tests/ops/test_aot.py")  # that one is of compiling, and needs more packages
+# Without those of compiling, which need more packages.
+EVERY_TEST = ("tests/ops", "--ignore=tests/ops/test_aot.py")
 LOG, FAILED_TESTS = "tests.log", "failures.txt"
 MAX_PROCESSES = 14
-_TAIL_LINES = 60  # of what pytest prints
-_OVER = (0, 1, 5)  # pytest ran to its end: passed, failed, nothing to run
-_SANITIZER_SECONDS = 60.0
+# Of what pytest prints, from its end.
+MAX_LOG_LINES = 60
+# pytest's exit statuses at its end: passed, failed, nothing to run.
+_ENDED = (0, 1, 5)
+FIRST_GROUP_SECONDS, SANITIZER_SECONDS = 90.0, 60.0
 _SANITIZED = (
     "bias_act-lrelu-clamped", "upsample2d-skip-to-rgb", "downsample2d-blur-and-halve", "filter2d-blur",
     "upfirdn2d-up-3-down-2", "conv2d_resample-down-2", "modulated_conv2d-styled-cuda", "modulated_conv2d-styled-up",
@@ -42,8 +46,10 @@ class Group:
     """Tests that are run together.
 
     Attributes:
-        select: What pytest is given beside `-m gpu`.
-        alone: Whether one process does.
+        name: Of the item.
+        select: pytest's arguments beside `-m gpu`.
+        seconds: The time limit.
+        alone: Whether one process runs them, where others have a process per core.
         prefix: A program that runs pytest, with its options.
     """
 
@@ -55,8 +61,9 @@ class Group:
 
 
 def groups() -> Iterator[Group]:
-    """The most telling first: what needs no compiling, and what one failure of which says most."""
-    yield Group("every operator on both backends", ("tests/ops/test_gpu.py", "-k", "agrees"), 90.0, alone=True)
+    """Yields the most telling first: tests that need no compiling, and those whose failures say most."""
+    agreement = ("tests/ops/test_gpu.py", "-k", "agrees")
+    yield Group("every operator on both backends", agreement, FIRST_GROUP_SECONDS, alone=True)
     yield Group("what only a GPU can show", ("tests/ops/test_gpu.py",))
     yield Group("cuda kernels", (*EVERY_TEST, "-k", "cuda-cuda"))
     program = shutil.which("compute-sanitizer")
@@ -64,14 +71,14 @@ def groups() -> Iterator[Group]:
         cases = " or ".join(_SANITIZED)
         select = ("tests/ops/test_parity.py", "-k", f"channels_last-float16-1 and cuda-cuda and ({cases})")
         prefix = (str(program), "--tool", tool, "--error-exitcode", "86")
-        yield Group(f"cuda kernels under {tool}", select, _SANITIZER_SECONDS, True, prefix)
+        yield Group(f"cuda kernels under {tool}", select, SANITIZER_SECONDS, True, prefix)
     yield Group("triton kernels in float32", (*EVERY_TEST, "-k", "triton-cuda and float32"))
     yield Group("triton kernels in 16 bits", (*EVERY_TEST, "-k", "triton-cuda"))
     yield Group("the rest", EVERY_TEST)
 
 
 def items(task: Task) -> Iterator[Item]:
-    """An item per group."""
+    """Yields an item per group."""
     for group in groups():
         yield Item(group.name, group.seconds, partial(run, group, task), {"group": group.name})
 
@@ -90,15 +97,15 @@ def run(group: Group, task: Task) -> Mapping[str, Any]:
         journal.refresh()
         crashed = _note_crash(journal, task, status) if not group.prefix else 0
         after = _tested(journal)
-        if status in _OVER or after <= before:
+        if status in _ENDED or after <= before:
             break
         before = after
     _log(task, group, lines)
-    summary = lines[-1].strip("= ") if lines else "no output"
-    if group.prefix and status not in _OVER:
-        told = [line.strip("= ") for line in lines if line.startswith("=========") and "SUMMARY" in line]
-        raise RuntimeError(f"{'; '.join(told) or summary} (exit status {status})")
-    if status not in _OVER and not crashed:
+    summary = lines[-1].strip("= ") if lines else NO_MESSAGE
+    if group.prefix and status not in _ENDED:
+        errors = [line.strip("= ") for line in lines if line.startswith("=========") and "SUMMARY" in line]
+        raise RuntimeError(f"{'; '.join(errors) or summary} (exit status {status})")
+    if status not in _ENDED and not crashed:
         raise RuntimeError(f"pytest ended with status {status}: {summary}")
     return {"summary": summary}
 
@@ -107,33 +114,34 @@ def _pytest(group: Group, task: Task, journal: Journal) -> tuple[int, list[str]]
     """Runs pytest once; returns its exit status and the end of what it printed."""
     command = [*group.prefix, sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     command += group.select
-    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
+    processes = min(MAX_PROCESSES, cores())
     if not group.alone and processes > 1 and importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(processes), "--max-worker-restart", "1000"]
     environment = os.environ | {FAILURES: str(task.folder / FAILED_TESTS)}
-    if group.prefix:  # tests again what was tested without it
+    # What was tested without the program is tested again with it.
+    if group.prefix:
         environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     else:
         environment |= {JOURNAL: str(journal.path), JOURNAL_BYTES: str(journal.path.stat().st_size)}
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         output.seek(0)
-        return done.returncode, output.read().rstrip().splitlines()[-_TAIL_LINES:]
+        return done.returncode, output.read().rstrip().splitlines()[-MAX_LOG_LINES:]
 
 
 def _note_crash(journal: Journal, task: Task, status: int) -> int:
     """Notes tests that began and didn't end as failed; returns how many."""
-    cut = [name for name, entry in journal.of(STAGE).items() if entry.state == BEGAN and "::" in name]
-    for name in cut:
+    crashed = [name for name, entry in journal.of(STAGE).items() if entry.state == BEGAN and "::" in name]
+    for name in crashed:
         journal.fail(STAGE, name, f"its process ended with status {status}")
         with (task.folder / FAILED_TESTS).open("a") as file:
             file.write(f"{name} [crash]\nits process ended with status {status}\n\n")
     journal.refresh()
-    return len(cut)
+    return len(crashed)
 
 
 def _tested(journal: Journal) -> int:
-    """How many tests have ended."""
+    """The number of tests that have ended."""
     return sum(entry.state != BEGAN for name, entry in journal.of(STAGE).items() if "::" in name)
 
 
@@ -143,7 +151,7 @@ def _log(task: Task, group: Group, lines: Sequence[str]) -> None:
 
 
 def summary(journal: Journal) -> str:
-    """How many tests did what, and what of the groups isn't over."""
+    """How many tests passed, failed and were skipped, and which groups haven't ended."""
     entries = journal.of(STAGE)
     tests = [entry for name, entry in entries.items() if "::" in name]
     counts = {
@@ -151,8 +159,8 @@ def summary(journal: Journal) -> str:
         "failed": sum(entry.state == FAILED for entry in tests),
         "skipped": sum(entry.data.get("outcome") == "skipped" for entry in tests),
     }
-    told = [f"{count} {word}" for word, count in counts.items() if count] or ["none has run"]
+    parts = [f"{count} {word}" for word, count in counts.items() if count] or ["none has run"]
     for name, entry in entries.items():
-        if "::" not in name and entry.state != "done":
-            told.append(f"{name}: {entry.reason or 'not over'}")
-    return ", ".join(told)
+        if "::" not in name and entry.state != DONE:
+            parts.append(f"{name}: {entry.reason or 'not finished'}")
+    return ", ".join(parts)

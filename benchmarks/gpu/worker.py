@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that works through a stage: `python -m benchmarks.gpu.worker STAGE FOLDER ONLY full|tiny`.
 
-Each item is noted in the journal as it begins and as it ends, so that whoever ends this process knows what it was at.
-An error that a device never recovers from ends the process too; the report starts another at the next item.
+Each item is noted in the journal when it begins and when it ends, so that whoever ends this process can see which item
+it was working on. An error that a device never recovers from ends the process too; the report starts another at the
+next item.
 """
 
 import os
@@ -12,24 +13,32 @@ import threading
 import time
 from pathlib import Path
 
-from hsr_kernels.modulated_conv2d import routes
+import hsr_kernels
+from hsr_kernels._dispatch import request
 
-from . import device
-from .items import Task, items
+from .. import device
+from ..messages import described
+from .files import MEASURED
+from .items import Task
 from .journal import NAME, Journal
+from .stages import ALL_STAGES
 
-LOST = 3  # exit status where the device doesn't answer any more
-ROUTES_FILE = "routes.csv"
+# The exit status where the device doesn't answer any more.
+LOST = 3
+# The stages that measure what the library does once it chooses by what was measured on this machine.
+_CHOOSING_STAGES = ("cases", "compile", "profile")
+_POLL_SECONDS = 0.5
 
 
 def main(stage: str, task: Task) -> int:
     """Does what the journal doesn't have of a stage; returns the exit status."""
     journal = Journal(task.folder / NAME)
     journal.refresh()
-    table = task.folder / ROUTES_FILE
-    if stage != "choices" and table.exists():
-        os.environ[routes.ENVIRONMENT] = str(table)  # layers take the routes that were measured
-    for item in items(stage, task):
+    table = task.folder / MEASURED
+    if stage in _CHOOSING_STAGES and table.exists():
+        os.environ[request.MEASURED.variable] = str(table)
+        hsr_kernels.reset_choices()
+    for item in ALL_STAGES[stage].items(task):
         if journal.ended(stage, item.name):
             continue
         journal.begin(stage, item.name, item.seconds, item.about)
@@ -39,16 +48,16 @@ def main(stage: str, task: Task) -> int:
                 device.rehearse(item.name)
             data = dict(item.run())
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+            reason = described(error)
         # Before the result is noted: an error that comes late is this item's.
-        lost = device.lost() if stage != "tests" else ""
-        if lost and not reason:
-            reason = f"the device was lost: {lost}"
+        loss = device.loss() if stage != "tests" else ""
+        if loss and not reason:
+            reason = f"the device was lost: {loss}"
         if reason:
             journal.fail(stage, item.name, reason)
         else:
             journal.done(stage, item.name, data)
-        if lost:
+        if loss:
             return LOST
         if reason:
             device.free()
@@ -61,7 +70,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(0.5)
+            time.sleep(_POLL_SECONDS)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -72,4 +81,5 @@ if __name__ == "__main__":
     stage, folder, only, size = sys.argv[1:]
     status = main(stage, Task(Path(folder), only, size == "tiny"))
     sys.stdout.flush()
-    os._exit(status)  # a lost device can keep an ordinary exit from ending
+    # A lost device can keep an ordinary exit from ending.
+    os._exit(status)

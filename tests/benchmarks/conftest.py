@@ -11,11 +11,14 @@ def rehearsal(monkeypatch):
     """Lets the GPU report's code run on the CPU in tiny sizes, as HSR_GPU_REHEARSAL does."""
     import torch
 
-    from hsr_kernels.modulated_conv2d import routes
+    import hsr_kernels
+    from hsr_kernels._dispatch import request
 
     monkeypatch.setenv("HSR_GPU_REHEARSAL", "1")
-    monkeypatch.setenv(routes.ENVIRONMENT, "")  # workers name their own
-    # The generated code is for inductor's own tests: here it only has to be one more contender.
+    # Workers name a table of their own.
+    monkeypatch.setenv(request.MEASURED.variable, "")
+    hsr_kernels.reset_choices()
+    # The generated code is for inductor's own tests: here it only has to be one more variant.
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 
 import hsr_kernels as hk
 from benchmarks.gpu import cache, kernels, recording, report
-from benchmarks.memory import ROOT
+from benchmarks.setting import ROOT
 from hsr_kernels.aot import record
 
 SM90 = record.CHIPS["sm_90"]

@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from benchmarks import __main__ as cli
-from benchmarks.gpu import report, tables
+from benchmarks.gpu import files, report
 from benchmarks.gpu.items import Task
 from benchmarks.gpu.journal import DONE, Journal
-from benchmarks.memory import ROOT
-from benchmarks.run import commit
+from benchmarks.setting import ROOT, commit
 
 _WORKER = """
 import os, signal, subprocess, sys, time
@@ -54,7 +53,7 @@ def workers(monkeypatch, journal):
     def use(*items: str, limit: float = 5.0) -> Task:
         script = _WORKER.format(root=str(ROOT), path=str(journal.path), items=items, limit=limit)
         monkeypatch.setattr(report, "_command", lambda stage, task: [sys.executable, "-c", script])
-        monkeypatch.setattr(tables, "write", lambda *_: None)
+        monkeypatch.setattr(files, "write", lambda *_: None)
         return Task(journal.path.parent, "", True)
 
     return use
@@ -82,7 +81,7 @@ def test_what_happens_to_an_item_costs_that_item_alone(workers, journal):
     assert run(task, journal) == ""
     assert {name: entry.reason for name, entry in journal.of("cases").items()} == {
         "ok 1": "",
-        "crash 2": "its process ended by SIGKILL: it said nothing",
+        "crash 2": "its process ended by SIGKILL: no message",
         "exit 3": "its process ended with status 1: no such module",
         "lost 4": "illegal access",
         "hang 5": "stopped after 1 s",
@@ -132,7 +131,8 @@ def test_two_calls_with_real_workers(tmp_path, monkeypatch):
     machine = journal.machine
     monkeypatch.setattr(report, "_machine", lambda seconds: {k: v for k, v in machine.items() if k != "sizes"})
     assert call("1") == 0
-    assert call("1", again=True) == every - 1  # the large copy is no part of that case
+    # The large copy is no part of that case.
+    assert call("1", again=True) == every - 1
     assert not any(entry.reason for entry in journal.of("cases").values())
 
 
@@ -170,16 +170,16 @@ def test_bad_arguments_end_in_a_sentence(tmp_path, capsys, monkeypatch):
         assert stop.value.code == 2 and sentence in error and error.count("\n") == 1
 
 
-def test_the_documented_commands_are_known():
+def test_the_documented_commands_can_be_parsed():
     """As they are to be typed, up to the time that the shell fills in; short enough to be passed on as one line."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "gpu-run.md").read_text(), re.DOTALL)
     calls = [block for block in blocks if "gpu-report" in block]
     assert len(calls) == 3 and all(len(call) < 2000 for call in calls)
     commands = re.findall(r"-m benchmarks (.*?)(?: &&.*)?$", "\n".join(blocks), re.MULTILINE)
     for command in commands:
-        given = cli._parser().parse_args(shlex.split(command.replace("$began", "0")))
+        given = cli.parser().parse_args(shlex.split(command.replace("$began", "0")))
         if "stages" in given:
-            assert given.minutes <= 9.5 and report.known_stages(given.stages)
+            assert given.minutes <= 9.5 and report.parse_stages(given.stages)
     assert len(commands) == 1 + 3 + 5
 
 
@@ -214,7 +214,9 @@ def without_packages(script: str, **environment: str) -> str:
 
 def test_the_gpus_commands_need_no_other_packages(tmp_path):
     """All modules are imported, and a training step is run, which takes most of `hsr`."""
-    modules = [f"benchmarks.gpu.{path.stem}" for path in sorted((ROOT / "benchmarks" / "gpu").glob("*.py"))]
+    folder = ROOT / "benchmarks"
+    paths = [path for room in ("gpu", "tune") for path in sorted((folder / room).glob("*.py"))]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     without_packages(
         f"""
 import importlib
@@ -234,8 +236,8 @@ assert worker.main("cases", worker.Task(folder, "training_256", True)) == 0
     journal.refresh()
     reasons = {name: entry.reason for name, entry in journal.of("cases").items()}
     assert [name for name, reason in reasons.items() if reason and "training_256_hsr" not in name] == []
-    assert sum("training_256," in name for name in reasons) == 9, "three passes of three contenders"
-    absent = [reason for name, reason in reasons.items() if "training_256_hsr" in name and ", without," not in name]
+    assert sum("training_256," in name for name in reasons) == 9, "three passes of three variants"
+    absent = [reason for name, reason in reasons.items() if "training_256_hsr" in name and ", baseline," not in name]
     assert len(absent) == 3 and all("No module named" in reason for reason in absent), "its encoder is a package's"
 
 

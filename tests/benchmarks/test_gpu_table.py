@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the GPU report's tables say of times that are known beforehand."""
+"""What the GPU report's tables say of times that are given."""
 
 import csv
 import dataclasses
@@ -7,37 +7,39 @@ import io
 
 import pytest
 
-from benchmarks.cases import Case, Target
-from benchmarks.gpu import choosing, tables
+from benchmarks.case import Case, Target
+from benchmarks.gpu import files
 from benchmarks.gpu.cases import GPU_CASES, pieces
-from benchmarks.gpu.device import Time
 from benchmarks.gpu.journal import Journal
-from benchmarks.gpu.table import COPY, OUT_OF_TIME, Choices, Measured, csv_text, markdown, rows
+from benchmarks.gpu.results import OUT_OF_TIME, PhaseResult, collect
+from benchmarks.gpu.table import csv_text, rows, text
+from benchmarks.timing import Time
+from benchmarks.variants import COPY
 from benchmarks.workloads import BOTH, FORWARD, MAIN, PATH, SCHEDULE, STEP
-from hsr_kernels import _measured
-from hsr_kernels.modulated_conv2d.routes import Layer, Measurement
+from hsr_kernels._dispatch import measured
+from hsr_kernels._dispatch.measured import Measurement, Problem
 from tests.benchmarks.conftest import MACHINE
 
 BY_NAME = {case.name: case for case in GPU_CASES}
 
 
-def measured(name: str, phase: str, **times: float) -> Measured:
-    """One pass, from medians in milliseconds; `triton_graph` is ours as a graph."""
-    one = Measured(BY_NAME[name], phase)
+def timed(name: str, phase: str, **times: float) -> PhaseResult:
+    """One pass, from medians in milliseconds; `triton_graph` is triton as a graph."""
+    one = PhaseResult(BY_NAME[name], phase)
     for key, value in times.items():
         variant, _, mode = key.partition("_")
         one.times[variant, mode or "eager"] = Time(*[1e-3 * value] * 3)
     return one
 
 
-def text(one: Measured, choices: Choices | None = None) -> str:
-    return markdown(list(rows(one, 1e12)), MACHINE, "1 passed", 1e12, choices or Choices())
+def written(one: PhaseResult) -> str:
+    return text(list(rows(one, 1e12)), MACHINE, "1 passed", 1e12)
 
 
 def test_a_copy_is_compared_in_the_way_that_it_was_timed():
     """A graph with a graph, and eager calls with eager calls: both sides launch alike."""
-    one = measured("bias_act_bf16", BOTH, triton=1.0, copy=0.8, reference=3.0)
-    one.fewest = 10**9
+    one = timed("bias_act_bf16", BOTH, triton=1.0, copy=0.8, reference=3.0)
+    one.fewest_bytes = 10**9
     row = next(rows(one, large_copy=2e12))
     assert (row.median_us, row.p80_us, row.vs_reference) == tuple(map(pytest.approx, (1000, 1000, 3)))
     assert (row.of_copy, row.of_large_copy) == (pytest.approx(0.8), pytest.approx(0.5))
@@ -49,29 +51,29 @@ def test_a_copy_is_compared_in_the_way_that_it_was_timed():
     shares = {(row.variant, row.mode): row.of_copy for row in rows(one, 2e12)}
     assert shares["triton", "eager"] == pytest.approx(0.8) and shares["triton", "graph"] == pytest.approx(0.98)
     assert shares[COPY, "graph"] is None
-    assert "copy as a graph" in text(one) and "1.00 TB/s" in text(one)
-    assert list(dataclasses.replace(one, judged=False).verdicts()) == ["0.9 of copy: not measured"]
+    assert "copy as a graph" in written(one) and "1.00 TB/s" in written(one)
+    assert list(dataclasses.replace(one, is_judged=False).verdicts()) == ["0.9 of copy: not measured"]
 
 
 def test_the_faster_backend_is_judged_and_named():
-    one = measured("styled_256_bf16", BOTH, triton=2.0, cuda=1.0, reference=1.8, cuda_graph=0.8)
+    one = timed("styled_256_bf16", BOTH, triton=2.0, cuda=1.0, reference=1.8, cuda_graph=0.8)
     assert list(one.verdicts()) == ["1.5x reference: reached (1.8, by cuda)", "1.2x compile: not measured"]
     one.peaks = {"triton": 5_000_000, "cuda": 7_000_000, "reference": 9_000_000}
-    assert "| 1.8 | — | — | 9 → 7 | 1.5x reference: reached (1.8, by cuda)" in text(one)
-    assert "Goals: 1 reached, 0 not reached, 1 not measured." in text(one)
-    slow = measured("styled_256_bf16", BOTH, triton=2.0, cuda=3.0, reference=3.0)
+    assert "| 1.8 | — | — | 9 → 7 | 1.5x reference: reached (1.8, by cuda)" in written(one)
+    assert "Goals: 1 reached, 0 not reached, 1 not measured." in written(one)
+    slow = timed("styled_256_bf16", BOTH, triton=2.0, cuda=3.0, reference=3.0)
     assert next(slow.verdicts()) == "1.5x reference: reached (1.5)"
 
 
 def test_verdicts_of_speed_and_memory():
-    one = measured("feature_loss_bf16", BOTH, triton=1.0, reference=3.0, released=9.0)
+    one = timed("feature_loss_bf16", BOTH, triton=1.0, reference=3.0, released=9.0)
     one.peaks = {"triton": 10, "reference": 99, "released": 101}
     assert list(one.verdicts()) == [
         "3x reference: reached (3)", "10x released float32: **not reached** (9)",
         "0.1 of the peak memory: **not reached** (0.101)", "0.1 of released float32's peak: reached (0.099)",
     ]  # fmt: skip
-    hsr = measured("training_256_hsr", SCHEDULE, triton=11.1, without=10.0)
-    assert list(hsr.verdicts()) == ["1.1x the time without: **not reached** (1.11)"]
+    hsr = timed("training_256_hsr", SCHEDULE, triton=11.1, baseline=10.0)
+    assert list(hsr.verdicts()) == ["1.1x the baseline's time: **not reached** (1.11)"]
 
 
 def noted(journal: Journal, name: str, phase: str, variant: str, mode: str = "eager", **data: object) -> None:
@@ -88,48 +90,53 @@ def noted(journal: Journal, name: str, phase: str, variant: str, mode: str = "ea
 def test_1000_images_take_the_steps_of_the_schedule(journal):
     case = BY_NAME["training_256"]
     # 16 steps of 32 images: all phases once, path length in three more, the main phases alone in the other twelve.
-    assert {phase: n * 16 * 32 / 1000 for phase, n in case.per_1000.items()} == {STEP: 1, PATH: 3, MAIN: 12}
+    assert {phase: n * 16 * 32 / 1000 for phase, n in case.steps_per_1000_images.items()} == {
+        STEP: 1,
+        PATH: 3,
+        MAIN: 12,
+    }
     for phase, seconds in ((STEP, 7.0), (PATH, 5.0), (MAIN, 2.0)):
         noted(journal, case.name, phase, "triton", seconds=seconds)
         if phase != STEP:
             noted(journal, case.name, phase, "reference", seconds=2 * seconds)
     noted(journal, case.name, STEP, "reference", seconds=14.0, note="one call, without a warm-up")
-    found, _ = tables.collected(journal.of("cases"), judged=True)
+    found, _ = collect(journal.of("cases"), judged=True)
     schedule = found[-1]
     assert (schedule.phase, schedule.median("triton")) == (SCHEDULE, pytest.approx((7 + 15 + 24) * 1000 / 16 / 32))
     assert list(schedule.verdicts()) == ["1.5x reference: reached (2)"]
-    assert "reference eager: one call, without a warm-up." in text(found[0])
+    assert "reference eager: one call, without a warm-up." in written(found[0])
     noted(journal, case.name, STEP, "reference", reason="out of memory")
-    assert tables.collected(journal.of("cases"), judged=True)[0][-1].times.keys() == {("triton", "eager")}
+    assert collect(journal.of("cases"), judged=True)[0][-1].times.keys() == {("triton", "eager")}
 
 
 def test_files_hold_what_was_found_so_far_and_why_the_rest_is_missing(journal):
     noted(journal, "bias_act_bf16", FORWARD, "triton", seconds=1e-3)
-    noted(journal, "bias_act_bf16", FORWARD, "copy", seconds=1e-3, fewest=10**9)
+    noted(journal, "bias_act_bf16", FORWARD, "copy", seconds=1e-3, bytes=10**9)
     noted(journal, "bias_act_bf16", BOTH, "cuda", reason="RuntimeError: out of memory")
     noted(journal, "bias_act_bf16", BOTH, "reference")
-    journal.begin("choices", "a route", 20.0, {"kind": choosing.ROUTE})
-    route = Measurement("9.0", "forward", Layer(3, 8, 4, 64, "half"), 1.0, 3.0)
-    journal.done("choices", "a route", dataclasses.asdict(route))
-    journal.begin("choices", "a backend", 20.0, {"kind": choosing.BACKEND})
-    backend = _measured.Measurement("9.0", "bias_act", "float16", "contiguous", 256, 20.0, 50.04)
-    journal.done("choices", "a backend", dataclasses.asdict(backend))
+    layer = Problem("modulated_conv2d", "forward 3x3", "half", "channels_last", (8, 4, 64))
+    call = Problem("bias_act", "forward and backward", "float16", "contiguous", (256,))
+    measurements = (
+        Measurement("9.0", layer, {"convolution": 3.0, "fused": 1.0}),
+        Measurement("9.0", call, {"cuda": 20.0, "triton": 50.0}),
+    )
+    for number, measurement in enumerate(measurements):
+        journal.begin("choices", str(number), 20.0)
+        journal.done("choices", str(number), dataclasses.asdict(measurement))
     journal.fail("choices", "another", "stopped after 20 s")
     journal.refresh()
     folder = journal.path.parent
-    tables.write(folder, journal)
-    assert {path.name for path in folder.iterdir()} == {
-        "journal.jsonl", "gpu.csv", "gpu.md", "routes.csv", "measured.csv"
-    }  # fmt: skip
+    files.write(folder, journal)
+    assert {path.name for path in folder.iterdir()} == {"journal.jsonl", "gpu.csv", "gpu.md", "measured.csv"}
     lines = list(csv.DictReader(io.StringIO((folder / "gpu.csv").read_text())))
     notes = {(line["phase"], line["variant"]): line["note"] for line in lines}
     assert notes[BOTH, "cuda"] == "RuntimeError: out of memory" and notes[BOTH, "reference"] == OUT_OF_TIME
     assert notes[FORWARD, "triton"] == "" and lines[0]["chip"] == MACHINE["chip"] and lines[0]["of_copy"] == "1.0"
     table = (folder / "gpu.md").read_text()
-    assert "| 3x3, 8 -> 4 channels, 64 pixels | half | forward | 1 µs | 3 µs | fused |" in table
-    assert "| bias_act | float16 | contiguous | 256 | 20.0 | 50.0 | cuda |" in table
+    assert "| forward 3x3 | half | channels_last | 8x4x64 | convolution 3 µs, fused 1 µs | fused |" in table
+    assert "| float16 | contiguous | 256 | cuda 20 µs, triton 50 µs | cuda |" in table
     assert "Not measured: another: stopped after 20 s." in table
-    assert _measured.read(str(folder / "measured.csv"))[0].elements == 256
+    assert measured.read(str(folder / "measured.csv")) == measurements
     assert csv_text([], {}).count("\n") == 1
 
 
@@ -163,5 +170,5 @@ def test_the_goals_are_those_of_the_project():
                 large = max(size["side"], 256 if name == "upsample2d" else 0)
                 assert size["n"] * size["channels"] * large**2 * 2 > 64e6
     assert goals("training_256", STEP) == goals("training_256", SCHEDULE) == Target(1.5)
-    assert goals("training_256_hsr", SCHEDULE) == Target(without=1.1)
+    assert goals("training_256_hsr", SCHEDULE) == Target(baseline=1.1)
     assert all(isinstance(case, Case) for case in GPU_CASES)

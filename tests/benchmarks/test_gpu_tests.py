@@ -90,7 +90,7 @@ def test_what_cannot_be_collected_is_a_failure_with_its_output(task, journal):
     assert "nothing_of_that_name" in (task.folder / "tests.log").read_text()
 
 
-def test_what_a_sanitizer_finds_is_told(task, monkeypatch):
+def test_what_a_sanitizer_finds_is_reported(task, monkeypatch):
     asked = []
 
     def run(command, **options):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's time per call: what is counted and how it is told; the emulated extension is measured in `-m emulate`."""
+"""The host's time per call: what is counted, and how; the emulated extension is measured in `-m emulate`."""
 
 import csv
 import dataclasses
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 import hsr_kernels as hk
 from benchmarks import commands, overhead, timing
 from benchmarks.overhead import BIAS_ACT, Operations, Overhead
-from tests.emulator import build
 from tests.native import requires_native
 
 ROW = Overhead("no device, idle launches", BIAS_ACT, 11.94, 11.0, 1, 0, 0.5)
@@ -36,11 +35,12 @@ def test_operations_are_those_that_compute():
 
 
 @requires_native
-def test_what_an_operator_of_ours_calls_is_counted_and_itself_is_not():
+def test_what_a_fused_operator_calls_is_counted_and_itself_is_not():
     x, b = torch.randn(1, 4, 8, 8), torch.randn(4)
     with hk.use_backend("cpu"):
         assert names_in(lambda: hk.bias_act(x, b, act="lrelu")) == []
-        assert "copy_" in names_in(lambda: hk.bias_act(x[:, :, ::2], b, act="lrelu"))  # has to be made dense first
+        # Images with gaps are copied first.
+        assert "copy_" in names_in(lambda: hk.bias_act(x[:, :, ::2], b, act="lrelu"))
 
 
 def test_time_of_issuing_and_of_waiting(monkeypatch):
@@ -53,8 +53,8 @@ def test_time_of_issuing_and_of_waiting(monkeypatch):
         return run
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    assert timing.per_call(take(2.0), 10, take(30.0), wait=False) == 2.0
-    assert timing.per_call(take(2.0), 10, take(30.0), wait=True) == 5.0
+    assert timing.seconds_per_call(take(2.0), 10, take(30.0), waits=False) == 2.0
+    assert timing.seconds_per_call(take(2.0), 10, take(30.0), waits=True) == 5.0
 
 
 def test_short_batches_go_round_until_the_time_is_over(monkeypatch):
@@ -67,18 +67,19 @@ def test_short_batches_go_round_until_the_time_is_over(monkeypatch):
 
     now, made = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    times = overhead._in_turns({"a": take("a", 1e-5), "b": take("b", 3e-4)}, lambda: None, seconds=0.0)
-    assert {name: len(its) for name, its in times.items()} == {"a": overhead._FEWEST, "b": overhead._FEWEST}
+    times = overhead._interleave({"a": take("a", 1e-5), "b": take("b", 3e-4)}, lambda: None, seconds=0.0)
+    assert {name: len(values) for name, values in times.items()} == dict.fromkeys("ab", overhead.MIN_ROUNDS)
     assert times["a"] == [pytest.approx(1e-5)] * 20 and times["b"] == [pytest.approx(3e-4)] * 20
-    assert made == ["a"] * 9 + ["b"] * 9 + (["a"] * 50 + ["b"] * 3) * 20  # 50 at most, or a millisecond
+    # A batch takes a millisecond, and has 50 calls at most.
+    assert made == ["a"] * 9 + ["b"] * 9 + (["a"] * 50 + ["b"] * 3) * 20
 
 
 def test_the_target_is_of_bias_act_alone():
-    assert overhead.line(ROW) == [ROW.on, BIAS_ACT, "11.9", "11.0", "1", "0", "< 12 µs: holds"]
-    assert dataclasses.replace(ROW, median=12.0).verdict == "< 12 µs: only the fewest"
-    assert dataclasses.replace(ROW, median=13.0, fewest=12.0).verdict == "< 12 µs: does not hold"
+    assert overhead.cells(ROW) == [ROW.device, BIAS_ACT, "11.9", "11.0", "1", "0", "< 12 µs: met"]
+    assert dataclasses.replace(ROW, median_us=12.0).verdict == "< 12 µs: met by the minimum only"
+    assert dataclasses.replace(ROW, median_us=13.0, min_us=12.0).verdict == "< 12 µs: missed"
     other = dataclasses.replace(ROW, call="upsample2d", launches=None)
-    assert overhead.line(other)[2:] == ["11.9", "11.0", "—", "0", ""]
+    assert overhead.cells(other)[2:] == ["11.9", "11.0", "—", "0", ""]
 
 
 def test_a_measurement_has_a_process_of_its_own(monkeypatch, tmp_path):
@@ -91,7 +92,7 @@ def test_a_measurement_has_a_process_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("HSR_CUDA_EMULATED", "/somewhere/else.so")
     monkeypatch.setattr(overhead.subprocess, "run", fake)
-    assert overhead.in_process("cpu", tmp_path / "x.so") == overhead.in_process("cuda", None) == [ROW]
+    assert overhead.measure_in_process("cpu", tmp_path / "x.so") == overhead.measure_in_process("cuda", None) == [ROW]
     module = ["-m", "benchmarks.overhead"]
     assert asked == [([*module, "cpu"], str(tmp_path / "x.so"), None), ([*module, "cuda"], None, None)]
 
@@ -100,44 +101,47 @@ def test_a_process_that_fails_ends_in_a_sentence(monkeypatch):
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nImportError: no such file\n")
     monkeypatch.setattr(overhead.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match=r"^-m benchmarks.overhead cpu failed: ImportError: no such file$"):
-        overhead.in_process("cpu", None)
+        overhead.measure_in_process("cpu", None)
 
 
-@pytest.mark.parametrize("microseconds, verdict", [(11.0, "holds"), (13.0, "does not hold")])
+@pytest.mark.parametrize("microseconds, verdict", [(11.0, "met"), (13.0, "missed")])
 def test_command(monkeypatch, tmp_path, capsys, microseconds, verdict):
-    rows = [dataclasses.replace(ROW, median=microseconds, fewest=microseconds)]
-    monkeypatch.setattr(build, "build", lambda target: tmp_path / f"{target}.so")
+    rows = [dataclasses.replace(ROW, median_us=microseconds, min_us=microseconds)]
+    monkeypatch.setattr(overhead, "build_emulated", lambda: tmp_path / "x.so")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(overhead, "in_process", lambda device, emulated: rows)
+    monkeypatch.setattr(overhead, "measure_in_process", lambda device, emulated: rows)
     commands.overhead_table(tmp_path / "overhead.csv")
     printed = capsys.readouterr().out
     assert f"< 12 µs: {verdict}" in printed and "On a device: not measured" in printed
     with (tmp_path / "overhead.csv").open() as file:
         (row,) = csv.DictReader(file)
-    assert (row["call"], float(row["median"]), row["torch"]) == (BIAS_ACT, microseconds, torch.__version__)
+    assert (row["call"], float(row["median_us"]), row["torch"]) == (BIAS_ACT, microseconds, torch.__version__)
 
 
 def test_what_cannot_be_built_ends_in_a_sentence(monkeypatch, capsys):
-    def broken(target):
-        raise RuntimeError("there is no cmake; it comes with the [test] extra")
-
-    monkeypatch.setattr(build, "build", broken)
+    broken = "Traceback\nRuntimeError: there is no cmake; it comes with the [test] extra\n"
+    failed = subprocess.CompletedProcess([], 1, stdout="", stderr=broken)
+    monkeypatch.setattr(overhead.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(SystemExit) as stop:
         commands.overhead_table()
-    assert stop.value.code == 2 and "there is no cmake" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert (
+        stop.value.code == 2 and "can't be built: RuntimeError: there is no cmake" in error and error.count("\n") == 1
+    )
 
 
 @pytest.mark.emulate
 def test_the_emulated_extension_is_measured_and_left_as_it_was():
-    rows = {row.call: row for row in overhead.measure("cpu", seconds=0.0)}
+    rows = {row.call: row for row in overhead.measure_calls("cpu", seconds=0.0)}
     assert set(rows) == set(overhead.calls("cpu"))
-    assert all(0 < row.fewest <= row.median and row.on == "no device, idle launches" for row in rows.values())
+    assert all(0 < row.min_us <= row.median_us and row.device == "no device, idle launches" for row in rows.values())
     assert (rows[BIAS_ACT].launches, rows[BIAS_ACT].operations) == (1, 0)
     assert [rows[f"upsample2d, 1x8x{side}x{side}"].launches for side in (4, 16)] == [1, 1]
     for name, row in rows.items():
-        ours = name.startswith(("bias_act", "upsample2d", "styled"))
-        assert (row.launches > 0) == ours
+        is_fused = name.startswith(("bias_act", "upsample2d", "styled"))
+        assert (row.launches > 0) == is_fused
     assert rows["F.leaky_relu(x + b), 1x4x8x8"].operations == 2
     x = torch.randn(1, 4, 8, 8)
-    with hk.use_backend("cuda"):  # runs its kernels again
+    # Its kernels run again.
+    with hk.use_backend("cuda"):
         torch.testing.assert_close(hk.bias_act(x, act="relu", gain=1.0), x.relu())

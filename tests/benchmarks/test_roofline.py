@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counts behind the roofline, against numbers known from arithmetic."""
+"""The counts behind the roofline, against numbers computed from shapes."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hsr_kernels as hk
 from benchmarks import commands, roofline
-from benchmarks.cases import Case
+from benchmarks.case import Case
 from benchmarks.gpu.cases import GPU_CASES
 from benchmarks.workloads import BOTH, FORWARD
 
@@ -30,10 +30,11 @@ def works(case: Case, route: str | None = None) -> dict[str, roofline.Work]:
 @pytest.mark.parametrize("case, route", TRACED)
 def test_no_fused_operator_moves_much_more_than_it_must(case, route):
     for work in works(case, route).values():
-        assert any(map(roofline.is_ours, work.operators))
-        assert work.wasteful(roofline.MOST) == {}, work.phase
+        assert any(map(roofline.is_fused, work.operators))
+        assert work.wasteful(roofline.MAX_MOVED_RATIO) == {}, work.phase
         for traffic in work.operators.values():
-            assert traffic.moved >= 0.99 * traffic.fewest  # else something that runs wasn't seen
+            # Less would mean that something that runs wasn't seen.
+            assert traffic.moved >= 0.99 * traffic.fewest
 
 
 def test_bias_act_moves_no_more_than_it_must():
@@ -51,23 +52,26 @@ def test_bias_act_moves_no_more_than_it_must():
 
 
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith(("up", "down", "filter", "bias"))])
-def test_operators_bound_by_memory_move_little_more_than_the_fewest_bytes(name):
+def test_memory_bound_operators_move_little_more_than_the_fewest_bytes(name):
     for work in works(BY_NAME[name]).values():
         assert 1 <= work.moved / work.fewest <= 1.15
 
 
-def test_a_copy_within_an_operator_counts_and_is_told(monkeypatch):
+def test_a_copy_within_an_operator_counts_and_is_reported(monkeypatch):
     """The check can fail: an implementation that first copies its input moves twice as much."""
     from hsr_kernels.bias_act import triton_impl
 
-    lean = triton_impl.bias_act
-    operator = roofline._registry.triton_operators["hsr_kernels::bias_act"]
-    last = torch.channels_last
-    monkeypatch.setattr(operator, "function", lambda x, *args: lean(x.contiguous(memory_format=last), *args))
+    launch = triton_impl.bias_act
+    operator = roofline.library.triton_operators["hsr_kernels::bias_act.triton"]
+
+    def copying(x, *args):
+        return launch(x.contiguous(memory_format=torch.channels_last), *args)
+
+    monkeypatch.setattr(operator, "function", copying)
     work = works(BY_NAME["bias_act_bf16"])[FORWARD]
     image = 8 * 128 * 256 * 256 * 2
     assert work.operators["hsr_kernels::bias_act"].parts["aten::clone"] == 2 * image
-    assert work.wasteful(roofline.MOST) == {"hsr_kernels::bias_act": pytest.approx(2, rel=1e-3)}
+    assert work.wasteful(roofline.MAX_MOVED_RATIO) == {"hsr_kernels::bias_act": pytest.approx(2, rel=1e-3)}
     assert work.wasteful(2.1) == {}
 
 
@@ -75,35 +79,35 @@ def test_both_routes_of_a_layer_are_traced():
     layer = {"hsr_kernels::modulated_conv2d_layer"}
     parts = {"hsr_kernels::scale_channels", "aten::convolution", "hsr_kernels::modulated_conv2d_epilogue"}
     case = BY_NAME["styled_512_bf16"]
-    fused, composed = (works(case, route)[FORWARD] for route in case.routes)
-    assert (fused.name, composed.name) == ("styled_512_bf16, fused", "styled_512_bf16, convolution")
+    fused, convolution = (works(case, route)[FORWARD] for route in case.routes)
+    assert (fused.name, convolution.name) == ("styled_512_bf16, fused", "styled_512_bf16, convolution")
     assert layer <= fused.operators.keys() and not parts & fused.operators.keys()
-    # It only calls others: they are judged, not it.
-    assert parts <= composed.operators.keys() and not layer & composed.operators.keys()
-    assert fused.moved / fused.fewest < 1.1 and 3 < composed.moved / composed.fewest < 3.1
+    assert parts <= convolution.operators.keys() and not layer & convolution.operators.keys()
+    assert fused.moved / fused.fewest < 1.1 and 3 < convolution.moved / convolution.fewest < 3.1
 
 
 def test_what_an_implementation_launches_and_calls_is_counted():
-    with roofline.tracing() as traffic:
+    with roofline.counting() as counter:
         x = torch.empty(2, 4, 8, 8)
         hk.bias_act(x.clone(), torch.empty(4, dtype=torch.float16), act="lrelu")
     image, bias = 2 * 4 * 8 * 8 * 4, 4
-    ours = traffic.operators["hsr_kernels::bias_act"]
-    assert (ours.calls, ours.parts["bias_act_kernel"]) == (1, 2 * image + bias * 4)
-    assert ours.parts.get("aten::_to_copy", 0) in (0, bias * (2 + 4))  # within the operator, or before it
-    assert ours.moved == sum(ours.parts.values())
-    assert (traffic.operators["aten::clone"].calls, traffic.operators["aten::clone"].moved) == (1, 2 * image)
+    traffic = counter.operators["hsr_kernels::bias_act"]
+    assert (traffic.calls, traffic.parts["bias_act_kernel"]) == (1, 2 * image + bias * 4)
+    # The cast is within the operator, or before it.
+    assert traffic.parts.get("aten::_to_copy", 0) in (0, bias * (2 + 4))
+    assert traffic.moved == sum(traffic.parts.values())
+    assert (counter.operators["aten::clone"].calls, counter.operators["aten::clone"].moved) == (1, 2 * image)
 
 
-def test_command_line_tells_and_fails(capsys):
+def test_command_line_reports_and_fails(capsys):
     commands.roofline_table(case="bias_act_bf16", operators=True)
-    said = capsys.readouterr().out
-    assert "no operators of ours" in said and "hsr_kernels::bias_act_bwd" in said
+    printed = capsys.readouterr().out
+    assert "no fused operators" in printed and "hsr_kernels::bias_act_bwd" in printed
     with pytest.raises(SystemExit) as stop:
         commands.roofline_table(case="bias_act_bf16", most=0.5)
     assert stop.value.code == 1
-    said = capsys.readouterr().out
-    assert "6 operators of ours" in said and "1.00 !" in said and "bias_act_kernel" in said
+    printed = capsys.readouterr().out
+    assert "6 fused operators" in printed and "1.00 !" in printed and "bias_act_kernel" in printed
 
 
 @pytest.mark.parametrize("name", ["styled_128_bf16", "styled_up_128_bf16"])
@@ -139,16 +143,16 @@ def test_expanded_tensors_count_what_exists():
 
 
 def test_views_and_allocations_are_free_and_copies_are_not():
-    with roofline._Traffic() as traffic:
+    with roofline._Counter() as counter:
         x = torch.empty(8, 8)
         x.new_zeros(2).t()
         x.t().contiguous()[1:].detach()
-    assert traffic.operators.keys() == {"aten::new_zeros", "aten::clone"}
-    assert traffic.operators["aten::new_zeros"].moved == 2 * 4
-    assert traffic.operators["aten::clone"].moved == 2 * 8 * 8 * 4
+    assert counter.operators.keys() == {"aten::new_zeros", "aten::clone"}
+    assert counter.operators["aten::new_zeros"].moved == 2 * 4
+    assert counter.operators["aten::clone"].moved == 2 * 8 * 8 * 4
 
 
 def test_floor_is_the_larger_of_both_times():
-    chip = roofline.Chip("test", 100.0, {torch.float32: 1000.0})
-    assert chip.floor(200.0, 1000.0, torch.float32) == 2.0
-    assert chip.floor(200.0, 5000.0, torch.float32) == 5.0
+    sheet = roofline.DataSheet("test", 100.0, {torch.float32: 1000.0})
+    assert sheet.floor(200.0, 1000.0, torch.float32) == 2.0
+    assert sheet.floor(200.0, 5000.0, torch.float32) == 5.0

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from .. import markdown
+from ..variants import COMPILE, REFERENCE
+
 HEADER = (
     "case",
     "pass",
@@ -16,11 +19,11 @@ HEADER = (
     "saved, MB",
     "peak, MB",
 )
-NONE = "—"
+_ALIGNMENT = "llrrlrrr"
 
 
 @dataclass(frozen=True)
-class Row:
+class CpuRow:
     """One variant in one phase of one case; factors above 1 mean faster, None means not measured.
 
     Attributes:
@@ -32,6 +35,7 @@ class Row:
         peak_bytes: Peak of resident memory above the inputs.
         target_reference, target_compile, target_peak: What the variant must reach.
         note: Why there is no time.
+        chip, cores, torch, commit: The processor's name, the cores used, PyTorch's version, and the checkout's commit.
     """
 
     case: str
@@ -56,96 +60,91 @@ class Row:
     commit: str
 
 
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
+def write_csv(path: Path, rows: Iterable[CpuRow]) -> None:
     """Writes one line per row under a line of names."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(CpuRow)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
 
-def read_csv(path: Path) -> list[Row]:
+def read_csv(path: Path) -> list[CpuRow]:
     """Reads what `write_csv` wrote.
 
     Raises:
         ValueError: The file has other columns.
     """
-    whole = {"rounds", "cores", "saved_bytes", "peak_bytes"}
-    text = {"case", "title", "phase", "variant", "note", "chip", "torch", "commit"}
+    integers = {"rounds", "cores", "saved_bytes", "peak_bytes"}
+    texts = {"case", "title", "phase", "variant", "note", "chip", "torch", "commit"}
 
     def parse(name: str, value: str) -> str | int | float | None:
-        if name in text:
+        if name in texts:
             return value
         if value == "":
             return None
-        return int(value) if name in whole else float(value)
+        return int(value) if name in integers else float(value)
 
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        names = [field.name for field in fields(Row)]
+        names = [field.name for field in fields(CpuRow)]
         if reader.fieldnames is None or list(reader.fieldnames) != names:
             raise ValueError(f"{path} must have the columns {', '.join(names)}, got {reader.fieldnames}")
-        return [Row(**{name: parse(name, line[name]) for name in names}) for line in reader]  # type: ignore[arg-type]
+        return [CpuRow(**{name: parse(name, line[name]) for name in names}) for line in reader]  # type: ignore[arg-type]
 
 
-def _figure(value: float | None, unit: str = "") -> str:
-    return NONE if value is None else f"{value:.3g}{unit}" if value < 1000 else f"{value:.0f}{unit}"
+def _change(reference: float | None, measured: float | None, unit: float = 1.0) -> str:
+    if reference is None or measured is None:
+        return markdown.NOT_MEASURED
+    return f"{markdown.number(reference / unit)} → {markdown.number(measured / unit)}"
 
 
-def _change(reference: float | None, ours: float | None, unit: float = 1.0) -> str:
-    if reference is None or ours is None:
-        return NONE
-    return f"{_figure(reference / unit)} → {_figure(ours / unit)}"
-
-
-def _verdicts(reference: Row, ours: Row) -> str:
+def _verdicts(reference: CpuRow, measured: CpuRow) -> str:
     """What was demanded, and whether it was reached."""
-    smaller = ours.peak_bytes / reference.peak_bytes if ours.peak_bytes and reference.peak_bytes else None
+    peak = measured.peak_bytes / reference.peak_bytes if measured.peak_bytes and reference.peak_bytes else None
     demands = (
-        (ours.target_reference, ours.vs_reference, "x"),
-        (ours.target_compile, ours.vs_compile, "x compile"),
-        (ours.target_peak, smaller, " of peak"),
+        (measured.target_reference, measured.vs_reference, "x"),
+        (measured.target_compile, measured.vs_compile, "x compile"),
+        (measured.target_peak, peak, " of peak"),
     )
     verdicts = []
-    for target, got, unit in demands:
+    for target, value, unit in demands:
         if target is None:
             continue
-        if got is None:
+        if value is None:
             verdict = "not measured"
         else:
-            reached = got <= target if unit == " of peak" else got >= target
+            reached = value <= target if unit == " of peak" else value >= target
             verdict = "reached" if reached else "**not reached**"
         verdicts.append(f"{target:.2g}{unit}: {verdict}")
-    return "; ".join(verdicts) or NONE
+    return "; ".join(verdicts) or markdown.NOT_MEASURED
 
 
-def table(rows: Sequence[Row]) -> tuple[list[list[str]], list[str]]:
-    """The cells under HEADER, and the notes that belong below the table."""
+def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
+    """Returns the cells under HEADER, and the notes that belong below the table."""
     lines, notes = [], []
-    for ours in rows:
-        if ours.variant in ("reference", "compile"):
+    for measured in rows:
+        if measured.variant in (REFERENCE, COMPILE):
             continue
-        same = [row for row in rows if (row.case, row.phase) == (ours.case, ours.phase)]
-        reference = next(row for row in same if row.variant == "reference")
-        compiled = next((row for row in same if row.variant == "compile"), None)
+        others = {row.variant: row for row in rows if (row.case, row.phase) == (measured.case, measured.phase)}
+        reference, compiled = others[REFERENCE], others.get(COMPILE)
         lines.append(
             [
-                ours.title,
-                ours.phase,
-                _change(reference.median_ms, ours.median_ms),
-                _figure(ours.vs_reference, "x"),
-                _verdicts(reference, ours),
-                _figure(ours.vs_compile, "x"),
-                _change(reference.saved_bytes, ours.saved_bytes, 1e6),
-                _change(reference.peak_bytes, ours.peak_bytes, 1e6),
+                measured.title,
+                measured.phase,
+                _change(reference.median_ms, measured.median_ms),
+                markdown.number(measured.vs_reference, "x"),
+                _verdicts(reference, measured),
+                markdown.number(measured.vs_compile, "x"),
+                _change(reference.saved_bytes, measured.saved_bytes, 1e6),
+                _change(reference.peak_bytes, measured.peak_bytes, 1e6),
             ]
         )
         if compiled is not None and compiled.note:
-            notes.append(f"No torch.compile of {ours.title}, {ours.phase}: {compiled.note}.")
+            notes.append(f"No torch.compile of {measured.title}, {measured.phase}: {compiled.note}.")
     return lines, notes
 
 
-def setting(rows: Sequence[Row]) -> str:
+def setting(rows: Sequence[CpuRow]) -> str:
     """What was measured where, and what the columns mean."""
     row = rows[0]
     return (
@@ -156,10 +155,7 @@ def setting(rows: Sequence[Row]) -> str:
     )
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def text(rows: Sequence[CpuRow]) -> str:
     """The table, what it was measured on, and the notes, in Markdown."""
-    lines, notes = table(rows)
-    cells = [list(HEADER), ["---"] * 2 + ["---:"] * 2 + ["---"] + ["---:"] * 3, *lines]
-    return "\n".join(
-        ["| " + " | ".join(line) + " |" for line in cells] + ["", setting(rows)] + [f"\n{note}" for note in notes]
-    )
+    lines, notes = cells(rows)
+    return "\n".join([*markdown.table(HEADER, _ALIGNMENT, lines), "", setting(rows), *(f"\n{note}" for note in notes)])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The GPU, as far as measuring needs it, or a CPU that stands in for it in a rehearsal.
 
-HSR_GPU_REHEARSAL=1 makes everything run on the CPU in tiny sizes, on the reference backend in the place of both of the
-GPU's: it shows that commands, processes and files work. What comes out names the chip "none: a rehearsal" and judges
+HSR_GPU_REHEARSAL=1 makes everything run on the CPU in tiny sizes, on the reference backend in place of both of the
+GPU's: it shows that commands, processes and files work. The results name the chip "none: a rehearsal" and judge
 nothing. HSR_GPU_REHEARSAL="crash=TEXT;hang=TEXT;lost=TEXT;raise=TEXT" also lets items whose name contains TEXT crash,
 hang, lose the device or raise.
 """
@@ -13,34 +13,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 
-from ..run import commit
-from ..timing import per_call
+import hsr_kernels
+
+from .setting import commit
+from .timing import Time, percentiles, seconds_per_call
 
 REHEARSAL = "HSR_GPU_REHEARSAL"
-MISSING = "gpu-report needs a CUDA device, and PyTorch sees none; `roofline` works without one"
-_CLEARED_BYTES = 256 << 20  # no L2 cache is larger
-_SECONDS = 0.15  # to measure one call in,
-_MIN_SAMPLES, _MAX_SAMPLES = 4, 100  # and how often to
-_lost = ""
-
-
-class Time(NamedTuple):
-    """Seconds of a call: median, 20th and 80th percentile."""
-
-    median: float
-    p20: float
-    p80: float
-
-
-def percentiles(seconds: Sequence[float]) -> Time:
-    """Of a non-empty sample."""
-    return Time(*(float(value) for value in np.percentile(seconds, [50, 20, 80])))
+# More than any L2 cache holds.
+L2_BYTES = 256 << 20
+SECONDS_PER_CALL = 0.15
+MIN_SAMPLES, MAX_SAMPLES = 4, 100
+# Why the device counts as lost in a rehearsal.
+_rehearsed_loss = ""
 
 
 def rehearsing() -> bool:
@@ -49,17 +38,23 @@ def rehearsing() -> bool:
 
 
 def name() -> str:
-    """What tensors are to be allocated on."""
+    """The device that tensors are allocated on."""
     return "cpu" if rehearsing() else "cuda"
 
 
-def backend(variant: str) -> str:
-    """The backend that a contender runs on."""
-    return "reference" if rehearsing() else variant
+def backend(name: str) -> str:
+    """The backend that runs where this one is meant."""
+    return "reference" if rehearsing() else name
+
+
+def why_no_cuda_backend() -> str:
+    """The reason why the cuda backend is unavailable; empty if it is available, or if a CPU stands in."""
+    return "" if rehearsing() else hsr_kernels.backends()["cuda"]
 
 
 def machine() -> dict[str, str]:
     """Chip, driver and versions; empty where there is no device."""
+    # Not before it is needed: CPUs are measured without it.
     import triton
 
     versions = {"torch": torch.__version__, "triton": triton.__version__, "commit": commit()}
@@ -83,8 +78,8 @@ def architecture() -> str | None:
 
 
 def rehearse(item: str) -> None:
-    """Does to an item what HSR_GPU_REHEARSAL asks for."""
-    global _lost
+    """Lets an item fail in the way that HSR_GPU_REHEARSAL asks for."""
+    global _rehearsed_loss
     for fault, _, text in (part.partition("=") for part in os.environ.get(REHEARSAL, "").split(";")):
         if text and text in item:
             if fault == "crash":
@@ -92,14 +87,14 @@ def rehearse(item: str) -> None:
             elif fault == "hang":
                 time.sleep(3600)
             elif fault == "lost":
-                _lost = "CUDA error: an illegal memory access was encountered (rehearsed)"
+                _rehearsed_loss = "CUDA error: an illegal memory access was encountered (rehearsed)"
             raise RuntimeError("rehearsed")
 
 
-def lost() -> str:
-    """What keeps the device from answering this process for ever, such as an illegal access; "" where nothing does."""
+def loss() -> str:
+    """The reason why the device answers this process no more, such as an illegal access; empty if it answers."""
     if rehearsing():
-        return _lost
+        return _rehearsed_loss
     try:
         torch.cuda.synchronize()
         torch.zeros(1, device="cuda").add_(1).item()
@@ -109,13 +104,13 @@ def lost() -> str:
 
 
 def settle() -> None:
-    """Waits for all that was launched."""
+    """Waits for everything that was launched."""
     if not rehearsing():
         torch.cuda.synchronize()
 
 
 def free() -> None:
-    """Gives memory that nothing holds back to the device."""
+    """Returns memory that isn't in use to the device."""
     if not rehearsing():
         torch.cuda.empty_cache()
 
@@ -123,45 +118,50 @@ def free() -> None:
 def once(run: Callable[[], Any]) -> Time:
     """Times a single call, without a warm-up."""
     settle()
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
     settle()
-    return Time(*[time.perf_counter() - began] * 3)
+    return Time(*[time.perf_counter() - start] * 3)
 
 
 def timed(run: Callable[[], Any]) -> Time:
-    """Times a call with device events. Before each, memory larger than the L2 cache is read: it holds nothing of use,
-    and nothing that would have to be written back meanwhile."""
+    """Times a call with device events, the L2 cache cold.
+
+    Before each call, memory larger than the L2 cache is read: the cache then holds nothing that the call could use, and
+    nothing that would have to be written back meanwhile.
+    """
     if rehearsing():
         return once(run)
-    elsewhere = torch.zeros(_CLEARED_BYTES // 4, dtype=torch.int32, device=name())
-    for _ in range(2):  # compiles, and lets allocations settle
+    evicting = torch.zeros(L2_BYTES // 4, dtype=torch.int32, device=name())
+    # Compiles, and lets allocations settle.
+    for _ in range(2):
         run()
-    count = _MIN_SAMPLES
+    count = MIN_SAMPLES
     times: list[float] = []
     while len(times) < count:
         pairs = []
-        for _ in range(min(count - len(times), _MAX_SAMPLES)):
+        for _ in range(min(count - len(times), MAX_SAMPLES)):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            elsewhere.sum()
+            evicting.sum()
             start.record()
             run()
             end.record()
             pairs.append((start, end))
         torch.cuda.synchronize()
         times += [1e-3 * start.elapsed_time(end) for start, end in pairs]
-        if len(times) == _MIN_SAMPLES:
-            count = max(_MIN_SAMPLES, min(_MAX_SAMPLES, int(_SECONDS / max(sum(times) / _MIN_SAMPLES, 1e-6))))
+        if len(times) == MIN_SAMPLES:
+            wanted = int(SECONDS_PER_CALL / max(sum(times) / MIN_SAMPLES, 1e-6))
+            count = max(MIN_SAMPLES, min(MAX_SAMPLES, wanted))
     return percentiles(times)
 
 
 def batch(run: Callable[[], Any], calls: int) -> float:
-    """Seconds per call of so many calls in a row and of waiting for the last, by the host's clock."""
-    return per_call(run, calls, settle, wait=True)
+    """Returns seconds per call of a number of calls in a row and of waiting for the last, by the host's clock."""
+    return seconds_per_call(run, calls, settle, waits=True)
 
 
 def captured(run: Callable[[], Any]) -> Callable[[], Any]:
-    """`run` as a CUDA graph; warmed up on a stream of its own, as capturing demands."""
+    """Returns `run` as a CUDA graph; warmed up on a stream of its own, as capturing demands."""
     if rehearsing():
         return run
     stream = torch.cuda.Stream()
@@ -172,12 +172,13 @@ def captured(run: Callable[[], Any]) -> Callable[[], Any]:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = run()
+        results = run()
 
     def replay() -> None:
         graph.replay()
 
-    replay.results = kept  # type: ignore[attr-defined]  # the graph writes to them
+    # Kept alive, as the graph writes to them.
+    replay.results = results  # type: ignore[attr-defined]
     return replay
 
 

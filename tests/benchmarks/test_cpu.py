@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark's arithmetic, checked on quantities that are known beforehand."""
+"""The CPU benchmark's arithmetic, checked on quantities that are computed beforehand."""
 
 import dataclasses
 import math
@@ -10,18 +10,23 @@ import pytest
 import torch
 
 import hsr_kernels
-from benchmarks import commands, memory, run, timing
-from benchmarks.cases import CASES, Case, Target
-from benchmarks.report import Row, markdown, read_csv, table, write_csv
-from benchmarks.workloads import BOTH, FORWARD, STEP
+from benchmarks import commands
+from benchmarks.case import Case, Target
+from benchmarks.cpu import measure, memory, timing
+from benchmarks.cpu.cases import CASES
+from benchmarks.cpu.report import CpuRow, cells, read_csv, text, write_csv
+from benchmarks.setting import ROOT
+from benchmarks.timing import percentiles
+from benchmarks.variants import Variant
+from benchmarks.workloads import BOTH, FORWARD, IMAGE_OPERATORS, STEP
 
 BY_NAME = {case.name: case for case in CASES}
-TINY = run.Options("cpu", rounds=3, tiny=True, compiled=False)
+TINY = measure.Options("cpu", max_rounds=3, tiny=True, compiled=False)
 
 
 def test_percentiles_and_paired_speedup():
-    summary = timing.summarize([5.0, 1.0, 2.0, 4.0, 3.0, 6.0])
-    assert (summary.p20, summary.median, summary.p80) == (2.0, 3.5, 5.0)
+    time = percentiles([5.0, 1.0, 2.0, 4.0, 3.0, 6.0])
+    assert (time.p20, time.median, time.p80) == (2.0, 3.5, 5.0)
     # Paired: the slow round slows both, so it doesn't move the ratio.
     assert timing.speedup([4.0, 40.0, 6.0], [2.0, 20.0, 2.0]) == 2.0
 
@@ -44,19 +49,19 @@ class Clock:
 def test_variants_take_turns(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
-    times = timing.interleave({"a": clock.take("a", 2.0), "b": clock.take("b", 1.0)}, rounds=4, seconds=1e9)
+    times = timing.interleave({"a": clock.take("a", 2.0), "b": clock.take("b", 1.0)}, max_rounds=4, seconds=1e9)
     assert times == {"a": [2.0] * 4, "b": [1.0] * 4}
     assert "".join(clock.calls) == "abbaabba"
 
 
-def test_time_limit_keeps_the_least_rounds(monkeypatch):
+def test_time_limit_keeps_the_minimum_of_rounds(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
-    assert len(timing.interleave({"a": clock.take("a", 10.0)}, 100, seconds=1.0)["a"]) == timing.LEAST_ROUNDS
+    assert len(timing.interleave({"a": clock.take("a", 10.0)}, 100, seconds=1.0)["a"]) == timing.MIN_ROUNDS
     assert len(timing.interleave({"a": clock.take("a", 10.0)}, 100, seconds=95.0)["a"]) == 10
 
 
-def test_saved_bytes_counts_storages_once_whole_and_without_parameters():
+def test_saved_bytes_counts_whole_storages_once_and_without_parameters():
     x, w = torch.randn(1000, requires_grad=True), torch.randn(1000, requires_grad=True)
     # The product saves x and w, the exponential its result.
     assert memory.saved_bytes(lambda: (x * w).exp()) == 3 * 4000
@@ -68,7 +73,7 @@ def test_saved_bytes_counts_storages_once_whole_and_without_parameters():
 def test_growth_sees_memory_that_python_and_pytorch_allocate():
     size = 96 << 20
     for allocate in (lambda: bytearray(b"x") * size, lambda: torch.ones(size // 4)):
-        assert abs(memory.growth(allocate) - size) < 2 << 20
+        assert abs(memory.growth_bytes(allocate) - size) < 2 << 20
 
 
 def test_peak_of_a_case_holds_at_least_its_output_and_gradient():
@@ -78,8 +83,8 @@ def test_peak_of_a_case_holds_at_least_its_output_and_gradient():
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_every_case_runs_tiny(name):
-    case = dataclasses.replace(BY_NAME[name], measure_peak=False)
-    rows = list(run.measure(case, TINY))
+    case = dataclasses.replace(BY_NAME[name], measures_peak=False)
+    rows = list(measure.measure_case(case, TINY))
     assert [(r.phase, r.variant) for r in rows] == [(p, v) for p in case.targets for v in ("reference", "cpu")]
     for row in rows:
         assert row.rounds == 3
@@ -90,18 +95,20 @@ def test_every_case_runs_tiny(name):
 
 
 def test_bias_act_keeps_its_output_alone():
-    """Leaky ReLU is told from its output, so half of what plain PyTorch keeps is enough."""
-    saved = {row.variant: row.saved_bytes for row in run.measure(BY_NAME["bias_act"], TINY) if row.phase == BOTH}
-    activation = 4 * math.prod((BY_NAME["bias_act"].tiny["n"], 4, 16, 16))
+    """Leaky ReLU's slope is recovered from its output, so half of what plain PyTorch keeps is enough."""
+    saved = {
+        row.variant: row.saved_bytes for row in measure.measure_case(BY_NAME["bias_act"], TINY) if row.phase == BOTH
+    }
+    activation = 4 * math.prod((BY_NAME["bias_act"].tiny_size["n"], 4, 16, 16))
     assert saved == {"reference": 2 * activation, "cpu": activation}
 
 
 def test_ratios_come_from_the_paired_times(monkeypatch):
-    known = {"reference": [0.4, 0.8, 0.6], "cpu": [0.1, 0.4, 0.2]}
-    monkeypatch.setattr(run, "interleave", lambda *_: known)
-    reference, ours = run.measure(dataclasses.replace(BY_NAME["filter2d"], targets={BOTH: Target()}), TINY)
+    seconds = {"reference": [0.4, 0.8, 0.6], "cpu": [0.1, 0.4, 0.2]}
+    monkeypatch.setattr(measure, "interleave", lambda *_: seconds)
+    reference, measured = measure.measure_case(dataclasses.replace(BY_NAME["filter2d"], targets={BOTH: Target()}), TINY)
     assert (reference.median_ms, reference.vs_reference) == (pytest.approx(600.0), None)
-    assert (ours.median_ms, ours.vs_reference) == (pytest.approx(200.0), pytest.approx(3.0))
+    assert (measured.median_ms, measured.vs_reference) == (pytest.approx(200.0), pytest.approx(3.0))
 
 
 def test_wrong_gradients_are_not_timed(monkeypatch):
@@ -109,28 +116,28 @@ def test_wrong_gradients_are_not_timed(monkeypatch):
         factor = 1.1 if self.backend == "cpu" else 1.0
         return lambda: tuple(g * factor for g in phase(self, name)())
 
-    phase = run.Variant.phase
-    monkeypatch.setattr(run.Variant, "phase", wrong_on_cpu)
+    phase = Variant.phase
+    monkeypatch.setattr(Variant, "phase", wrong_on_cpu)
     with pytest.raises(RuntimeError, match=r"gradient 0 is off by 1\.0e-01"):
-        list(run.measure(BY_NAME["filter2d"], TINY))
+        list(measure.measure_case(BY_NAME["filter2d"], TINY))
 
 
-def test_failure_to_compile_is_told(monkeypatch):
+def test_failure_to_compile_is_reported(monkeypatch):
     def broken(*_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no compiler.\nsecond line")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    rows = list(run.measure(BY_NAME["filter2d"], dataclasses.replace(TINY, compiled=True)))
+    rows = list(measure.measure_case(BY_NAME["filter2d"], dataclasses.replace(TINY, compiled=True)))
     failed = [row for row in rows if row.variant == "compile"]
     assert [(row.phase, row.median_ms, row.note) for row in failed] == [
         (phase, None, "RuntimeError: no compiler") for phase in (FORWARD, BOTH)
     ]
-    assert "forward+backward: RuntimeError: no compiler." in markdown(rows)
+    assert "forward+backward: RuntimeError: no compiler." in text(rows)
 
 
 def test_compiled_double_backward_is_indeed_impossible():
     """The reason that the table gives for the training step."""
-    assert "differentiate twice" in BY_NAME["training_step"].no_compile
+    assert "differentiate twice" in BY_NAME["training_step"].why_not_compiled
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
     function = torch.compile(lambda x: hsr_kernels.bias_act(x, act="swish"), backend="aot_eager")
     with hsr_kernels.use_backend("reference"):
@@ -139,11 +146,11 @@ def test_compiled_double_backward_is_indeed_impossible():
             gradient.sum().backward()
 
 
-def row(**values) -> Row:
-    """A row with nothing measured but what is given."""
-    blank = {field.name: None for field in dataclasses.fields(Row)}
-    text = dict(case="c", title="C", phase=BOTH, variant="cpu", note="", chip="chip", torch="2", commit="abc")
-    return Row(**{**blank, **text, "rounds": 3, "cores": 2, **values})
+def row(**values) -> CpuRow:
+    """A row with nothing measured but what is passed."""
+    blank = {field.name: None for field in dataclasses.fields(CpuRow)}
+    texts = dict(case="c", title="C", phase=BOTH, variant="cpu", note="", chip="chip", torch="2", commit="abc")
+    return CpuRow(**{**blank, **texts, "rounds": 3, "cores": 2, **values})
 
 
 def test_csv_gives_back_what_was_written(tmp_path):
@@ -158,13 +165,13 @@ def test_csv_gives_back_what_was_written(tmp_path):
 def test_verdicts():
     reference = row(variant="reference", median_ms=50.0, saved_bytes=4_000_000, peak_bytes=900_000_000)
     demands = dict(target_reference=2.5, target_compile=1.0, target_peak=1 / 3)
-    ours = row(median_ms=20.0, vs_reference=2.5, vs_compile=0.9, saved_bytes=0, peak_bytes=300_000_000, **demands)
-    ((_, _, time, factor, verdicts, compiled, saved, peak),), notes = table([reference, ours])
+    measured = row(median_ms=20.0, vs_reference=2.5, vs_compile=0.9, saved_bytes=0, peak_bytes=300_000_000, **demands)
+    ((_, _, time, factor, verdicts, compiled, saved, peak),), notes = cells([reference, measured])
     assert (time, factor, compiled, saved, peak) == ("50 → 20", "2.5x", "0.9x", "4 → 0", "900 → 300")
     assert verdicts == "2.5x: reached; 1x compile: **not reached**; 0.33 of peak: reached"
     assert notes == []
-    worse = dataclasses.replace(ours, vs_reference=2.49, vs_compile=None, peak_bytes=301_000_000)
-    assert table([reference, worse])[0][0][4] == (
+    worse = dataclasses.replace(measured, vs_reference=2.49, vs_compile=None, peak_bytes=301_000_000)
+    assert cells([reference, worse])[0][0][4] == (
         "2.5x: **not reached**; 1x compile: not measured; 0.33 of peak: **not reached**"
     )
 
@@ -172,7 +179,7 @@ def test_verdicts():
 def test_command_line(tmp_path, capsys):
     command = [sys.executable, "-m", "benchmarks", "run", "--device", "cpu", "--quick", "--no-compile"]
     command += ["--case", "upsample2d", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=memory.ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = read_csv(tmp_path / "cpu.csv")
     assert [(r.case, r.phase, r.variant) for r in rows] == [
@@ -195,8 +202,7 @@ def test_bad_arguments_end_in_a_sentence(tmp_path, capsys):
         assert sentence in capsys.readouterr().err
 
 
-def test_the_promised_table_is_there():
-    """Every speed that the project sets itself has its case."""
+def test_every_speed_that_the_project_sets_itself_has_its_case():
     demanded = {(c.name, phase): t for c in CASES for phase, t in c.targets.items() if t != Target()}
     assert demanded == {
         ("upsample2d", FORWARD): Target(8.0),
@@ -210,3 +216,4 @@ def test_the_promised_table_is_there():
         ("training_step", STEP): Target(1.5),
     }
     assert all(isinstance(case, Case) for case in CASES)
+    assert IMAGE_OPERATORS.keys() <= BY_NAME.keys()

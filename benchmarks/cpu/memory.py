@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory: what autograd keeps for backward, and how far a process grows while it runs a case.
 
-`python -m benchmarks.memory CASE BACKEND full|tiny` prints the second figure in bytes.
+`python -m benchmarks.cpu.memory CASE BACKEND full|tiny` prints the second figure in bytes.
 """
 
 import os
@@ -13,26 +13,31 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+import hsr_kernels
+
+from ..setting import ROOT, use_all_cores
+from ..variants import differentiate
+from .cases import CASES
 
 
 def saved_bytes(function: Callable[[], object], parameters: Sequence[torch.Tensor] = ()) -> int:
     """Bytes that autograd saves for backward while `function` runs.
 
-    Every storage counts once, and whole, as a saved view keeps all of it alive; those of `parameters` don't.
+    Every storage counts once, and all of it, as a saved view keeps all of it alive; those of `parameters` don't.
     """
-    own = {t.untyped_storage().data_ptr() for t in parameters}
-    kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address comes back for another
+    excluded = {t.untyped_storage().data_ptr() for t in parameters}
+    # Holds the storages, so that no address comes back for another one.
+    saved: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
+        if storage.data_ptr() not in excluded:
+            saved[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = function()
-    total = sum(storage.nbytes() for storage in kept.values())
+    total = sum(storage.nbytes() for storage in saved.values())
     del result
     return total
 
@@ -42,7 +47,7 @@ def peak_extra_bytes(case: str, backend: str, *, tiny: bool = False) -> int:
 
     Resident memory counts everything: PyTorch's allocator, scratch space of oneDNN and MKL, native code.
     """
-    command = [sys.executable, "-m", "benchmarks.memory", case, backend, "tiny" if tiny else "full"]
+    command = [sys.executable, "-m", "benchmarks.cpu.memory", case, backend, "tiny" if tiny else "full"]
     # glibc gives a freed block back at once if it came from mmap, so residency follows what is alive.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -57,12 +62,13 @@ def _status(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def growth(run: Callable[[], object]) -> int:
+def growth_bytes(run: Callable[[], object]) -> int:
     """Bytes by which this process's resident memory peaks above its start while `run` runs.
 
     Linux only, and good to about a megabyte: the kernel batches its counts.
     """
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    # Resets the high-water mark.
+    Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
@@ -70,17 +76,13 @@ def growth(run: Callable[[], object]) -> int:
 
 def main(name: str, backend: str, size: str) -> None:
     """Prints the growth of one case on one backend."""
-    import hsr_kernels
-
-    from .cases import CASES
-    from .run import differentiate, use_all_cores
-
     use_all_cores()
     case = next(case for case in CASES if case.name == name)
     with hsr_kernels.use_backend(backend):
-        differentiate(case.workload(tiny=True))()  # libraries load and threads start before the measurement
+        # Libraries load and threads start before the measurement.
+        differentiate(case.workload(tiny=True))()
         run = differentiate(case.workload(tiny=size == "tiny"))
-        print(growth(run))
+        print(growth_bytes(run))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured on CPUs, and what each case must reach."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from ..case import Case, Target
+from ..workloads import BOTH, FORWARD, IMAGE_OPERATORS, STEP, feature_loss, styled_layer, training_step
+
+_IMAGES, _IMAGES_TINY = {"n": 4, "channels": 128, "side": 128}, {"n": 1, "channels": 4, "side": 16}
+_IMAGE_TARGETS: Mapping[str, dict[str, Target]] = {
+    "upsample2d": {FORWARD: Target(8.0), BOTH: Target(6.0)},
+    "downsample2d": {FORWARD: Target(), BOTH: Target(4.0)},
+    "filter2d": {FORWARD: Target(), BOTH: Target(3.0)},
+    "bias_act": {FORWARD: Target(), BOTH: Target(2.5, compiled=1.0)},
+}
+_STYLED = {"n": 8, "c_in": 128, "c_out": 128, "side": 64, "up": 1}
+_STYLED_TINY = {"n": 2, "c_in": 4, "c_out": 8, "side": 8, "up": 1}
+_UPSAMPLED, _UPSAMPLED_TINY = _STYLED | {"c_in": 256, "up": 2}, _STYLED_TINY | {"up": 2}
+
+
+def _image_operators() -> Iterator[Case]:
+    """Memory-bound operators; one without a target is measured too."""
+    for name in (*_IMAGE_TARGETS, *(name for name in IMAGE_OPERATORS if name not in _IMAGE_TARGETS)):
+        operator = IMAGE_OPERATORS[name]
+        yield Case(
+            name,
+            f"{name}, {operator.details}, 4x128x128x128",
+            operator.build,
+            _IMAGES,
+            _IMAGES_TINY,
+            _IMAGE_TARGETS.get(name, {FORWARD: Target(), BOTH: Target()}),
+        )
+
+
+def _layers() -> Iterator[Case]:
+    """Layers of the synthesis network; only contiguous images have targets."""
+    shapes = (
+        ("styled", "128 ch, 8x64x64", _STYLED, _STYLED_TINY, 1.3),
+        ("styled_up", "256 -> 128 ch, up to 8x64x64", _UPSAMPLED, _UPSAMPLED_TINY, 1.5),
+    )
+    for name, title, size, tiny_size, speedup in shapes:
+        yield Case(
+            name,
+            f"styled layer, {title}",
+            styled_layer,
+            size,
+            tiny_size,
+            {FORWARD: Target(), BOTH: Target(speedup)},
+        )
+    channels_last = {"layout": torch.channels_last}
+    for name, title, size, tiny_size, _ in shapes:
+        yield Case(
+            f"{name}_channels_last",
+            f"styled layer, {title}, channels_last",
+            styled_layer,
+            size | channels_last,
+            tiny_size | channels_last,
+            {FORWARD: Target(), BOTH: Target()},
+        )
+
+
+CASES = (
+    *_image_operators(),
+    *_layers(),
+    Case(
+        "feature_loss",
+        "feature_projection_loss, batch 2, K=4096, D=768, T=14",
+        feature_loss,
+        {
+            "n": 2,
+            "sides": (8, 16, 32, 64),
+            "channels": (512, 512, 512, 256),
+            "hidden": 4096,
+            "dim": 768,
+            "target": 14,
+        },
+        {"n": 1, "sides": (4, 8), "channels": (8, 4), "hidden": 32, "dim": 8, "target": 5},
+        {FORWARD: Target(), BOTH: Target(2.5, peak=1 / 3)},
+        measures_peak=True,
+    ),
+    Case(
+        "training_step",
+        "training step at 64x64: G main, path length, D main, R1; batch 8",
+        training_step,
+        {"resolution": 64, "channel_base": 8192, "channel_max": 256, "batch": 8, "latent": 512},
+        {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8},
+        {STEP: Target(1.5)},
+        why_not_compiled="R1 and path length differentiate twice, which AOTAutograd does not support",
+    ),
+)
