@@ -105,8 +105,8 @@ def roofline_table(case: str = "", operators: bool = False, most: float = roofli
                 parts.add_row(*row)
     console.print(table)
     console.print(
-        "fewest: inputs and parameters read once, results written once. moved: by fused operators and PyTorch's "
-        "between them. Floors are data-sheet times of the fewest bytes or the operations, whichever take longer.",
+        "min: inputs and parameters read once, results written once. moved: by fused operators and PyTorch's "
+        "between them. Floors are data-sheet times of these bytes or the operations, whichever take longer.",
         highlight=False,
     )
     if parts.row_count:

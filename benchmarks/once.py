@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one pass of one GPU case once, for ncu and compute-sanitizer: `python -m benchmarks.once CASE PHASE BACKEND`.
 
-It is run twice before that, so that kernels are compiled and memory is allocated; profilers that are told to start off
+It is run twice before that, so that kernels are compiled and memory is allocated; profilers that start switched off
 (`ncu --profile-from-start off`) see the last run alone.
 """
 

@@ -78,24 +78,24 @@ class Traffic:
 
     Attributes:
         calls: How many there are.
-        fewest: Bytes of what the calls take and return; of CHAINS, of what their kernels do.
-        moved: Bytes that they move: of a fused operator, by all that it launches and calls.
+        min_bytes: Bytes of what the calls take and return; of CHAINS, of what their kernels do.
+        moved_bytes: Bytes that they move: of a fused operator, by all that it launches and calls.
         parts: {launch or PyTorch's operator: bytes} that the calls consist of.
-        launched: Bytes of these that the library's kernels move.
+        launched_bytes: Bytes of these that the library's kernels move.
     """
 
     calls: int = 0
-    fewest: int = 0
-    moved: int = 0
+    min_bytes: int = 0
+    moved_bytes: int = 0
     parts: dict[str, int] = field(default_factory=dict)
-    launched: int = 0
+    launched_bytes: int = 0
 
     def add(self, other: "Traffic") -> None:
         """Counts what other calls move too."""
         self.calls += other.calls
-        self.fewest += other.fewest
-        self.moved += other.moved
-        self.launched += other.launched
+        self.min_bytes += other.min_bytes
+        self.moved_bytes += other.moved_bytes
+        self.launched_bytes += other.launched_bytes
         for part, moved in other.parts.items():
             self.parts[part] = self.parts.get(part, 0) + moved
 
@@ -106,7 +106,7 @@ class Work:
 
     Attributes:
         case, phase: What runs.
-        fewest: Bytes, with every input read and every result written once.
+        min_bytes: Bytes, with every input read and every result written once.
         flops: The fewest of convolutions and matrix products.
         operators: By name; those of hsr_kernels:: are fused, the others are PyTorch's.
         route: Of modulated layers, where one was demanded.
@@ -114,7 +114,7 @@ class Work:
 
     case: Case
     phase: str
-    fewest: int
+    min_bytes: int
     flops: float
     operators: dict[str, Traffic]
     route: str | None = None
@@ -124,13 +124,15 @@ class Work:
         return self.case.name + (f", {self.route}" if self.route else "")
 
     @property
-    def moved(self) -> int:
+    def moved_bytes(self) -> int:
         """Bytes that the library's operators and PyTorch's move between them."""
-        return sum(traffic.moved for traffic in self.operators.values())
+        return sum(traffic.moved_bytes for traffic in self.operators.values())
 
     def wasteful(self, max_ratio: float) -> dict[str, float]:
         """Fused operators that move more than `max_ratio` times the fewest bytes, and how many times."""
-        ratios = {name: t.moved / t.fewest for name, t in self.operators.items() if is_fused(name) and t.fewest}
+        ratios = {
+            name: t.moved_bytes / t.min_bytes for name, t in self.operators.items() if is_fused(name) and t.min_bytes
+        }
         return {name: ratio for name, ratio in ratios.items() if ratio > max_ratio}
 
 
@@ -180,7 +182,7 @@ class _Counter(TorchDispatchMode):
         finally:
             self.running = None
         traffic.calls = 1
-        traffic.fewest = traffic.launched if name in CHAINS else _bytes(tree_leaves((args, result)))
+        traffic.min_bytes = traffic.launched_bytes if name in CHAINS else _bytes(tree_leaves((args, result)))
         self._add(name, traffic)
         return result
 
@@ -218,7 +220,7 @@ def counting() -> Iterator[_Counter]:
         yield counter
 
 
-def _fewest(case: Case, work: Workload, output: torch.Tensor, gradients: Sequence[torch.Tensor], phase: str) -> int:
+def _min_bytes(case: Case, work: Workload, output: torch.Tensor, gradients: Sequence[torch.Tensor], phase: str) -> int:
     tensors = {"inputs": list(work.inputs), "parameters": list(work.parameters), "output": [output]}
     total = _bytes([*tensors["inputs"], *tensors["parameters"], output])
     if phase == BOTH:
@@ -253,30 +255,30 @@ def estimate(case: Case, route: str | None = None) -> Iterator[Work]:
             operators = dict(counter.operators)
         # A backward pass multiplies once for each of a product's factors.
         flops = work.flops * (1 if phase == FORWARD else 3)
-        yield Work(case, phase, _fewest(case, work, output, gradients, phase), flops, operators, route)
+        yield Work(case, phase, _min_bytes(case, work, output, gradients, phase), flops, operators, route)
 
 
 HEADER = (
     "case",
     "pass",
-    "fewest, MB",
+    "min, MB",
     "moved, MB",
-    "x fewest",
+    "x min",
     "GFLOP",
     *(f"{sheet.name}, µs" for sheet in DATA_SHEETS),
 )
-OPERATORS_HEADER = ("case", "pass", "operator", "calls", "fewest, MB", "moved, MB", "x fewest")
+OPERATORS_HEADER = ("case", "pass", "operator", "calls", "min, MB", "moved, MB", "x min")
 
 
 def cells(work: Work) -> list[str]:
     """The cells of one pass under HEADER."""
-    floors = [sheet.floor(work.fewest, work.flops, work.case.dtype) for sheet in DATA_SHEETS]
+    floors = [sheet.floor(work.min_bytes, work.flops, work.case.dtype) for sheet in DATA_SHEETS]
     return [
         work.name,
         work.phase,
-        f"{work.fewest / 1e6:.1f}",
-        f"{work.moved / 1e6:.1f}",
-        f"{work.moved / work.fewest:.2f}",
+        f"{work.min_bytes / 1e6:.1f}",
+        f"{work.moved_bytes / 1e6:.1f}",
+        f"{work.moved_bytes / work.min_bytes:.2f}",
         f"{work.flops / 1e9:.1f}",
         *(f"{1e6 * floor:.0f}" for floor in floors),
     ]
@@ -285,12 +287,16 @@ def cells(work: Work) -> list[str]:
 def operator_cells(work: Work, max_ratio: float, *, only_wasteful: bool) -> Iterator[list[str]]:
     """The cells of each operator of one pass under OPERATORS_HEADER; below a wasteful one, what it consists of."""
     wasteful = work.wasteful(max_ratio)
-    for name, t in sorted(work.operators.items(), key=lambda item: -item[1].moved):
+    for name, t in sorted(work.operators.items(), key=lambda item: -item[1].moved_bytes):
         if only_wasteful and name not in wasteful:
             continue
-        ratio = f"{t.moved / t.fewest:.2f}{' !' if name in wasteful else ''}" if is_fused(name) and t.fewest else ""
-        fewest = f"{t.fewest / 1e6:.1f}" if is_fused(name) else ""
-        yield [work.name, work.phase, name, str(t.calls), fewest, f"{t.moved / 1e6:.1f}", ratio]
+        ratio = (
+            f"{t.moved_bytes / t.min_bytes:.2f}{' !' if name in wasteful else ''}"
+            if is_fused(name) and t.min_bytes
+            else ""
+        )
+        minimum = f"{t.min_bytes / 1e6:.1f}" if is_fused(name) else ""
+        yield [work.name, work.phase, name, str(t.calls), minimum, f"{t.moved_bytes / 1e6:.1f}", ratio]
         if name in wasteful:
             for part, moved in t.parts.items():
                 yield ["", "", f"  {part}", "", "", f"{moved / 1e6:.1f}", ""]

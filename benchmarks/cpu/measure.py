@@ -41,8 +41,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _PhaseResult:
-    """What was found of a phase: seconds per round, (saved bytes, peak bytes), and the reason without torch.compile."""
+class _Samples:
+    """What was measured of a phase.
+
+    Attributes:
+        seconds: Variant -> seconds per round.
+        memory: Variant -> (bytes saved for backward, peak extra bytes).
+        why_not_compiled: The reason why torch.compile wasn't measured, empty if it was or wasn't wanted.
+    """
 
     seconds: dict[str, list[float]]
     memory: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
@@ -55,12 +61,12 @@ def measure_case(case: Case, options: Options) -> Iterator[CpuRow]:
     if STEP not in case.targets:
         _check_gradients(case, variants[REFERENCE], variants[options.backend])
     for phase, target in case.targets.items():
-        result = _measure_phase(case, phase, variants, options)
-        names = [*result.seconds]
-        if COMPILE not in names and result.why_not_compiled:
+        samples = _measure_phase(case, phase, variants, options)
+        names = [*samples.seconds]
+        if COMPILE not in names and samples.why_not_compiled:
             names.append(COMPILE)
         for name in names:
-            yield _row(case, phase, name, result, target, options)
+            yield _row(case, phase, name, samples, target, options)
 
 
 def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, Variant]:
@@ -92,7 +98,7 @@ def _check_gradients(case: Case, reference: Variant, measured: Variant) -> None:
             raise RuntimeError(f"{case.name}: gradient {i} is off by {float(error):.1e} of its norm; not timed")
 
 
-def _measure_phase(case: Case, phase: str, variants: dict[str, Variant], options: Options) -> _PhaseResult:
+def _measure_phase(case: Case, phase: str, variants: dict[str, Variant], options: Options) -> _Samples:
     runs = {name: variant.phase(phase) for name, variant in variants.items()}
     why_not_compiled = case.why_not_compiled if options.compiled else ""
     for name, run in list(runs.items()):
@@ -105,7 +111,7 @@ def _measure_phase(case: Case, phase: str, variants: dict[str, Variant], options
             why_not_compiled = described(error)
     seconds = interleave(runs, options.max_rounds, SECONDS_PER_PHASE)
     memory = {name: _memory(case, phase, name, variants[name], options) for name in runs}
-    return _PhaseResult(seconds, memory, why_not_compiled)
+    return _Samples(seconds, memory, why_not_compiled)
 
 
 def _warm_up(run: Callable[[], Any]) -> None:
@@ -125,16 +131,16 @@ def _memory(case: Case, phase: str, name: str, variant: Variant, options: Option
     return saved, peak_extra_bytes(case.name, variant.backend, tiny=options.tiny)
 
 
-def _row(case: Case, phase: str, name: str, result: _PhaseResult, target: Target, options: Options) -> CpuRow:
-    samples = result.seconds.get(name)
+def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, options: Options) -> CpuRow:
+    samples = measured.seconds.get(name)
     median, p20, p80 = percentiles([1e3 * t for t in samples]) if samples else (None, None, None)
-    saved, peak = result.memory.get(name, (None, None))
+    saved, peak = measured.memory.get(name, (None, None))
     demanded = Target() if name in (REFERENCE, COMPILE) or options.tiny else target
 
     def against(other: str) -> float | None:
-        if not samples or other not in result.seconds or other == name:
+        if not samples or other not in measured.seconds or other == name:
             return None
-        return speedup(result.seconds[other], samples)
+        return speedup(measured.seconds[other], samples)
 
     return CpuRow(
         case=case.name,
@@ -152,7 +158,7 @@ def _row(case: Case, phase: str, name: str, result: _PhaseResult, target: Target
         target_reference=demanded.reference,
         target_compile=demanded.compiled,
         target_peak=demanded.peak,
-        note=result.why_not_compiled if name == COMPILE else "",
+        note=measured.why_not_compiled if name == COMPILE else "",
         chip=processor(),
         cores=torch.get_num_threads(),
         torch=torch.__version__,

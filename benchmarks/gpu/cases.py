@@ -153,13 +153,13 @@ _LAST_CASES = (
 )  # fmt: skip
 
 
-def pieces(only: str) -> Iterator[tuple[Case, Sequence[str]]]:
-    """Yields the cases whose name contains `only` with the passes to be measured, the most important first."""
+def pieces(case_filter: str) -> Iterator[tuple[Case, Sequence[str]]]:
+    """Yields the cases whose name contains `case_filter` with the passes to be measured, the most important first."""
     cases = {case.name: case for case in GPU_CASES}
     remaining = {name: [phase for phase in case.targets if phase != SCHEDULE] for name, case in cases.items()}
     names = [*(name for name in cases if name not in _LAST_CASES), *_LAST_CASES]
     for name, wanted in (*_FIRST_PIECES, *((name, ()) for name in names)):
         phases = [phase for phase in remaining[name] if phase in (wanted or remaining[name])]
         remaining[name] = [phase for phase in remaining[name] if phase not in phases]
-        if phases and only in name:
+        if phases and case_filter in name:
             yield cases[name], phases

@@ -35,12 +35,12 @@ def _measure(trial: Trial) -> Mapping[str, Any]:
 
 def measurements(entries: Mapping[str, Entry]) -> tuple[list[Measurement], list[str]]:
     """Returns what was measured, and what wasn't and why, from the journal's entries of this stage."""
-    found, notes = [], []
+    lines, notes = [], []
     for name, entry in entries.items():
         if entry.reason:
             notes.append(f"{name}: {entry.reason}")
         elif entry.state == DONE:
             problem = entry.data["problem"]
             size = tuple(problem["size"])
-            found.append(Measurement(**{**entry.data, "problem": Problem(**{**problem, "size": size})}))
-    return found, notes
+            lines.append(Measurement(**{**entry.data, "problem": Problem(**{**problem, "size": size})}))
+    return lines, notes

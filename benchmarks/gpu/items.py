@@ -13,15 +13,15 @@ class Item:
 
     Attributes:
         name: Unique within the stage.
-        seconds: Its time limit; then its process is ended, and the next item has another.
+        max_seconds: Its time limit; then its process is ended, and the next item has another.
         run: Returns what is noted of it, as JSON can hold it.
-        about: What it is, for tables.
+        labels: What it is, for tables.
     """
 
     name: str
-    seconds: float
+    max_seconds: float
     run: Callable[[], Mapping[str, Any]]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Task:
 
     Attributes:
         folder: Where files are written.
-        only: Of the cases, those whose name contains this.
+        case_filter: Of the cases, those whose name contains this.
         tiny: Whether sizes are tiny, to show only that everything runs.
     """
 
     folder: Path
-    only: str
+    case_filter: str
     tiny: bool

@@ -21,15 +21,15 @@ class Entry:
 
     Attributes:
         state: BEGAN, DONE or FAILED.
-        limit: Seconds that it may take; None where no process watches it.
-        about: What the item is, for tables.
+        max_seconds: Seconds that it may take; None where no process watches it.
+        labels: What the item is, for tables.
         data: What it found.
         reason: Why it failed.
     """
 
     state: str
-    limit: float | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    max_seconds: float | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
 
@@ -47,13 +47,13 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.machine: dict[str, str] = {}
-        self._found: dict[str, Entries] = {}
-        self._read = 0
+        self._entries_by_machine: dict[str, Entries] = {}
+        self._bytes_read = 0
 
     @property
     def entries(self) -> Entries:
         """(stage, item) -> what became of it, in the order in which items first began."""
-        return self._found.setdefault(json.dumps(self.machine, sort_keys=True), {})
+        return self._entries_by_machine.setdefault(json.dumps(self.machine, sort_keys=True), {})
 
     def of(self, stage: str) -> dict[str, Entry]:
         """Item -> what became of it."""
@@ -72,10 +72,10 @@ class Journal:
         if not self.path.exists():
             return False
         with self.path.open("rb") as file:
-            file.seek(self._read)
-            added = file.read(-1 if end is None else max(end - self._read, 0))
+            file.seek(self._bytes_read)
+            added = file.read(-1 if end is None else max(end - self._bytes_read, 0))
         lines = added[: added.rfind(b"\n") + 1]
-        self._read += len(lines)
+        self._bytes_read += len(lines)
         for line in lines.splitlines():
             try:
                 record = json.loads(line)
@@ -95,9 +95,9 @@ class Journal:
         else:
             key = record["stage"], record["item"]
             before = self.entries.get(key)
-            names = ("limit", "about", "data", "reason")
+            names = ("max_seconds", "labels", "data", "reason")
             given: dict[str, Any] = {name: record[name] for name in names if name in record}
-            kept: dict[str, Any] = {"limit": before.limit, "about": before.about} if before else {}
+            kept: dict[str, Any] = {"max_seconds": before.max_seconds, "labels": before.labels} if before else {}
             self.entries[key] = Entry(record["state"], **(kept | given))
 
     def name(self, machine: dict[str, str]) -> None:
@@ -105,13 +105,15 @@ class Journal:
         self._mend()
         self._add({"machine": machine})
 
-    def forget(self, stages: list[str], only: str) -> None:
-        """Lets items of these stages whose name contains `only` count as not done."""
-        self._add({"again": stages, "only": only})
+    def forget(self, stages: list[str], case_filter: str) -> None:
+        """Lets items of these stages whose name contains `case_filter` count as not done."""
+        self._add({"again": stages, "only": case_filter})
 
-    def begin(self, stage: str, item: str, limit: float | None = None, about: Mapping[str, Any] | None = None) -> None:
+    def begin(
+        self, stage: str, item: str, max_seconds: float | None = None, labels: Mapping[str, Any] | None = None
+    ) -> None:
         """Notes that an item begins."""
-        self._add({"stage": stage, "item": item, "state": BEGAN, "limit": limit, "about": about or {}})
+        self._add({"stage": stage, "item": item, "state": BEGAN, "max_seconds": max_seconds, "labels": labels or {}})
 
     def done(self, stage: str, item: str, data: Mapping[str, Any]) -> None:
         """Notes what an item found."""

@@ -43,7 +43,7 @@ def has_cuda(case: Case) -> bool:
     return bool(case.operators) and all(CUDA in implemented(op) for op in case.operators)
 
 
-def variants_of(case: Case) -> list[str]:
+def variant_names(case: Case) -> list[str]:
     """The names of a case's variants, the library's first; torch.compile has a stage of its own."""
     names = [TRITON]
     if has_cuda(case) and not device.why_no_cuda_backend():
@@ -77,11 +77,11 @@ class Bench:
         return self._build(self.case)
 
     @cached_property
-    def fewest_bytes(self) -> dict[str, int]:
+    def min_bytes(self) -> dict[str, int]:
         """Pass -> the fewest bytes that it can move."""
         if self.tiny:
             return dict.fromkeys((FORWARD, BOTH), TINY_COPY_BYTES)
-        return {work.phase: work.fewest for work in roofline.estimate(self.case)}
+        return {work.phase: work.min_bytes for work in roofline.estimate(self.case)}
 
     def variant(self, name: str) -> Variant:
         """Returns a variant other than a copy, the bare convolution and torch.compile."""
@@ -100,7 +100,7 @@ class Bench:
     def run(self, phase: str, name: str) -> Callable[[], Any]:
         """Returns what to time of a variant in a pass."""
         if name == COPY:
-            return copying(self.fewest_bytes[phase])
+            return copying(self.min_bytes[phase])
         if name == CONVOLUTION:
             return bare_convolution(self.shared, self.case.size["up"], phase)
         return self.variant(name).phase(phase)
@@ -120,7 +120,7 @@ class _Benches:
         self.tiny = tiny
         self._bench: Bench | None = None
 
-    def of(self, case: Case) -> Bench:
+    def bench(self, case: Case) -> Bench:
         if self._bench is None or self._bench.case is not case:
             self._bench = None
             device.free()
@@ -135,9 +135,9 @@ def items(task: Task) -> Iterator[Item]:
     benches = _Benches(task.tiny)
     size = TINY_COPY_BYTES if task.tiny else LARGE_COPY_BYTES
     yield Item(LARGE_COPY, SECONDS_PER_ITEM, partial(_measure_copy, size))
-    for case, phases in pieces(task.only):
+    for case, phases in pieces(task.case_filter):
         for phase in phases:
-            for name in variants_of(case):
+            for name in variant_names(case):
                 for mode in (EAGER, GRAPH) if _has_graph(phase, name) else (EAGER,):
                     run = partial(_measure, benches, case, phase, name, mode)
                     yield _item(case, phase, name, mode, run)
@@ -148,11 +148,11 @@ def _has_graph(phase: str, name: str) -> bool:
 
 
 def _item(case: Case, phase: str, name: str, mode: str, run: Callable[[], Mapping[str, Any]]) -> Item:
-    about = {"case": case.name, "phase": phase, "variant": name, "mode": mode}
+    labels = {"case": case.name, "phase": phase, "variant": name, "mode": mode}
     seconds = SECONDS_PER_TRAINING_ITEM if case.is_training else SECONDS_PER_ITEM
     if name == COMPILE:
         seconds = SECONDS_PER_COMPILED_ITEM
-    return Item(", ".join(about.values()), seconds, run, about)
+    return Item(", ".join(labels.values()), seconds, run, labels)
 
 
 def _measure_copy(size: int) -> Mapping[str, Any]:
@@ -160,7 +160,7 @@ def _measure_copy(size: int) -> Mapping[str, Any]:
 
 
 def _measure(benches: _Benches, case: Case, phase: str, name: str, mode: str) -> Mapping[str, Any]:
-    bench = benches.of(case)
+    bench = benches.bench(case)
     run = bench.run(phase, name)
     if mode == GRAPH:
         data = _noted(device.timed(device.captured(run)))
@@ -170,7 +170,7 @@ def _measure(benches: _Benches, case: Case, phase: str, name: str, mode: str) ->
     else:
         data = _noted(device.timed(run))
     if name == COPY:
-        return data | {"bytes": bench.fewest_bytes[phase]}
+        return data | {"bytes": bench.min_bytes[phase]}
     if mode == EAGER and phase != FORWARD and name != CONVOLUTION:
         data |= {"peak": device.peak(run)}
     return data
@@ -184,14 +184,14 @@ def _noted(time: Time) -> dict[str, Any]:
 def compiled_items(task: Task) -> Iterator[Item]:
     """Yields torch.compile of the reference, in the passes that must be faster than it: each takes a while."""
     benches = _Benches(task.tiny)
-    for case, phases in pieces(task.only):
+    for case, phases in pieces(task.case_filter):
         for phase in phases:
             if case.targets[phase].compiled is not None:
                 yield _item(case, phase, COMPILE, EAGER, partial(_measure_compiled, benches, case, phase))
 
 
 def _measure_compiled(benches: _Benches, case: Case, phase: str) -> Mapping[str, Any]:
-    shared = benches.of(case).shared
+    shared = benches.bench(case).shared
     torch.compiler.reset()
     function = torch.compile(shared.function, dynamic=False)
     return _noted(device.timed(Variant(REFERENCE, replace(shared, function=function)).phase(phase)))

@@ -35,12 +35,12 @@ _launches: dict[str, Launch] = {}
 _outcomes: dict[str, int] = {}
 
 
-def launches(arch: str, select: Sequence[str] = EVERY_TEST) -> list[Launch]:
+def launches(arch: str, arguments: Sequence[str] = EVERY_TEST) -> list[Launch]:
     """Returns the distinct launches of the GPU's tests.
 
     Args:
         arch: The GPU to pretend, such as "sm_90".
-        select: Which tests, as pytest's arguments.
+        arguments: pytest's, which select the tests.
 
     Raises:
         RuntimeError: pytest couldn't run; the message ends in its last line.
@@ -49,7 +49,7 @@ def launches(arch: str, select: Sequence[str] = EVERY_TEST) -> list[Launch]:
         out = Path(folder) / "launches"
         environment = os.environ | {ARCH_VARIABLE: arch, FILE_VARIABLE: str(out), REHEARSAL: "1"}
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "benchmarks.gpu.recording"]
-        command += ["-p", "no:cacheprovider", *select]
+        command += ["-p", "no:cacheprovider", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if not out.exists():
             raise RuntimeError(f"pytest ended with status {done.returncode}: {last_line(done.stderr, done.stdout)}")

@@ -54,14 +54,21 @@ class Process:
 
 
 def report(
-    out: Path, stages: Sequence[str], only: str, *, tiny: bool, seconds: float, again: bool, say: Callable[[str], None]
+    out: Path,
+    stages: Sequence[str],
+    case_filter: str,
+    *,
+    tiny: bool,
+    seconds: float,
+    again: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Does what the folder doesn't have yet of the stages, in their order, and writes the files as it goes.
 
     Args:
         out: Folder for the journal and all files.
         stages: Their names.
-        only: Of the cases, those whose name contains this.
+        case_filter: Of the cases, those whose name contains this.
         tiny: Whether sizes are tiny, to show only that everything runs.
         seconds: The time limit, whatever remains to be done.
         again: Whether to do again what the folder has of these stages and cases.
@@ -82,8 +89,8 @@ def report(
     journal = Journal(out / NAME)
     journal.name(machine)
     if again:
-        journal.forget(list(stages), only)
-    task = Task(out.absolute(), only, tiny)
+        journal.forget(list(stages), case_filter)
+    task = Task(out.absolute(), case_filter, tiny)
     names = list(stages)
     if _needs_kernels(stages):
         names.insert(0, KERNELS)
@@ -152,7 +159,7 @@ def _ended(journal: Journal, stage: str) -> int:
 
 def _unfinished(journal: Journal, stage: str) -> list[str]:
     """Returns the items that a worker began and didn't end; those without a limit are noted by other processes."""
-    return [name for name, entry in journal.of(stage).items() if entry.state == BEGAN and entry.limit is not None]
+    return [name for name, entry in journal.of(stage).items() if entry.state == BEGAN and entry.max_seconds is not None]
 
 
 def _described(status: int) -> str:
@@ -161,7 +168,7 @@ def _described(status: int) -> str:
 
 def _command(stage: str, task: Task) -> list[str]:
     size = "tiny" if task.tiny else "full"
-    return [sys.executable, "-m", "benchmarks.gpu.worker", stage, str(task.folder), task.only, size]
+    return [sys.executable, "-m", "benchmarks.gpu.worker", stage, str(task.folder), task.case_filter, size]
 
 
 @contextmanager
@@ -200,7 +207,7 @@ def _watch(
             files.write(task.folder, journal)
             written = now
         for item in _unfinished(journal, stage):
-            limit = journal.entries[stage, item].limit
+            limit = journal.entries[stage, item].max_seconds
             if limit is not None and now - starts.setdefault(item, now) > limit:
                 _kill(process.popen)
                 journal.fail(stage, item, f"stopped after {limit:g} s")

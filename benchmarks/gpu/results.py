@@ -23,7 +23,7 @@ class PhaseResult:
     Attributes:
         case, phase: What was measured.
         is_judged: Whether what must be reached is compared with what was measured.
-        fewest_bytes: The fewest bytes that can be moved.
+        min_bytes: The fewest bytes that can be moved.
         times: In seconds; those of COPY are of a copy on the device that moves the fewest bytes.
         notes: Why there is no time, or how one was taken.
         peaks: Variant -> peak of allocated memory above what was there before, in bytes.
@@ -32,7 +32,7 @@ class PhaseResult:
     case: Case
     phase: str
     is_judged: bool = True
-    fewest_bytes: int | None = None
+    min_bytes: int | None = None
     times: dict[tuple[str, str], Time] = field(default_factory=dict)
     notes: dict[tuple[str, str], str] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
@@ -105,10 +105,10 @@ def collect(entries: Mapping[str, Entry], *, judged: bool) -> tuple[list[PhaseRe
     cases = {case.name: case for case in GPU_CASES}
     found: dict[str, dict[str, PhaseResult]] = {}
     for entry in entries.values():
-        if "case" in entry.about:
-            case = cases[entry.about["case"]]
+        if "case" in entry.labels:
+            case = cases[entry.labels["case"]]
             passes = found.setdefault(case.name, {phase: PhaseResult(case, phase, judged) for phase in case.targets})
-            _add(passes[entry.about["phase"]], entry)
+            _add(passes[entry.labels["phase"]], entry)
     for name, passes in found.items():
         if SCHEDULE in passes:
             _add_schedule(cases[name].steps_per_1000_images, passes)
@@ -118,14 +118,14 @@ def collect(entries: Mapping[str, Entry], *, judged: bool) -> tuple[list[PhaseRe
 
 
 def _add(result: PhaseResult, entry: Entry) -> None:
-    variant, key = entry.about["variant"], (entry.about["variant"], entry.about["mode"])
+    variant, key = entry.labels["variant"], (entry.labels["variant"], entry.labels["mode"])
     if entry.state == DONE:
         result.times[key] = Time(*(entry.data[name] for name in Time._fields))
     note = OUT_OF_TIME if entry.state == BEGAN else entry.reason or entry.data.get("note", "")
     if note:
         result.notes[key] = note
     if variant == COPY and entry.state == DONE:
-        result.fewest_bytes = entry.data["bytes"]
+        result.min_bytes = entry.data["bytes"]
     elif "peak" in entry.data:
         result.peaks[variant] = entry.data["peak"]
 

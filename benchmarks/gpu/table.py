@@ -85,7 +85,7 @@ def _row(result: PhaseResult, name: str, mode: str, large_copy: float | None) ->
         vs_released=against(RELEASED),
         vs_baseline=against(BASELINE),
         of_copy=result.share_of_copy(name, mode) if moves_fewest and name != COPY else None,
-        of_large_copy=ratio(ratio(result.fewest_bytes, median), large_copy) if moves_fewest else None,
+        of_large_copy=ratio(ratio(result.min_bytes, median), large_copy) if moves_fewest else None,
         peak_bytes=result.peaks.get(name) if mode == EAGER else None,
         goals="; ".join(result.verdicts()) if (name, mode) == (TRITON, EAGER) else "",
         note=result.notes.get((name, mode), "" if time else OUT_OF_TIME),

@@ -47,31 +47,31 @@ class Group:
 
     Attributes:
         name: Of the item.
-        select: pytest's arguments beside `-m gpu`.
-        seconds: The time limit.
-        alone: Whether one process runs them, where others have a process per core.
+        arguments: pytest's arguments beside `-m gpu`.
+        max_seconds: The time limit.
+        single_process: Whether one process runs them, where others have a process per core.
         prefix: A program that runs pytest, with its options.
     """
 
     name: str
-    select: Sequence[str]
-    seconds: float = float("inf")
-    alone: bool = False
+    arguments: Sequence[str]
+    max_seconds: float = float("inf")
+    single_process: bool = False
     prefix: Sequence[str] = ()
 
 
 def groups() -> Iterator[Group]:
     """Yields the most telling first: tests that need no compiling, and those whose failures say most."""
     agreement = ("tests/ops/test_gpu.py", "-k", "agrees")
-    yield Group("every operator on both backends", agreement, FIRST_GROUP_SECONDS, alone=True)
+    yield Group("every operator on both backends", agreement, FIRST_GROUP_SECONDS, single_process=True)
     yield Group("what only a GPU can show", ("tests/ops/test_gpu.py",))
     yield Group("cuda kernels", (*EVERY_TEST, "-k", "cuda-cuda"))
     program = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if program and not device.rehearsing() else ():
         cases = " or ".join(_SANITIZED)
-        select = ("tests/ops/test_parity.py", "-k", f"channels_last-float16-1 and cuda-cuda and ({cases})")
+        arguments = ("tests/ops/test_parity.py", "-k", f"channels_last-float16-1 and cuda-cuda and ({cases})")
         prefix = (str(program), "--tool", tool, "--error-exitcode", "86")
-        yield Group(f"cuda kernels under {tool}", select, SANITIZER_SECONDS, True, prefix)
+        yield Group(f"cuda kernels under {tool}", arguments, SANITIZER_SECONDS, True, prefix)
     yield Group("triton kernels in float32", (*EVERY_TEST, "-k", "triton-cuda and float32"))
     yield Group("triton kernels in 16 bits", (*EVERY_TEST, "-k", "triton-cuda"))
     yield Group("the rest", EVERY_TEST)
@@ -80,7 +80,7 @@ def groups() -> Iterator[Group]:
 def items(task: Task) -> Iterator[Item]:
     """Yields an item per group."""
     for group in groups():
-        yield Item(group.name, group.seconds, partial(run, group, task), {"group": group.name})
+        yield Item(group.name, group.max_seconds, partial(run, group, task), {"group": group.name})
 
 
 def run(group: Group, task: Task) -> Mapping[str, Any]:
@@ -113,9 +113,9 @@ def run(group: Group, task: Task) -> Mapping[str, Any]:
 def _pytest(group: Group, task: Task, journal: Journal) -> tuple[int, list[str]]:
     """Runs pytest once; returns its exit status and the end of what it printed."""
     command = [*group.prefix, sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    command += group.select
+    command += group.arguments
     processes = min(MAX_PROCESSES, cores())
-    if not group.alone and processes > 1 and importlib.util.find_spec("xdist") is not None:
+    if not group.single_process and processes > 1 and importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(processes), "--max-worker-restart", "1000"]
     environment = os.environ | {FAILURES: str(task.folder / FAILED_TESTS)}
     # What was tested without the program is tested again with it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that works through a stage: `python -m benchmarks.gpu.worker STAGE FOLDER ONLY full|tiny`.
+"""The process that works through a stage: `python -m benchmarks.gpu.worker STAGE FOLDER CASE full|tiny`.
 
 Each item is noted in the journal when it begins and when it ends, so that whoever ends this process can see which item
 it was working on. An error that a device never recovers from ends the process too; the report starts another at the
@@ -41,7 +41,7 @@ def main(stage: str, task: Task) -> int:
     for item in ALL_STAGES[stage].items(task):
         if journal.ended(stage, item.name):
             continue
-        journal.begin(stage, item.name, item.seconds, item.about)
+        journal.begin(stage, item.name, item.max_seconds, item.labels)
         reason, data = "", {}
         try:
             if device.rehearsing():
@@ -78,8 +78,8 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    stage, folder, only, size = sys.argv[1:]
-    status = main(stage, Task(Path(folder), only, size == "tiny"))
+    stage, folder, case_filter, size = sys.argv[1:]
+    status = main(stage, Task(Path(folder), case_filter, size == "tiny"))
     sys.stdout.flush()
     # A lost device can keep an ordinary exit from ending.
     os._exit(status)

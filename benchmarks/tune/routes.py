@@ -83,7 +83,7 @@ def _multiplying(products: str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def passes(layer: Layer, device: str, backend: str) -> dict[tuple[str, str], Callable[[], Any]]:
+def passes(layer: Layer, device_name: str, backend: str) -> dict[tuple[str, str], Callable[[], Any]]:
     """Returns each pass of a layer on each route, by (pass, route)."""
     side, kernel = math.isqrt(layer.pixels), (layer.kernel, layer.kernel)
     dtype = torch.bfloat16 if layer.products == "half" else torch.float32
@@ -93,11 +93,11 @@ def passes(layer: Layer, device: str, backend: str) -> dict[tuple[str, str], Cal
     padding = steps.convolution.padding
 
     def images(channels: int) -> torch.Tensor:
-        values = torch.randn(layer.batch, channels, side, side, dtype=dtype, device=device)
+        values = torch.randn(layer.batch, channels, side, side, dtype=dtype, device=device_name)
         return values.contiguous(memory_format=torch.channels_last)
 
     def vector(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, device=device)
+        return torch.randn(shape, device=device_name)
 
     x, dv, s = images(layer.inputs), images(layer.outputs), vector(layer.batch, layer.inputs)
     w = vector(layer.outputs, layer.inputs, *kernel).to(dtype)
@@ -119,10 +119,10 @@ def passes(layer: Layer, device: str, backend: str) -> dict[tuple[str, str], Cal
     return calls
 
 
-def run_all(layer: Layer, device: str) -> None:
+def run_all(layer: Layer, device_name: str) -> None:
     """Runs every pass of a layer on both routes, once."""
     with _multiplying(layer.products), torch.no_grad():
-        for call in passes(layer, device, TRITON).values():
+        for call in passes(layer, device_name, TRITON).values():
             call()
 
 

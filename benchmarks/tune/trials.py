@@ -26,16 +26,16 @@ def trials(*, tiny: bool, cuda: bool) -> Iterator[Trial]:
         tiny: Whether sizes are tiny, to show only that everything runs.
         cuda: Whether the cuda backend is there to be compared with triton.
     """
-    of_routes = _of_routes(routes.TINY_LAYERS if tiny else routes.LAYERS)
+    route_trials = _route_trials(routes.TINY_LAYERS if tiny else routes.LAYERS)
     usual_routes = routes.USUAL_LAYERS * len(PASSES)
-    of_backends = _of_backends(backends.TINY_IMAGES if tiny else backends.IMAGES) if cuda else []
+    backend_trials = _backend_trials(backends.TINY_IMAGES if tiny else backends.IMAGES) if cuda else []
     # Each of the three groups of dtypes and layouts has as many comparisons.
-    usual_backends = len(of_backends) // len(backends.GROUPS)
-    yield from (*of_routes[:usual_routes], *of_backends[:usual_backends])
-    yield from (*of_routes[usual_routes:], *of_backends[usual_backends:])
+    usual_backends = len(backend_trials) // len(backends.GROUPS)
+    yield from (*route_trials[:usual_routes], *backend_trials[:usual_backends])
+    yield from (*route_trials[usual_routes:], *backend_trials[usual_backends:])
 
 
-def _of_routes(layers: tuple[routes.Layer, ...]) -> list[Trial]:
+def _route_trials(layers: tuple[routes.Layer, ...]) -> list[Trial]:
     return [
         Trial(f"route of the {direction} of {layer}", partial(routes.measure_routes, layer, direction))
         for layer in layers
@@ -43,7 +43,7 @@ def _of_routes(layers: tuple[routes.Layer, ...]) -> list[Trial]:
     ]
 
 
-def _of_backends(images: tuple[backends.Images, ...]) -> list[Trial]:
+def _backend_trials(images: tuple[backends.Images, ...]) -> list[Trial]:
     return [
         Trial(f"backend of {comparison}", partial(backends.measure_backends, comparison))
         for comparison in backends.comparisons(images)

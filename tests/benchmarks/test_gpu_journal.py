@@ -18,8 +18,8 @@ def test_an_item_keeps_what_it_is_from_beginning_to_end(journal):
     journal.begin("cases", "b")
     journal.fail("cases", "b", "too slow")
     a, b = reread(journal).of("cases").values()
-    assert (a.state, a.limit, a.about, a.data) == (DONE, 20.0, {"case": "bias_act"}, {"median": 1.0})
-    assert (b.state, b.limit, b.reason) == (FAILED, None, "too slow")
+    assert (a.state, a.max_seconds, a.labels, a.data) == (DONE, 20.0, {"case": "bias_act"}, {"median": 1.0})
+    assert (b.state, b.max_seconds, b.reason) == (FAILED, None, "too slow")
     assert reread(journal).of("tests") == {}
 
 

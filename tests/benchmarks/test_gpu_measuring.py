@@ -41,7 +41,7 @@ def test_every_variant_is_timed_in_every_pass(name, journal):
         assert {v for v, _ in one.times} == backends | {"reference"} | {v for v, wanted in extra.items() if wanted}
         graphs = backends | {"reference"} | {v for v in (COPY,) if extra[v]} if one.phase in (FORWARD, BOTH) else set()
         assert {variant for variant, mode in one.times if mode == "graph"} == graphs
-        assert (one.fewest_bytes is not None) == extra[COPY]
+        assert (one.min_bytes is not None) == extra[COPY]
         if one.phase == BOTH:
             assert one.peaks.keys() >= backends | {"reference"}
     assert (SCHEDULE in {one.phase for one in results}) == (name == "training_256")

@@ -39,7 +39,7 @@ def written(one: PhaseResult) -> str:
 def test_a_copy_is_compared_in_the_way_that_it_was_timed():
     """A graph with a graph, and eager calls with eager calls: both sides launch alike."""
     one = timed("bias_act_bf16", BOTH, triton=1.0, copy=0.8, reference=3.0)
-    one.fewest_bytes = 10**9
+    one.min_bytes = 10**9
     row = next(rows(one, large_copy=2e12))
     assert (row.median_us, row.p80_us, row.vs_reference) == tuple(map(pytest.approx, (1000, 1000, 3)))
     assert (row.of_copy, row.of_large_copy) == (pytest.approx(0.8), pytest.approx(0.5))

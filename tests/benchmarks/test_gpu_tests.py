@@ -61,16 +61,16 @@ def task(journal, monkeypatch):
     return Task(journal.path.parent, "", True)
 
 
-@pytest.mark.parametrize("alone, parts", (
+@pytest.mark.parametrize("single_process, parts", (
     (True, (_SILENT, _FAILING, _CRASHING)),
     (False, (_LOUD,)),
 ), ids=("one process", "several"))  # fmt: skip
-def test_a_lost_device_and_a_crash_cost_one_test_each(task, journal, alone, parts):
-    if not alone:
+def test_a_lost_device_and_a_crash_cost_one_test_each(task, journal, single_process, parts):
+    if not single_process:
         pytest.importorskip("xdist")
     (task.folder / "test_some.py").write_text("".join((_HEAD, *parts, _LAST)))
-    select = ("-p", "tests.conftest", str(task.folder / "test_some.py"))
-    testing.run(Group("some", select, alone=alone), task)
+    arguments = ("-p", "tests.conftest", str(task.folder / "test_some.py"))
+    testing.run(Group("some", arguments, single_process=single_process), task)
     journal.refresh()
     states = {name.partition("::")[2]: entry.state for name, entry in journal.of("tests").items()}
     lost = [name for name in ("test_loses_the_device", "test_fails", "test_crashes") if name in "".join(parts)]
@@ -78,7 +78,7 @@ def test_a_lost_device_and_a_crash_cost_one_test_each(task, journal, alone, part
     assert journal.path.read_text().count('::test_passes", "state": "began"') == 1, "nothing is run twice"
     failures = (task.folder / "failures.txt").read_text()
     assert all(f"::{name} [" in failures for name in lost) and "test_passes [" not in failures
-    assert not alone or "assert (1 + 1) == 3" in failures
+    assert not single_process or "assert (1 + 1) == 3" in failures
     assert f"2 passed, {len(lost)} failed" in testing.summary(journal)
     assert "##### some" in (task.folder / "tests.log").read_text()
 
@@ -86,7 +86,7 @@ def test_a_lost_device_and_a_crash_cost_one_test_each(task, journal, alone, part
 def test_what_cannot_be_collected_is_a_failure_with_its_output(task, journal):
     (task.folder / "test_some.py").write_text("import nothing_of_that_name")
     with pytest.raises(RuntimeError, match=r"pytest ended with status 2: .*1 error"):
-        testing.run(Group("some", (str(task.folder / "test_some.py"),), alone=True), task)
+        testing.run(Group("some", (str(task.folder / "test_some.py"),), single_process=True), task)
     assert "nothing_of_that_name" in (task.folder / "tests.log").read_text()
 
 
@@ -113,4 +113,4 @@ def test_what_a_sanitizer_finds_is_reported(task, monkeypatch):
 
 def test_groups_leave_nothing_out():
     *_, rest = testing.groups()
-    assert rest.select == testing.EVERY_TEST and not rest.prefix
+    assert rest.arguments == testing.EVERY_TEST and not rest.prefix

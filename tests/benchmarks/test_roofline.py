@@ -34,17 +34,17 @@ def test_no_fused_operator_moves_much_more_than_it_must(case, route):
         assert work.wasteful(roofline.MAX_MOVED_RATIO) == {}, work.phase
         for traffic in work.operators.values():
             # Less would mean that something that runs wasn't seen.
-            assert traffic.moved >= 0.99 * traffic.fewest
+            assert traffic.moved_bytes >= 0.99 * traffic.min_bytes
 
 
 def test_bias_act_moves_no_more_than_it_must():
     found = works(BY_NAME["bias_act_bf16"])
     image, bias = 8 * 128 * 256 * 256 * 2, 128 * 4
-    assert found[FORWARD].fewest == 2 * image + bias
+    assert found[FORWARD].min_bytes == 2 * image + bias
     # Backward reads dy and y and writes dx and db.
-    assert found[BOTH].fewest == 5 * image + 2 * bias
+    assert found[BOTH].min_bytes == 5 * image + 2 * bias
     for work in found.values():
-        assert work.moved / work.fewest < 1.01 and work.flops == 0
+        assert work.moved_bytes / work.min_bytes < 1.01 and work.flops == 0
     # The sums of the bias's gradient are PyTorch's to add up.
     parts = found[BOTH].operators["hsr_kernels::bias_act_bwd"].parts
     assert parts.keys() == {"bias_act_bwd_kernel", "aten::sum"}
@@ -54,7 +54,7 @@ def test_bias_act_moves_no_more_than_it_must():
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith(("up", "down", "filter", "bias"))])
 def test_memory_bound_operators_move_little_more_than_the_fewest_bytes(name):
     for work in works(BY_NAME[name]).values():
-        assert 1 <= work.moved / work.fewest <= 1.15
+        assert 1 <= work.moved_bytes / work.min_bytes <= 1.15
 
 
 def test_a_copy_within_an_operator_counts_and_is_reported(monkeypatch):
@@ -83,7 +83,7 @@ def test_both_routes_of_a_layer_are_traced():
     assert (fused.name, convolution.name) == ("styled_512_bf16, fused", "styled_512_bf16, convolution")
     assert layer <= fused.operators.keys() and not parts & fused.operators.keys()
     assert parts <= convolution.operators.keys() and not layer & convolution.operators.keys()
-    assert fused.moved / fused.fewest < 1.1 and 3 < convolution.moved / convolution.fewest < 3.1
+    assert fused.moved_bytes / fused.min_bytes < 1.1 and 3 < convolution.moved_bytes / convolution.min_bytes < 3.1
 
 
 def test_what_an_implementation_launches_and_calls_is_counted():
@@ -95,8 +95,8 @@ def test_what_an_implementation_launches_and_calls_is_counted():
     assert (traffic.calls, traffic.parts["bias_act_kernel"]) == (1, 2 * image + bias * 4)
     # The cast is within the operator, or before it.
     assert traffic.parts.get("aten::_to_copy", 0) in (0, bias * (2 + 4))
-    assert traffic.moved == sum(traffic.parts.values())
-    assert (counter.operators["aten::clone"].calls, counter.operators["aten::clone"].moved) == (1, 2 * image)
+    assert traffic.moved_bytes == sum(traffic.parts.values())
+    assert (counter.operators["aten::clone"].calls, counter.operators["aten::clone"].moved_bytes) == (1, 2 * image)
 
 
 def test_command_line_reports_and_fails(capsys):
@@ -148,8 +148,8 @@ def test_views_and_allocations_are_free_and_copies_are_not():
         x.new_zeros(2).t()
         x.t().contiguous()[1:].detach()
     assert counter.operators.keys() == {"aten::new_zeros", "aten::clone"}
-    assert counter.operators["aten::new_zeros"].moved == 2 * 4
-    assert counter.operators["aten::clone"].moved == 2 * 8 * 8 * 4
+    assert counter.operators["aten::new_zeros"].moved_bytes == 2 * 4
+    assert counter.operators["aten::clone"].moved_bytes == 2 * 8 * 8 * 4
 
 
 def test_floor_is_the_larger_of_both_times():
