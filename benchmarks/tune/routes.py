@@ -104,7 +104,7 @@ def passes(layer: Layer, device_name: str, backend: str) -> dict[tuple[str, str]
     vectors = vector(layer.batch, layer.outputs), vector(layer.batch, 1, side, side), vector(layer.outputs)
     forward, input_gradient, weight_gradient = PASSES
     calls: dict[tuple[str, str], Callable[[], Any]] = {
-        (forward, CONVOLUTION): partial(autograd.around_convolution, x, w, s, *vectors, None, steps, applied, backend),
+        (forward, CONVOLUTION): partial(autograd.convolution_route, x, w, s, *vectors, None, steps, applied, backend),
         (input_gradient, CONVOLUTION): partial(
             autograd.input_gradient, dv, w, x, s, None, (side, side), steps, backend
         ),

@@ -13,6 +13,8 @@ import pytest
 
 from .conftest import ROOT, environment
 
+PACKAGES = ("hsr_kernels", "hsr", "benchmarks")
+
 
 def python(script: str, **changes: str) -> str:
     done = subprocess.run(
@@ -63,24 +65,43 @@ def _modules(package: str) -> dict[str, Path]:
     }
 
 
-def _imported(module: str, path: Path, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules of the same package that a module names in any import, also inside functions and type checks."""
+def _imported(module: str, path: Path) -> Iterator[str]:
+    """What a module imports, also inside functions and type checks: modules, and names in them as "module.name"."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in modules)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             ancestors = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             source = ".".join([*ancestors, *([node.module] if node.module else [])])
-            for alias in node.names:
-                inner = f"{source}.{alias.name}"
-                yield from (name for name in [inner if inner in modules else source] if name in modules)
+            yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("package", ("hsr_kernels", "hsr", "benchmarks"))
-def test_no_imports_run_in_a_circle(package):
+def _graph(package: str) -> dict[str, set[str]]:
+    """The modules of a package, and for each the modules of the package that it imports."""
     modules = _modules(package)
-    graph = {module: set(_imported(module, path, modules)) - {module} for module, path in modules.items()}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        imported = {name if name in modules else name.rpartition(".")[0] for name in _imported(module, path)}
+        graph[module] = imported & modules.keys() - {module}
     assert sum(map(len, graph.values())) > len(graph), "the imports weren't found"
+    return graph
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_imports_run_in_a_circle(package):
     # It raises an error that names the circle.
-    TopologicalSorter(graph).prepare()
+    TopologicalSorter(_graph(package)).prepare()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_no_tests(package):
+    for module, path in _modules(package).items():
+        assert not [name for name in _imported(module, path) if name.partition(".")[0] == "tests"], module
+
+
+def test_tuning_does_without_the_gpu_report():
+    graph = _graph("benchmarks")
+    tuning = [module for module in graph if module.startswith("benchmarks.tune")]
+    assert tuning
+    assert not [name for module in tuning for name in graph[module] if name.startswith("benchmarks.gpu")]
