@@ -48,7 +48,7 @@ def test_extension_exports_its_entry_alone(extension):
 
 @requires_cuda
 def test_extension_loads_without_a_driver_and_without_pytorch(extension):
-    """And says in words why it can't run, when asked and when it is made to launch all the same."""
+    """It says in words why it can't run, when asked and when made to launch all the same."""
     script = f"""
 import importlib.util as util
 spec = util.spec_from_file_location("_cuda", {str(extension)!r})
@@ -83,7 +83,8 @@ def test_backends_says_why_cuda_cannot_run():
 
 def accesses(library: Path) -> dict[str, set[tuple[str, int]]]:
     """{kernel: {("ld" or "st", bytes)}} of the PTX in the extension: in what pieces global memory is touched."""
-    pytest.importorskip("triton")  # which brings the program
+    # cuobjdump comes with Triton.
+    pytest.importorskip("triton")
     from hsr_kernels.aot.build import cuobjdump
 
     found: dict[str, set[tuple[str, int]]] = {}
@@ -92,8 +93,8 @@ def accesses(library: Path) -> dict[str, set[tuple[str, int]]]:
         kernel = re.search(r"(\w+_kernel)<?(.*)>?\(", name)
         pieces = re.findall(r"\b(ld|st)\.global(?:\.nc)?(?:\.v(\d))?\.\w(\d+)", entry)
         dtype = next((t for t in ("half", "bfloat16") if f"hsr::{t}" in kernel[2]), "float")
-        told = {(kind, int(n or 1) * int(bits) // 8) for kind, n, bits in pieces}
-        found.setdefault(f"{kernel[1]} {dtype}", set()).update(told)
+        sizes = {(kind, int(n or 1) * int(bits) // 8) for kind, n, bits in pieces}
+        found.setdefault(f"{kernel[1]} {dtype}", set()).update(sizes)
     return found
 
 
@@ -106,11 +107,11 @@ def test_images_are_touched_16_bytes_at_a_time(extension):
             assert {("ld", 16), ("st", 16)} <= pieces, (name, pieces)
         # Kernels that keep several sums to a channel hold 4 channels of any dtype, since sums take registers too.
         if name.startswith(("modulated_conv2d_epilogue_bwd", "scale_channels_bwd")):
-            wide = 16 if name.endswith("float") else 8
-            assert {("ld", wide), ("st", wide)} <= pieces, (name, pieces)
+            size = 16 if name.endswith("float") else 8
+            assert {("ld", size), ("st", size)} <= pieces, (name, pieces)
 
 
-WRONG = (
+REFUSED_SETTINGS = (
     pytest.param(
         {"HSR_BUILD_CUDA": "1", "CUDACXX": "/nonexistent/nvcc"}, "no nvcc was found (install the CUDA toolkit",
         id="no nvcc",
@@ -126,8 +127,8 @@ WRONG = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("changes, sentence", WRONG)
-def test_install_fails_where_cuda_is_demanded_and_cannot_be_built(changes, sentence, tmp_path):
+@pytest.mark.parametrize("changes, sentence", REFUSED_SETTINGS)
+def test_install_fails_where_cuda_is_required_and_cannot_be_built(changes, sentence, tmp_path):
     source = copy_sources(tmp_path / "source")
     done = pip(
         "install",

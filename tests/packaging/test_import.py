@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What importing the library does, and above all doesn't do."""
+"""What importing the library does and, above all, doesn't do."""
 
 import ast
 import json

@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import copy_sources, environment, pip
 
-USE = """
+USE_SCRIPT = """
 import sys, warnings
 # An editable install of the checkout, extension included, would fill in what the installation lacks.
 sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
@@ -48,7 +48,7 @@ def test_installs_and_runs_without_native_code(changes, reason, tmp_path):
     assert reason in said and "the library will run on its reference backend" in said
     assert not list(target.rglob("*.so"))
 
-    command = [sys.executable, "-c", USE]
+    command = [sys.executable, "-c", USE_SCRIPT]
     used = subprocess.run(
         command, cwd=tmp_path, env=environment(PYTHONPATH=str(target)), capture_output=True, text=True
     )
@@ -61,7 +61,7 @@ def test_installs_and_runs_without_native_code(changes, reason, tmp_path):
     assert reason in refusal
 
 
-def test_install_fails_where_native_code_is_demanded_and_cannot_be_built(tmp_path):
+def test_install_fails_where_native_code_is_required_and_cannot_be_built(tmp_path):
     env = environment(HSR_BUILD_CPU="1", CXX="/nonexistent/c++")
     source = copy_sources(tmp_path / "source")
     done = pip("install", "--target", str(tmp_path / "target"), ".", cwd=source, env=env)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which instruction set runs; tests/ops/test_isa.py has what each computes."""
+"""Which instruction set runs; tests/ops/test_isa.py checks what each computes."""
 
 import importlib.util
 import subprocess
@@ -14,13 +14,13 @@ from .conftest import ROOT, environment
 
 pytestmark = requires_native
 
-NEEDS = {
+REQUIRED_FLAGS = {
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
     "avx2": {"avx2", "fma", "f16c"},
     "base": set(),
 }
-FLAGS = set(Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split())
-RUNS = [isa for isa, needs in NEEDS.items() if needs <= FLAGS]
+PROCESSOR_FLAGS = set(Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split())
+SUPPORTED_ISAS = [isa for isa, needs in REQUIRED_FLAGS.items() if needs <= PROCESSOR_FLAGS]
 
 
 def python(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -44,13 +44,13 @@ def isa(**changes: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_best_instruction_set_is_the_default():
-    assert isa().stdout.strip() == RUNS[0]
+    assert isa().stdout.strip() == SUPPORTED_ISAS[0]
 
 
-@pytest.mark.parametrize("wanted", [*NEEDS, "mmx"])
+@pytest.mark.parametrize("wanted", [*REQUIRED_FLAGS, "mmx"])
 def test_instruction_set_can_be_chosen_where_the_processor_has_it(wanted):
     done = isa(HSR_CPU_ISA=wanted)
-    if wanted in RUNS:
+    if wanted in SUPPORTED_ISAS:
         assert done.stdout.strip() == wanted, done.stderr
     else:
         assert done.returncode != 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel holds everything, links against nothing of PyTorch's and runs on any x86-64 processor."""
+"""The wheel holds everything, links against nothing of PyTorch and runs on any x86-64 processor."""
 
 import re
 import subprocess
@@ -45,7 +45,7 @@ def test_wheel_holds_both_packages_and_nothing_else(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_wheel_is_for_this_interpreter_and_needs_what_it_says(wheel):
+def test_wheel_declares_its_interpreter_and_requirements(wheel):
     assert f"-cp{sys.version_info.major}{sys.version_info.minor}-" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("/METADATA")]
