@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of operator cases that the tests hold every backend against, shared with the benchmarks.
+"""The table of operator cases that the tests hold every backend against.
 
 A case names an operator, the shapes of its tensors and its other arguments. `tests.inputs` draws the tensors.
 """
@@ -14,7 +14,7 @@ import torch
 import hsr_kernels
 from hsr_kernels import setup_filter
 
-_CURVED = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+_CURVED_ACTIVATIONS = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,12 @@ class Case:
             return hsr_kernels.feature_projection_loss(*_scales(tensors), **options)
         return getattr(hsr_kernels, self.op)(**tensors, **options)
 
-    def curved(self) -> tuple[str, ...]:
+    def nonlinear_tensors(self) -> tuple[str, ...]:
         """The tensors in which the operator isn't (piecewise) linear, so that its second derivative isn't zero."""
         if self.degenerate or 0 in next(iter(self.shapes.values())):
             return ()
-        epilogue = self.options.get("act", "linear") in _CURVED
-        always = {
+        curved_activation = self.options.get("act", "linear") in _CURVED_ACTIVATIONS
+        tensors = {
             "bias_act": (),
             "conv2d": ("input", "weight"),
             "conv_transpose2d": ("input", "weight"),
@@ -67,7 +67,7 @@ class Case:
             "grid_sample": ("input", "grid"),
             "feature_projection_loss": self.differentiated,
         }.get(self.op, ())
-        return self.differentiated if epilogue else always
+        return self.differentiated if curved_activation else tensors
 
 
 def _scales(tensors: Mapping[str, torch.Tensor]) -> tuple[list, list, list]:
@@ -317,7 +317,7 @@ def _feature_loss() -> list[Case]:
 
 
 def _large() -> list[Case]:
-    """Larger than the blocks, tiles and chunks that native kernels work in, and no multiple of any."""
+    """Cases larger than the blocks, tiles and chunks that native kernels work in, and no multiple of any."""
     lrelu = {"act": "lrelu", "clamp": 1.5}
     up = {"up": 2, "resample_filter": FIR4}
     layer = {"x": (2, 70, 61, 67), "styles": (2, 70)}

@@ -135,7 +135,7 @@ def _seeded():
 def _device_survives(request):
     """Ends a process whose device doesn't answer any more, after an illegal access for instance.
 
-    Else all tests that follow would fail for one test's sake.
+    Otherwise every later test would fail because of this one.
     """
     yield
     if request.node.get_closest_marker("gpu") is None or not torch.cuda.is_available():
@@ -144,15 +144,17 @@ def _device_survives(request):
         torch.cuda.synchronize()
     except RuntimeError as error:
         if _is_worker():
-            os._exit(1)  # pytest-xdist takes this for this test's failure, and starts another process
+            # pytest-xdist takes this for this test's failure and starts another process.
+            os._exit(1)
         request.session.shouldstop = f"the device was lost: {error}"
         pytest.fail(f"the device was lost: {error}")
 
 
 @pytest.fixture(autouse=True)
 def _default_backend(request):
-    """No test leaves a backend selected for the next one, nor a choice made on a machine that it pretended."""
-    import hsr_kernels  # not before pytest_configure
+    """Resets what a test selected, and the choices that it made on a simulated machine, before the next one."""
+    # Imported here, as pytest_configure must run first.
+    import hsr_kernels
 
     yield
     hsr_kernels.use_backend(None)

@@ -4,8 +4,8 @@
 Derivatives jump at the kinks of relu, lrelu, elu and selu, of a clamp and of bilinear sampling: where a pre-activation
 rounds to the other side of a kink, a derivative changes by O(1) in any correct implementation. So no test looks there.
 Where the kink is on the output's side of the operator, the cotangent of the output is zero next to it, and the
-derivative by the cotangent isn't compared there. The hidden layer of the feature loss is redrawn until none of it is
-next to a kink.
+derivative with respect to the cotangent isn't compared there. The hidden layer of the feature loss is redrawn until
+none of it is next to a kink.
 """
 
 import zlib
@@ -20,7 +20,7 @@ from hsr_kernels import bias_act, use_backend
 from tests.cases import Case
 
 LAYOUTS = ("contiguous", "channels_last", "slice")
-_KINKED_AT_ZERO = ("relu", "lrelu", "elu", "selu")
+_KINKED_ACTIVATIONS = ("relu", "lrelu", "elu", "selu")
 _IMAGES = ("x", "input", "features", "targets", "noise", "cotangent")
 
 
@@ -40,7 +40,7 @@ class Inputs:
     second: Mapping[str, torch.Tensor]
     smooth: torch.Tensor
 
-    def wide(self) -> "Inputs":
+    def in_float64(self) -> "Inputs":
         """The same values in float64."""
         return Inputs(
             {name: t.double() for name, t in self.tensors.items()},
@@ -79,7 +79,8 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
 def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     values = _normal(shape, generator)
     if name == "grid":
-        return 0.6 * values  # most places inside the image, some outside
+        # Most positions lie inside the image, some outside.
+        return 0.6 * values
     if name == "styles":
         return 1 + 0.5 * values
     if name.startswith("w") and len(shape) > 1:
@@ -108,22 +109,22 @@ def _smooth(case: Case, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype)
     if case.op == "grid_sample":
         height, width = tensors["input"].shape[2:]
         size = torch.tensor([width, height], dtype=torch.float64)
-        place = ((tensors["grid"].double() + 1) * size - 1) / 2
-        return ((place - place.round()).abs() > reach * size).all(-1)[:, None]
+        position = ((tensors["grid"].double() + 1) * size - 1) / 2
+        return ((position - position.round()).abs() > reach * size).all(-1)[:, None]
     return torch.ones((), dtype=torch.bool)
 
 
 def _pre_activation(case: Case, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Input of the activation, in float64."""
-    plain = {k: v for k, v in case.options.items() if k not in ("act", "alpha", "gain", "clamp")}
+    options = {k: v for k, v in case.options.items() if k not in ("act", "alpha", "gain", "clamp")}
     with torch.no_grad(), use_backend("reference"):
-        return Case(case.op, case.name, case.shapes, plain).call({name: t.double() for name, t in tensors.items()})
+        return Case(case.op, case.name, case.shapes, options).call({name: t.double() for name, t in tensors.items()})
 
 
 def _distance_to_kinks(pre: torch.Tensor, case: Case) -> torch.Tensor:
     """How far each pre-activation is from 0 and its image from the clamp, where these are kinks."""
     act, clamp = case.options.get("act", "linear"), case.options.get("clamp")
-    distance = pre.abs() if act in _KINKED_AT_ZERO else torch.full_like(pre, torch.inf)
+    distance = pre.abs() if act in _KINKED_ACTIVATIONS else torch.full_like(pre, torch.inf)
     if clamp is not None and clamp > 0:
         options: dict[str, Any] = {name: case.options.get(name) for name in ("alpha", "gain")}
         with use_backend("reference"):
@@ -149,27 +150,27 @@ def lay_out(name: str, tensor: torch.Tensor, layout: str) -> torch.Tensor:
 def evaluate(
     case: Case, inputs: Inputs, order: int, layout: str = "contiguous", device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """The output (order 0), it and its first derivatives or the second ones, under names that say it, on the CPU.
+    """Returns on the CPU, by name: the output (order 0), it and its first derivatives (order 1), or its second ones.
 
-    Order 1 is <output, v> differentiated by each tensor; order 2 is the sum over tensors of <first derivative, u>
-    differentiated by each tensor and by v, as R1 and path length do.
+    Order 1 differentiates <output, v> with respect to each tensor. Order 2 differentiates the sum over tensors of
+    <first derivative, u> with respect to each tensor and v, as R1 and path length do.
     """
 
-    def place(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def prepare(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return lay_out(name, tensor.to(device), layout)
 
-    tensors = {name: place(name, t) for name, t in inputs.tensors.items()}
+    tensors = {name: prepare(name, t) for name, t in inputs.tensors.items()}
     if order == 0:
         with torch.no_grad():
             return {"output": case.call(tensors).cpu()}
     leaves = [tensors[name].requires_grad_() for name in case.differentiated]
-    v = place("cotangent", inputs.cotangent).requires_grad_(order == 2)
+    v = prepare("cotangent", inputs.cotangent).requires_grad_(order == 2)
     y = case.call(tensors)
     first = torch.autograd.grad(y, leaves, v, create_graph=order == 2)
     if order == 1:
         results = {f"d/d({name})": g.cpu() for name, g in zip(case.differentiated, first, strict=True)}
         return {"output": y.detach().cpu()} | results
-    u = [place(name, inputs.second[name]) for name in case.differentiated]
-    *second, by_v = torch.autograd.grad(first, [*leaves, v], u, materialize_grads=True)
+    u = [prepare(name, inputs.second[name]) for name in case.differentiated]
+    *second, d_cotangent = torch.autograd.grad(first, [*leaves, v], u, materialize_grads=True)
     results = {f"d2/d({name})": g.cpu() for name, g in zip(case.differentiated, second, strict=True)}
-    return results | {"d2/d(cotangent)": by_v.cpu() * inputs.smooth}
+    return results | {"d2/d(cotangent)": d_cotangent.cpu() * inputs.smooth}

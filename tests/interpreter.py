@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests change in Triton's interpreter: bfloat16 as on a GPU, and a third of the time."""
+"""Changes to Triton's interpreter: it rounds bfloat16 as a GPU does, and takes a third of the time."""
 
 import dataclasses
 import functools
@@ -13,54 +13,56 @@ _tl = interpreter.tl
 
 
 def mend() -> None:
-    """Changes the interpreter of this process. Once is enough."""
+    """Applies the changes to the interpreter of this process; once is enough."""
     _round_bfloat16()
     _look_up_once()
     _skip_idle_checks()
 
 
 def _round_bfloat16() -> None:
-    """The interpreter keeps bfloat16 as integers: it cuts float32 off to it, and multiplies the integers.
+    """Rounds to nearest, ties to even, and multiplies the numbers, as a GPU does.
 
-    A GPU rounds to nearest, ties to even, and multiplies the numbers, and so does this.
+    The interpreter keeps bfloat16 as integers, truncates float32 to it, and multiplies the integers.
     """
     builder = interpreter.InterpreterBuilder
     convert, dot = interpreter._convert_float, builder.create_dot
 
-    def rounding(values, source, target, mode):
+    def round_to_nearest(values, source, target, mode):
         if source == _tl.float32 and target == _tl.bfloat16:
             floats = torch.from_numpy(np.ascontiguousarray(values).view(np.float32))
             return floats.bfloat16().view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
         return convert(values, source, target, mode)
 
-    def widened(operand):
+    def as_float32(operand):
         if operand.dtype.scalar != _tl.bfloat16:
             return operand
         bits = np.ascontiguousarray(operand.data).view(np.uint16).astype(np.uint32) << 16
         return interpreter.TensorHandle(bits.view(np.float32), _tl.float32)
 
-    def multiplying(self, a, b, *rest):
-        return dot(self, widened(a), widened(b), *rest)
+    def multiply_numbers(self, a, b, *rest):
+        return dot(self, as_float32(a), as_float32(b), *rest)
 
-    interpreter._convert_float, builder.create_dot = rounding, multiplying
+    interpreter._convert_float, builder.create_dot = round_to_nearest, multiply_numbers
 
 
 def _look_up_once() -> None:
-    """The interpreter exchanges `triton.language` for its own at each launch, and again at each call in a kernel.
+    """Patches `triton.language` once per launch.
 
-    Once a launch will do, if it exchanges everything that a function called in the kernel may look up.
+    The interpreter does so again at each call in a kernel. Once per launch is enough if everything that a function
+    called in the kernel may look up is patched.
     """
     patch_language = interpreter._patch_lang
-    everything = SimpleNamespace(__globals__={"tl": _tl, "core": _tl.core})
-    interpreter._patch_lang = lambda fn: patch_language(everything)
+    namespace = SimpleNamespace(__globals__={"tl": _tl, "core": _tl.core})
+    interpreter._patch_lang = lambda fn: patch_language(namespace)
     interpreter.InterpretedFunction.__call__ = lambda self, *args, **kwargs: self.rewrite()(*args, **kwargs)
 
     dtype_of = interpreter._get_np_dtype
-    of_number = functools.cache(dtype_of)  # a pointer's type has no hash, nor has a block's
-    interpreter._get_np_dtype = lambda type: dtype_of(type) if type.scalar.is_ptr() else of_number(type.scalar)
+    # Types of pointers and blocks have no hash, so only those of numbers are cached.
+    number_dtype_of = functools.cache(dtype_of)
+    interpreter._get_np_dtype = lambda type: dtype_of(type) if type.scalar.is_ptr() else number_dtype_of(type.scalar)
 
 
 def _skip_idle_checks() -> None:
-    """Whether integers overflow is computed at each operation, and then ignored outside of Triton's debug mode."""
+    """Skips the overflow checks, which run at each operation and are ignored outside of Triton's debug mode."""
     builder = interpreter.interpreter_builder
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=builder.options.debug)

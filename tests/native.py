@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests may expect of this machine."""
+"""What tests may expect of this machine, and the backends and devices that follow."""
 
 import importlib.util
 import os
@@ -22,9 +22,9 @@ requires_native = pytest.mark.skipif(
 TRITON_DEVICES = {"cpu": pytest.mark.interpret, "cuda": pytest.mark.gpu}
 CUDA_DEVICES = {"cpu": pytest.mark.emulate, "cuda": pytest.mark.gpu}
 BACKENDS = [pytest.param("reference"), pytest.param("cpu", marks=requires_native)]
-EMULATED = pytest.param("cuda", marks=pytest.mark.emulate)
+EMULATED_CUDA = pytest.param("cuda", marks=pytest.mark.emulate)
 NVCC = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
-# As with the compiler: a machine that has nvcc and a GPU builds the extension on installation; another on demand.
+# A machine that has nvcc and a GPU builds the CUDA extension on installation, any other one on demand.
 requires_cuda = pytest.mark.skipif(
     not (NVCC and torch.cuda.is_available()) and importlib.util.find_spec("hsr_kernels._cuda") is None,
     reason="no nvcc or no GPU here, so the cuda backend wasn't built",

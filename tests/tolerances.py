@@ -6,13 +6,13 @@
 in the maximum norm and in the L2 norm. The same-dtype reference rounds as ordinary PyTorch code does; a kernel may add
 up in another order, hence the factor 2, and the few ULP cover results that the reference happens to get exactly right.
 The error is a norm over the whole tensor, and an ULP is one of the tensor's norm: small elements of a sum with
-cancellation aren't asked to be more precise than what was added up. Of a result that vanishes identically, because its
+cancellation aren't asked to be more precise than what was added up. For a result that vanishes identically, because its
 terms cancel, the ULP is that of the largest result of the same evaluation.
 
-Of a tensor with few elements, one error is a matter of luck, so the reference's is the largest of `DRAWS` draws of the
-inputs. In float64 the reference's own error can't be seen; rounding errors are proportional to the machine epsilon, so
-it is the error of the float32 reference times the ratio of the epsilons (of results that the reference itself computes,
-in the layout that it computes them in: see test_parity.py). Kinks: see `tests.inputs`.
+For a tensor with few elements a single error is a matter of luck, so the reference's is the largest of `DRAWS` draws of
+the inputs. In float64 the reference's own error can't be seen; as rounding errors are proportional to the machine
+epsilon, it is the error of the float32 reference times the ratio of the epsilons (for results that the reference itself
+computes, in the layout that it computes them in: see test_parity.py). Kinks: see `tests.inputs`.
 """
 
 import torch

@@ -3,7 +3,8 @@
 
 import numpy as np
 
-PARAMETERS = {  # default alpha and gain of each activation
+# The default alpha and gain of each activation.
+PARAMETERS = {
     "linear": (0.0, 1.0), "relu": (0.0, 2**0.5), "lrelu": (0.2, 2**0.5), "tanh": (0.0, 1.0), "sigmoid": (0.0, 1.0),
     "elu": (0.0, 1.0), "selu": (0.0, 1.0), "softplus": (0.0, 1.0), "swish": (0.0, 2**0.5),
 }  # fmt: skip
@@ -19,15 +20,15 @@ def slope(x, act, alpha=None, gain=None, clamp=None):
     default_alpha, default_gain = PARAMETERS[act]
     alpha = default_alpha if alpha is None else alpha
     s = logistic(x)
-    below = np.exp(np.minimum(x, 0))
+    exponential = np.exp(np.minimum(x, 0))
     dy = {
         "linear": lambda: np.ones_like(x),
         "relu": lambda: np.where(x > 0, 1.0, 0.0),
         "lrelu": lambda: np.where(x > 0, 1.0, alpha),
         "tanh": lambda: 1 - np.tanh(x) ** 2,
         "sigmoid": lambda: s * (1 - s),
-        "elu": lambda: np.where(x > 0, 1.0, below),
-        "selu": lambda: SELU_SCALE * np.where(x > 0, 1.0, SELU_ALPHA * below),
+        "elu": lambda: np.where(x > 0, 1.0, exponential),
+        "selu": lambda: SELU_SCALE * np.where(x > 0, 1.0, SELU_ALPHA * exponential),
         "softplus": lambda: s,
         "swish": lambda: s * (1 + x * (1 - s)),
     }[act]()
@@ -38,23 +39,23 @@ def slope(x, act, alpha=None, gain=None, clamp=None):
 
 
 def grid_sample(x, grid):
-    """(samples, their derivatives by the grid's x and y, each [N, C, H', W']); zeros outside, corners not aligned."""
+    """(samples, their derivatives in the grid's x and y, each [N, C, H', W']); zeros outside, corners not aligned."""
     n, c, h, w = x.shape
-    y, by_x, by_y = (np.zeros((n, c, *grid.shape[1:3])) for _ in range(3))
-    for at in np.ndindex(n, *grid.shape[1:3]):
-        place = ((grid[at] + 1) * (w, h) - 1) / 2
-        corner = np.floor(place)
-        fx, fy = place - corner
+    y, slope_x, slope_y = (np.zeros((n, c, *grid.shape[1:3])) for _ in range(3))
+    for index in np.ndindex(n, *grid.shape[1:3]):
+        position = ((grid[index] + 1) * (w, h) - 1) / 2
+        corner = np.floor(position)
+        fx, fy = position - corner
         for dx, dy in np.ndindex(2, 2):
             column, row = corner[0] + dx, corner[1] + dy
             if 0 <= column < w and 0 <= row < h:
-                pixel = x[at[0], :, int(row), int(column)]
+                pixel = x[index[0], :, int(row), int(column)]
                 weight_x, weight_y = (fx if dx else 1 - fx), (fy if dy else 1 - fy)
-                at_all = (at[0], slice(None), *at[1:])
-                y[at_all] += pixel * weight_x * weight_y
-                by_x[at_all] += pixel * (2 * dx - 1) * weight_y * w / 2
-                by_y[at_all] += pixel * weight_x * (2 * dy - 1) * h / 2
-    return y, by_x, by_y
+                channels = (index[0], slice(None), *index[1:])
+                y[channels] += pixel * weight_x * weight_y
+                slope_x[channels] += pixel * (2 * dx - 1) * weight_y * w / 2
+                slope_y[channels] += pixel * weight_x * (2 * dy - 1) * h / 2
+    return y, slope_x, slope_y
 
 
 def activation(x, act, alpha=None, gain=None, clamp=None):
@@ -113,7 +114,7 @@ def correlate(x, w, padding=(0, 0, 0, 0), groups=1):
 
 
 def conv2d_resample(x, w, f, up=1, down=1, padding=(0, 0, 0, 0), groups=1, flip_weight=True, flip_filter=False):
-    """Upsample with the filter, convolve, filter, keep every down-th pixel: three whole steps."""
+    """Upsample with the filter, convolve, filter, keep every down-th pixel: three separate steps."""
     taps = np.ones((1, 1)) if f is None else np.outer(f, f) if f.ndim == 1 else f
     fh, fw = taps.shape
     x0, x1, y0, y1 = padding
@@ -123,7 +124,7 @@ def conv2d_resample(x, w, f, up=1, down=1, padding=(0, 0, 0, 0), groups=1, flip_
     if down > 1:
         x0, x1 = x0 + (fw - down + 1) // 2, x1 + (fw - down) // 2
         y0, y1 = y0 + (fh - down + 1) // 2, y1 + (fh - down) // 2
-    # Without a filter to follow, all of the padding comes first; where there is an up-filter, it is applied to it.
+    # All of the padding comes first: an up-filter is applied to the padded image.
     x = upfirdn2d(x, taps if up > 1 else None, (up, up), padding=(x0, x1, y0, y1), flip_filter=flip_filter, gain=up**2)
     x = correlate(x, w if flip_weight else w[:, :, ::-1, ::-1], groups=groups)
     return upfirdn2d(x, taps if down > 1 else None, down=(down, down), flip_filter=flip_filter)
@@ -146,10 +147,10 @@ def modulated_conv2d(x, weight, styles, noise, f, demodulate, bias, act, clamp, 
     """Every sample with weights of its own."""
     samples = []
     for image, style in zip(x, styles, strict=True):
-        own = weight * style[None, :, None, None]
+        sample_weight = weight * style[None, :, None, None]
         if demodulate:
-            own = own / np.sqrt((own**2).sum((1, 2, 3), keepdims=True) + 1e-8)
-        samples.append(conv2d_resample(image[None], own, f, **resample))
+            sample_weight = sample_weight / np.sqrt((sample_weight**2).sum((1, 2, 3), keepdims=True) + 1e-8)
+        samples.append(conv2d_resample(image[None], sample_weight, f, **resample))
     y = np.concatenate(samples)
     y = y if noise is None else y + noise
     y = y if bias is None else y + bias[None, :, None, None]

@@ -31,8 +31,8 @@ def test_autocast_computes_and_saves_in_bfloat16(name, backend):
         y = case.call(tensors)
     assert y.dtype == torch.bfloat16
     if backend == "cpu":
-        wide = [t for t in saved if t.dtype == torch.float32 and t.numel() > 4 * max(t.shape[0] for t in saved)]
-        assert not [t for t in wide if t.shape == y.shape or t.shape == next(iter(tensors.values())).shape]
+        float32_maps = [t for t in saved if t.dtype == torch.float32 and t.numel() > 4 * max(t.shape[0] for t in saved)]
+        assert not [t for t in float32_maps if t.shape == y.shape or t.shape == next(iter(tensors.values())).shape]
     y.backward(inputs.cotangent.bfloat16())
     for t in tensors.values():
         assert t.grad.dtype == torch.float32 and t.grad.isfinite().all()
@@ -40,14 +40,14 @@ def test_autocast_computes_and_saves_in_bfloat16(name, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", _NAMES)
-def test_autocast_matches_a_cast_by_hand(name, backend):
+def test_autocast_matches_explicit_casts(name, backend):
     case = BY_NAME[name]
     tensors = draw(case, torch.float32).tensors
     cast = ("input", "x", "weight", "w", "styles", "bias") if "modulated" not in name else ("x", "weight", "styles")
     with hk.use_backend(backend), torch.no_grad():
-        by_hand = case.call({k: t.bfloat16() if k in cast else t for k, t in tensors.items()})
+        expected = case.call({k: t.bfloat16() if k in cast else t for k, t in tensors.items()})
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(case.call(tensors), by_hand)
+            assert torch.equal(case.call(tensors), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -76,7 +76,7 @@ def test_autocast_keeps_positions_in_float32(backend):
 @requires_native
 @pytest.mark.parametrize("name", ("modulated_conv2d-styled-up", "feature_projection_loss-grow-equal-shrink"))
 def test_traced_gradients_are_the_same(name):
-    """Forward and first-order backward through the whole of torch.compile but its code generator, without a break."""
+    """Forward and first-order backward through all of torch.compile but its code generator, without a graph break."""
     case = BY_NAME[name]
     inputs = draw(case, torch.float32)
     torch._dynamo.reset()
@@ -92,7 +92,7 @@ def test_traced_gradients_are_the_same(name):
 
 @requires_native
 def test_compiled_function_gives_the_same_values():
-    """Generated code around native operators: it relies on the strides that their fake implementations tell."""
+    """Generated code around native operators: it relies on the strides of their fake implementations."""
     x = torch.randn(1, 2, 6, 5).to(memory_format=torch.channels_last)
 
     def function(x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
-pytest.importorskip("tyro")  # of the command line; a machine with a GPU may lack it
+# The command line needs these two, which a machine with a GPU may lack.
+pytest.importorskip("tyro")
 pytest.importorskip("rich")
 
 import hsr_kernels  # noqa: E402
@@ -34,8 +35,8 @@ def recorded():
 
 @triton.jit
 def copy_kernel(x, y, n, SIZE: tl.constexpr):
-    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    tl.store(y + at, tl.load(x + at, mask=at < n), mask=at < n)
+    offsets = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(y + offsets, tl.load(x + offsets, mask=offsets < n), mask=offsets < n)
 
 
 @triton.jit
@@ -57,12 +58,12 @@ def product_kernel(x, y, M: tl.constexpr, K: tl.constexpr, PRECISION: tl.constex
 @triton.autotune([triton.Config({"SIZE": 64}, num_warps=2), triton.Config({"SIZE": 128}, num_stages=5)], key=["n"])
 @triton.jit
 def tuned_kernel(x, y, n, SIZE: tl.constexpr):
-    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    tl.store(y + at, tl.load(x + at, mask=at < n), mask=at < n)
+    offsets = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    tl.store(y + offsets, tl.load(x + offsets, mask=offsets < n), mask=offsets < n)
 
 
 def launches(kernel, *args, chip=SM90, **options):
-    """What one launch of a kernel is noted as."""
+    """The records of one launch of a kernel."""
     with record.recording(chip) as found:
         args = [torch.empty(a, dtype=options.pop("dtype", torch.float32)) if isinstance(a, tuple) else a for a in args]
         kernel[1,](*args, **options)
@@ -79,10 +80,10 @@ def test_everything_is_recorded(recorded):
     assert record.forgotten([recorded]) == []
 
 
-def test_what_nothing_launches_is_told(recorded):
+def test_kernels_that_nothing_launches_are_reported(recorded):
     kept = {key: launch for key, launch in recorded.launches.items() if launch.kernel != "bias_act_bwd_kernel"}
-    less = record.Recording(kept, recorded.operators - {"hsr_kernels::bias_act.triton"})
-    assert record.forgotten([less]) == [
+    incomplete = record.Recording(kept, recorded.operators - {"hsr_kernels::bias_act.triton"})
+    assert record.forgotten([incomplete]) == [
         "hsr_kernels.bias_act.triton_impl.bias_act_bwd_kernel",
         "hsr_kernels::bias_act.triton",
     ]
@@ -99,7 +100,7 @@ def test_recording_leaves_nothing_behind():
             hsr_kernels.bias_act(torch.zeros(1, 2))
 
 
-def test_a_launch_is_specialised_as_a_real_one():
+def test_recorded_launches_are_specialised_like_real_ones():
     x = torch.empty(100)
     with record.recording(SM90) as found:
         x = torch.empty(100)
@@ -109,14 +110,14 @@ def test_a_launch_is_specialised_as_a_real_one():
     one, aligned, long = found.launches.values()
     assert one.signature == {"x": "*fp32", "y": "*fp32", "n": "constexpr", "SIZE": "constexpr"}
     assert one.constants == {(2,): 1, (3,): 64}
-    assert {at for at, known in one.attributes.items() if known} == {(0,)}
-    assert {at for at, known in aligned.attributes.items() if known} == {(0,), (1,), (2,)}
+    assert {index for index, values in one.attributes.items() if values} == {(0,)}
+    assert {index for index, values in aligned.attributes.items() if values} == {(0,), (1,), (2,)}
     assert (aligned.signature["n"], long.signature["n"]) == ("i32", "i64")
     assert one.options["num_warps"] == 8
     assert one.constexprs == {"SIZE": 64}
 
 
-def test_each_chip_is_asked_for_itself():
+def test_each_chip_reports_its_own_capability():
     def call() -> None:
         x = torch.empty(128)
         size = 64 if torch.cuda.get_device_capability(x.device) >= (12, 0) else 128
@@ -126,10 +127,11 @@ def test_each_chip_is_asked_for_itself():
     for chip, size in ((SM90, 128), (SM120, 64)):
         (launch,) = found[chip].launches.values()
         assert launch.constexprs == {"SIZE": size}
-        assert launch.options == {"num_warps": 4, "num_stages": 3}  # all else is the chip's default
+        # All other options are the chip's defaults.
+        assert launch.options == {"num_warps": 4, "num_stages": 3}
 
 
-def test_all_configurations_of_a_tuned_kernel():
+def test_all_configurations_of_a_tuned_kernel_are_recorded():
     found = launches(tuned_kernel, (100,), (100,), 100)
     assert [(x.constexprs["SIZE"], x.options["num_warps"], x.options["num_stages"]) for x in found] == [
         (64, 2, 3),
@@ -137,7 +139,7 @@ def test_all_configurations_of_a_tuned_kernel():
     ]
 
 
-def test_kernels_without_faults():
+def test_sound_kernels_have_no_problems():
     assert compiled(copy_kernel, (100,), (100,), 100, 128).problems == ()
     found = compiled(product_kernel, (64, 64), (64, 64), 64, 64, "ieee", dtype=torch.float16)
     assert (found.problems, found.tensor_core) == ((), "wgmma")
@@ -146,45 +148,45 @@ def test_kernels_without_faults():
     assert (found.problems, found.tensor_core) == ((), "none")
 
 
-def test_failure_to_compile():
+def test_failure_to_compile_is_a_problem():
     (problem,) = compiled(broken_kernel, (100,), (100,), 64).problems
     assert "CompilationError" in problem
 
 
-def test_spills():
+def test_spills_are_a_problem():
     found = compiled(copy_kernel, (8192,), (8192,), 8192, 8192, num_warps=1, maxnreg=32)
     assert found.spills > 0
     assert found.problems == (f"spills {found.spills} bytes",)
 
 
-def test_too_much_shared_memory():
+def test_too_much_shared_memory_is_a_problem():
     found = compiled(product_kernel, (64, 64), (64, 64), 64, 64, "ieee", dtype=torch.float16)
     low = record.Chip(90, found.shared - 1, 1)
     (problem,) = build.build(found.launch, low).problems
     assert problem == f"needs {found.shared} bytes of shared memory, sm_90 has {found.shared - 1}"
 
 
-def test_missing_tensor_core():
-    slow = "%d = tt.dot %a, %b, %c{} : tensor<16x16x{}, #ttg.dot_op<{{opIdx = 0, parent = #blocked}}>> * more"
-    fine = slow.replace("blocked", "mma")
+def test_missing_tensor_core_is_a_problem():
+    blocked_dot = "%d = tt.dot %a, %b, %c{} : tensor<16x16x{}, #ttg.dot_op<{{opIdx = 0, parent = #blocked}}>> * more"
+    tensor_core_dot = blocked_dot.replace("blocked", "mma")
 
-    def told(ttgir):
+    def problems_of(ttgir):
         return list(build.problems(build.Build(None, SM90), 0, ttgir))
 
     for precision, dtype in (("", "f16"), ("", "bf16"), (", inputPrecision = tf32", "f32")):
-        (problem,) = told(slow.format(precision, dtype))
+        (problem,) = problems_of(blocked_dot.format(precision, dtype))
         assert "without a tensor-core instruction" in problem
-        assert told(fine.format(precision, dtype)) == []
-    assert told(slow.format("", "f32")) == []
+        assert problems_of(tensor_core_dot.format(precision, dtype)) == []
+    assert problems_of(blocked_dot.format("", "f32")) == []
 
 
 def test_sample_takes_the_largest_tile_of_each_dtype():
-    noted = [
+    launched = [
         *launches(copy_kernel, (9,), (9,), 9, 64),
         *launches(copy_kernel, (9,), (9,), 9, 256),
         *launches(copy_kernel, (9,), (9,), 9, 128, dtype=torch.float16),
     ]
-    assert sorted((x.dtypes, x.constexprs["SIZE"]) for x in report.sampled(noted)) == [
+    assert sorted((x.dtypes, x.constexprs["SIZE"]) for x in report.sampled(launched)) == [
         ("fp16 fp32", 128),
         ("fp32", 256),
     ]
@@ -192,9 +194,9 @@ def test_sample_takes_the_largest_tile_of_each_dtype():
 
 def test_sample_takes_each_precision_of_products(recorded):
     """tf32's tiles are the larger ones: a sample per dtype would never compile those of ieee."""
-    noted = [launch for p in ("ieee", "tf32") for m in (16, 64) for launch in launches(
+    launched = [launch for p in ("ieee", "tf32") for m in (16, 64) for launch in launches(
         product_kernel, (m, 16), (m, m), m, 16, p, dtype=torch.float32)]  # fmt: skip
-    assert sorted((x.constexprs["PRECISION"], x.constexprs["M"]) for x in report.sampled(noted)) == [
+    assert sorted((x.constexprs["PRECISION"], x.constexprs["M"]) for x in report.sampled(launched)) == [
         ("ieee", 64),
         ("tf32", 64),
     ]
@@ -204,10 +206,10 @@ def test_sample_takes_each_precision_of_products(recorded):
     assert {x.constexprs["PRECISION"] for x in sample} == {"ieee", "tf32"}
 
 
-def test_a_sample_of_some_chips_and_all_of_others(monkeypatch, tmp_path):
+def test_some_chips_are_sampled_and_others_compiled_in_full(monkeypatch, tmp_path):
     def recorded(calls, chips):
-        noted = [launch for size in (64, 128) for launch in launches(copy_kernel, (9,), (9,), 9, size)]
-        return {chip: record.Recording({launch.key: launch for launch in noted}) for chip in chips}
+        launched = [launch for size in (64, 128) for launch in launches(copy_kernel, (9,), (9,), 9, size)]
+        return {chip: record.Recording({launch.key: launch for launch in launched}) for chip in chips}
 
     monkeypatch.setattr(record, "record", recorded)
     monkeypatch.setattr(record, "library_kernels", lambda: {"tests.ops.test_aot.copy_kernel"})
@@ -232,7 +234,7 @@ def test_a_sample_of_some_chips_and_all_of_others(monkeypatch, tmp_path):
     (0, "sm_80,sm_90", "there are no CUDA kernels for sm_80"),
     (0, "sm_90", ""),
 ))  # fmt: skip
-def test_cuda_kernels_are_held_to_the_same(spills, demanded, sentence, monkeypatch, capsys, tmp_path):
+def test_cuda_kernels_are_checked_for_the_same_problems(spills, demanded, sentence, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(record, "record", lambda calls, chips: {chip: record.Recording({}) for chip in chips})
     monkeypatch.setattr(record, "forgotten", lambda recordings: [])
     one = native.CudaBuild("copy_kernel", "fp32 i32", "sm_90", 40, spills, 0)
@@ -262,7 +264,7 @@ def test_cuda_kernels_are_read_from_the_extension():
     assert "fp16 i32" in {b.configuration for b in native.builds(chips, "bias_act_bwd_kernel")}
 
 
-def test_a_fault_ends_with_1(monkeypatch, capsys, tmp_path):
+def test_a_problem_gives_exit_status_1(monkeypatch, capsys, tmp_path):
     def only_broken(calls, chips):
         (launch,) = launches(broken_kernel, (100,), (100,), 64)
         return {chip: record.Recording({launch.key: launch}) for chip in chips}
@@ -290,12 +292,13 @@ def test_command_line(tmp_path):
     assert "no problems" in done.stdout
     header, *lines = path.read_text().splitlines()
     assert header == "kernel,configuration,arch,registers,spills,shared,tensor_core,signature,attributes,problems"
-    triton = [line for line in lines if "{" in line]  # with a signature; the others are CUDA kernels
+    # Lines of Triton kernels have a signature; the others are of CUDA kernels.
+    triton = [line for line in lines if "{" in line]
     assert [line.split(",")[1].split()[0] for line in triton] == ["fp16"]
     assert all(line.split(",")[4] == "0" and int(line.split(",")[3]) > 16 for line in lines)
 
 
-def test_bad_arguments_end_in_a_sentence(capsys, monkeypatch):
+def test_bad_arguments_give_one_sentence(capsys, monkeypatch):
     for options, sentence in (
         ({"arch": "sm_90,sm_1"}, "--arch must be a comma-separated list out of sm_80, sm_86,"),
         ({"arch": ""}, "got ''"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backend runs and what is said about it."""
+"""Which backend runs, and how that is explained."""
 
 import os
 import subprocess
@@ -68,7 +68,7 @@ def test_context_manager_restores_after_an_error():
 
 
 @requires_native
-def test_function_form_stays_until_changed():
+def test_function_form_holds_until_changed():
     hk.use_backend("reference")
     assert hk.explain("upfirdn2d").backend == "reference"
     hk.use_backend("cpu")
@@ -105,7 +105,7 @@ def test_requested_cpu_backend_without_extension_raises_with_the_cause(op):
 
 @pytest.mark.usefixtures("without_extension")
 @pytest.mark.parametrize("op", NATIVE)
-def test_fall_to_reference_warns_once_with_the_cause(op):
+def test_fallback_to_reference_warns_once_with_the_cause(op):
     with pytest.warns(RuntimeWarning, match=rf"{op}.*reference.*no C\+\+ compiler") as caught:
         first = run(op)
         run(op)
@@ -122,7 +122,7 @@ def test_requested_reference_does_not_warn():
 
 
 @pytest.mark.usefixtures("without_extension")
-def test_backends_and_explain_tell_the_cause():
+def test_backends_and_explain_name_the_cause():
     assert hk.backends()["reference"] == ""
     assert "no C++ compiler" in hk.backends()["cpu"]
     explanation = hk.explain("upfirdn2d", X)
@@ -137,8 +137,9 @@ def test_backends_lists_what_can_run():
         assert list(found) == ["reference", "cpu", "triton", "cuda"]
         assert found["reference"] == found["cpu"] == ""
     assert hk.backends("upfirdn2d", "cpu")["cpu"] == ""
-    on_cuda = hk.backends("upfirdn2d", "meta")
-    assert on_cuda["cpu"]  # the native CPU kernels don't run on other devices, and say so
+    on_meta = hk.backends("upfirdn2d", "meta")
+    # The native CPU kernels don't run on other devices, and say so.
+    assert on_meta["cpu"]
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def old_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("op", NATIVE)
-def test_older_gpu_is_told_and_asked_once(op, old_gpu):
+def test_older_gpu_is_reported_and_asked_once(op, old_gpu):
     pytest.importorskip("triton")
     reason = "it needs a GPU of compute capability 8.0 or newer, this one is 7.5"
     for _ in range(2):
@@ -165,7 +166,7 @@ def test_older_gpu_is_told_and_asked_once(op, old_gpu):
 
 
 @pytest.mark.usefixtures("old_gpu")
-def test_older_gpu_falls_to_reference_with_a_warning():
+def test_older_gpu_falls_back_to_reference_with_a_warning():
     pytest.importorskip("triton")
     operator = operators.operators["bias_act"]
 
@@ -190,8 +191,8 @@ def test_explain_reads_as_text():
 
 
 @requires_native
-def test_filter_that_requires_grad_runs_and_says_where():
-    """The filter's own gradient is the reference's business."""
+def test_filter_that_requires_grad_runs_on_the_reference():
+    """Only the reference computes the filter's own gradient."""
     f = hk.setup_filter([1, 3, 3, 1]).requires_grad_()
     with pytest.warns(RuntimeWarning, match="filter that requires grad"):
         y = hk.upfirdn2d(X, f)
@@ -200,8 +201,8 @@ def test_filter_that_requires_grad_runs_and_says_where():
 
 
 @requires_native
-def test_more_taps_than_the_native_kernels_take():
-    """They go to the reference, with a warning, and a request for the native backend is refused."""
+def test_more_taps_than_the_native_kernels_take_run_on_the_reference():
+    """With a warning, and a request for the native backend is refused."""
     f = torch.rand(65) / 65
     with pytest.warns(RuntimeWarning, match="65|64"):
         y = hk.filter2d(X, f)
@@ -228,12 +229,12 @@ print(hk.bias_act(torch.ones(1, 2)).tolist())
 
 
 @requires_native
-def test_environment_variable():
+def test_environment_variable_chooses_the_backend():
     done = python(_CODE, HSR_KERNELS_BACKEND="reference")
     assert done.stdout.split("\n")[:3] == ["reference", "cpu", "[[1.0, 1.0]]"], done.stderr
 
 
-def test_environment_variable_with_an_unknown_name():
+def test_environment_variable_with_an_unknown_name_is_refused():
     done = python("import torch, hsr_kernels as hk; hk.bias_act(torch.ones(1, 2))", HSR_KERNELS_BACKEND="fast")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("ValueError: HSR_KERNELS_BACKEND must be one of reference")

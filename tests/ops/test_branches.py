@@ -15,7 +15,7 @@ from tests.selection import every_other
 _INTERPRETED = [pytest.param("cpu", marks=TRITON_DEVICES["cpu"]), pytest.param("cuda", marks=TRITON_DEVICES["cuda"])]
 DEVICES = pytest.mark.parametrize("device", _INTERPRETED)
 LAYOUTS = ("contiguous", "channels_last")
-# Rows of multiples of 16, walked in vectors; paddings at every place within one.
+# Rows whose length is a multiple of 16 are walked in vectors; paddings begin at every position within a vector.
 ROWS = [
     Case("upfirdn2d", f"{name}-{f.numel()}-{pad}", {"x": (1, 3, 19, 32)},
          {"f": f, "padding": (pad, f.shape[0] - 1 - pad, 3, 1), "flip_filter": pad % 2 == 0, **options})
@@ -46,17 +46,17 @@ def test_rows_in_vectors(case, device, dtype, monkeypatch):
     plan = module.Pass.vectors
     monkeypatch.setattr(module.Pass, "vectors", lambda *args: seen.append(plan(*args)) or seen[-1])
     check(case, "triton", device, "contiguous", dtype, 0)
-    assert seen and all(seen), "these cases are there for the kernel of rows"
+    assert seen and all(seen), "these cases must run the kernel of rows"
     check(case, "triton", device, "contiguous", dtype, 1)
 
 
 @pytest.fixture
-def offsets_of_64_bits(monkeypatch):
-    """As in samples and matrices of more than 2^30 elements: the limit is put down."""
+def int64_offsets(monkeypatch):
+    """Lowers the limit, so that small tensors take the branch for more than 2^30 elements per sample or matrix."""
     monkeypatch.setattr(pytest.importorskip("hsr_kernels._triton"), "_INT32_LIMIT", 0)
 
 
-@pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
+@pytest.mark.usefixtures("poisoned_memory", "int64_offsets")
 @pytest.mark.parametrize(
     "name, layout, order",
     every_other(
@@ -68,7 +68,7 @@ def test_64_bit_offsets_of_a_layer(name, layout, device, order):
     check(BY_NAME[name], "triton", device, layout, torch.float32, order)
 
 
-@pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
+@pytest.mark.usefixtures("poisoned_memory", "int64_offsets")
 @pytest.mark.parametrize("order", (0, 1))
 @DEVICES
 def test_64_bit_offsets_of_one_kernel(device, order):
@@ -82,7 +82,7 @@ def test_64_bit_offsets_of_one_kernel(device, order):
     every_other(("modulated_conv2d-several-tiles", "modulated_conv2d-styled"), ((1, 1), (1, 2), (2, 1), (3, 1))),
 )
 @DEVICES
-def test_parts_of_a_weight_gradient(name, split, device, monkeypatch):
+def test_weight_gradient_as_a_sum_of_parts(name, split, device, monkeypatch):
     """Where a layer has few weights, programs share the images and their sums are added up."""
     asked = []
     monkeypatch.setattr(_layer(), "_split", lambda *_: asked.append(split) or split)
@@ -91,19 +91,23 @@ def test_parts_of_a_weight_gradient(name, split, device, monkeypatch):
     assert asked
 
 
-def test_a_weight_gradient_is_shared_out():
+def test_weight_gradient_is_split_between_programs():
     split = _layer()._split
-    assert split(8, 512, 36, 132, 3) == (1, 3)  # 108 programs of 3 samples
-    assert split(8, 512, 144, 132, 1) == (1, 8)  # nothing to be gained without more sums
-    assert split(1, 512, 9, 132, 64) == (14, 1)  # 126 programs of a part of a sample
-    assert split(1, 4, 9, 132, 64) == (4, 1)  # of no less than a tile
+    # 108 programs of 3 samples each.
+    assert split(8, 512, 36, 132, 3) == (1, 3)
+    # Nothing is gained without more sums.
+    assert split(8, 512, 144, 132, 1) == (1, 8)
+    # 126 programs, each for a part of a sample.
+    assert split(1, 512, 9, 132, 64) == (14, 1)
+    # A part is no less than a tile.
+    assert split(1, 4, 9, 132, 64) == (4, 1)
     assert split(4, 512, 9, 132, 0) == (1, 4)
     for n, tiles, programs in ((5, 7, 3), (32, 2, 9), (1, 1, 1)):
         splits, samples = split(n, tiles, programs, 132, 64)
         assert 1 in (splits, samples) and 1 <= splits <= tiles and 1 <= samples <= n
 
 
-@pytest.mark.usefixtures("poisoned_memory", "offsets_of_64_bits")
+@pytest.mark.usefixtures("poisoned_memory", "int64_offsets")
 @pytest.mark.parametrize("name, layout, order", every_other(("grow-equal-shrink", "no-multiples"), LAYOUTS, (0, 1)))
 @DEVICES
 def test_64_bit_offsets_of_the_loss(name, layout, device, order):
@@ -113,7 +117,7 @@ def test_64_bit_offsets_of_the_loss(name, layout, device, order):
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @DEVICES
-def test_programs_of_many_tiles(layout, device, monkeypatch):
+def test_programs_that_take_many_tiles(layout, device, monkeypatch):
     """Where sums are kept, programs take several tiles each if there are many."""
     for op, case in (
         ("bias_act", Case("bias_act", "long", {"x": (2, 96, 33, 17), "b": (96,)}, {"act": "lrelu"})),
@@ -132,14 +136,14 @@ def test_programs_of_many_tiles(layout, device, monkeypatch):
     ),
 )
 @DEVICES
-def test_channels_of_several_pixels_to_a_row(shape, act, layout, device):
+def test_rows_that_hold_several_pixels(shape, act, layout, device):
     case = Case("bias_act", "folded", {"x": shape, "b": shape[1:2]}, {"act": act, "clamp": 1.0})
     for order in (0, 1, 2):
         check(case, "triton", device, layout, torch.float32, order)
 
 
-def test_grids_of_flat_tensors_stay_on_the_first_axis():
-    """The other axes end at 65535 programs, which a tensor of 2^28 elements and no bias would pass."""
+def test_grids_of_flat_tensors_use_the_first_axis_only():
+    """The other axes end at 65535 programs, which a tensor of 2^28 elements without a bias would exceed."""
     pytest.importorskip("triton")
     matrix = _implementation("bias_act")._matrix
     for shape, per_channel in (((2**32,), False), ((1, 1, 2**16, 2**16), True), ((2**20, 2**12), True)):

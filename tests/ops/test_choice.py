@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call, one backend: what is chosen runs forward, backward and in second order, and `explain` says which it is."""
+"""One call, one backend: the chosen one runs forward, backward and second order, and `explain` names it."""
 
 import os
 import subprocess
@@ -76,7 +76,7 @@ for name in ("modulated_conv2d-styled-up", "modulated_conv2d-styled", "conv2d_re
 
 @pytest.mark.emulate
 def test_a_layer_runs_on_one_backend_whatever_is_faster_for_its_parts(tmp_path):
-    """Both of a GPU's backends simulated in one process; the table has another favourite for each size and layout."""
+    """Both of a GPU's backends simulated in one process; the table prefers another one for each size and layout."""
     lines = []
     for op in ("upfirdn2d", "modulated_conv2d", "bias_act"):
         for layout in ("contiguous", "channels_last"):
@@ -93,4 +93,4 @@ def test_a_layer_runs_on_one_backend_whatever_is_faster_for_its_parts(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [line.split()[2:] for line in done.stdout.splitlines()]
     assert len(rows) == 6 and all(chosen == launched for chosen, launched in rows), done.stdout
-    assert {chosen for chosen, _ in rows} == {"cuda", "triton"}, "the table must have both as favourites"
+    assert {chosen for chosen, _ in rows} == {"cuda", "triton"}, "the table must prefer each of them somewhere"

@@ -56,13 +56,14 @@ def test_weight_gradient_is_not_computed(layer, x_shape, w_shape):
         with hk.no_weight_gradients(disable):
             return flops(y.sum().backward)
 
-    everything = backward(None)
+    both_gradients_flops = backward(None)
     weight_gradient = w.grad
     assert weight_gradient is not None
     w.grad = None
-    assert backward(True) * 2 == everything  # the gradients of input and weight cost the same
+    # The gradients of input and weight cost the same.
+    assert backward(True) * 2 == both_gradients_flops
     assert w.grad is None and x.grad is not None
-    assert backward(False) == everything
+    assert backward(False) == both_gradients_flops
     torch.testing.assert_close(w.grad, weight_gradient)
 
 
@@ -88,7 +89,7 @@ def test_bias_gradient_is_unaffected(backend):
 
 
 @backends
-def test_nesting_and_leaving(backend):
+def test_no_weight_gradients_nests_and_ends(backend):
     def weight_gradient() -> torch.Tensor | None:
         x, w = normal(1, 2, 4, 4), normal(3, 2, 3, 3)
         with hk.use_backend(backend):
@@ -97,7 +98,8 @@ def test_nesting_and_leaving(backend):
 
     with hk.no_weight_gradients():
         assert weight_gradient() is None
-        with hk.no_weight_gradients(disable=False):  # a no-op, so the outer one still holds
+        # This does nothing, so the outer one still holds.
+        with hk.no_weight_gradients(disable=False):
             assert weight_gradient() is None
         with hk.no_weight_gradients():
             assert weight_gradient() is None
@@ -144,13 +146,13 @@ def test_r1_step_skips_the_weights_in_its_first_gradient():
             return flops(lambda: torch.autograd.grad(logits, (x, w1, w2), create_graph=True, allow_unused=True))
 
     with hk.no_weight_gradients():
-        without = flops(first_gradient)
+        without_weights = flops(first_gradient)
     assert backward_of_logits(True) * 2 == backward_of_logits(False)
-    assert without == flops(lambda: discriminator(hk.conv2d, x, w1, w2)) + backward_of_logits(True)
+    assert without_weights == flops(lambda: discriminator(hk.conv2d, x, w1, w2)) + backward_of_logits(True)
 
 
-def test_third_order():
-    """Every order exists: the third derivative against the reference's."""
+def test_third_order_matches_the_reference():
+    """Every order of derivative exists."""
     x, w = normal(1, 2, 5, 5), normal(3, 2, 3, 3)
     v = torch.randn(1, 3, 3, 3, dtype=torch.float64)
 

@@ -34,7 +34,7 @@ def emulator():
     module.emulator_idle(False)
 
 
-_EVERY_KERNEL = (
+_CASES_OF_EVERY_KERNEL = (
     "bias_act-styled-clamped", "bias_act-mapping", "bias_act-swish-clamped", "bias_act-volume",
     "upsample2d-skip-to-rgb", "downsample2d-blur-and-halve", "filter2d-12-taps", "upfirdn2d-up-3-down-2",
     "upfirdn2d-up-2-12-taps", "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-many-channels",
@@ -43,7 +43,7 @@ _EVERY_KERNEL = (
 
 
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-@pytest.mark.parametrize("name", _EVERY_KERNEL)
+@pytest.mark.parametrize("name", _CASES_OF_EVERY_KERNEL)
 def test_results_do_not_depend_on_the_order_of_threads(name, layout, emulator):
     """Nor on that of blocks: the emulator runs them forwards, backwards and shuffled."""
     case, expected = BY_NAME[name], None
@@ -58,25 +58,25 @@ def test_results_do_not_depend_on_the_order_of_threads(name, layout, emulator):
 
 
 @pytest.fixture
-def convolution_apart(monkeypatch):
-    """Leaves the convolution itself out of the count; on CPUs it also casts float16 to float32 and back."""
+def uncounted_convolution(monkeypatch):
+    """Leaves the convolution itself out of the count, since on CPUs it also casts float16 to float32 and back."""
 
-    def alone(function: Callable[..., torch.Tensor], *args: object) -> torch.Tensor:
+    def call_uncounted(function: Callable[..., torch.Tensor], *args: object) -> torch.Tensor:
         with _disable_current_modes():
             return function(*args)
 
     for name in ("_conv2d", "_conv_transpose2d"):
-        monkeypatch.setattr(convolutions, name, partial(alone, getattr(convolutions, name)))
+        monkeypatch.setattr(convolutions, name, partial(call_uncounted, getattr(convolutions, name)))
 
 
-@pytest.mark.usefixtures("convolution_apart")
+@pytest.mark.usefixtures("uncounted_convolution")
 @pytest.mark.parametrize("up", (1, 2))
 @pytest.mark.parametrize("side", (4, 8, 16))
 @pytest.mark.parametrize("images, parameters", (
     (torch.float32, torch.float32), (torch.float16, torch.float32), (torch.bfloat16, torch.float32),
     (torch.float16, torch.float16), (torch.bfloat16, torch.bfloat16),
 ))  # fmt: skip
-def test_a_styled_layer_takes_few_launches(images, parameters, side, up, emulator):
+def test_a_styled_layer_takes_at_most_five_launches(images, parameters, side, up, emulator):
     x = torch.randn(2, 16, side, side, dtype=images)
     weight, styles = torch.randn(16, 16, 3, 3, dtype=parameters), torch.randn(2, 16, dtype=parameters)
     noise = torch.randn(2, 1, up * side, up * side, dtype=parameters)
@@ -95,20 +95,20 @@ X, B = torch.randn(1, 4, 8, 8), torch.randn(4)
 call = partial(hk.bias_act, act="lrelu", clamp=1.5)
 
 
-def by_reference(x: torch.Tensor, b: torch.Tensor | None, **options: object) -> torch.Tensor:
+def reference_call(x: torch.Tensor, b: torch.Tensor | None, **options: object) -> torch.Tensor:
     with hk.use_backend("reference"):
         return call(x, b, **options)
 
 
-def test_a_call_that_was_seen_before_computes_on_its_own_tensors(emulator):
+def test_replayed_calls_compute_on_their_own_tensors(emulator):
     for _ in range(3):
         x, b = torch.randn_like(X), torch.randn_like(B)
-        torch.testing.assert_close(call(x, b), by_reference(x, b))
-        torch.testing.assert_close(call(x, None), by_reference(x, None))
+        torch.testing.assert_close(call(x, b), reference_call(x, b))
+        torch.testing.assert_close(call(x, None), reference_call(x, None))
     assert emulator.emulator_launches() == ["bias_act"] * 6
 
 
-def test_a_call_that_was_seen_before_does_not_stand_in_for_others():
+def test_calls_with_other_arguments_are_not_replayed():
     call(X, B)
     for x, b, options in (
         (X.half(), B, {}), (X, B.half(), {}), (X[..., ::2], B, {}), (X, torch.randn(8)[::2], {}),
@@ -118,25 +118,25 @@ def test_a_call_that_was_seen_before_does_not_stand_in_for_others():
     ):  # fmt: skip
         for _ in range(2):
             y = call(x, b, **options)
-            torch.testing.assert_close(y, by_reference(x, b, **options), rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(y, reference_call(x, b, **options), rtol=2e-3, atol=2e-3)
             assert y.stride() == torch.empty_like(x).stride()
 
 
-def test_a_call_that_was_seen_before_is_still_checked():
+def test_arguments_of_replayed_calls_are_checked():
     call(X, B)
     for wrong, error in (((X, torch.randn(5)), ValueError), ((X, [1.0] * 4), TypeError), ((X, B, [1]), ValueError)):
         with pytest.raises(error):
             call(*wrong)
     with hk.use_backend("cpu"):
         assert hk.explain("bias_act", X).backend == "cpu"
-        torch.testing.assert_close(call(X, B), by_reference(X, B))
+        torch.testing.assert_close(call(X, B), reference_call(X, B))
 
 
-@pytest.mark.parametrize("wanting", ("x", "b"))
-def test_a_gradient_is_had_where_one_is_wanted(wanting):
+@pytest.mark.parametrize("argument", ("x", "b"))
+def test_calls_that_require_a_gradient_are_not_replayed(argument):
     call(X, B)
     x, b = X.clone(), torch.nn.Parameter(B.clone(), requires_grad=False)
-    (x if wanting == "x" else b).requires_grad_()
+    (x if argument == "x" else b).requires_grad_()
     assert call(x, b).requires_grad
     with torch.no_grad():
         assert not call(x, b).requires_grad
@@ -158,8 +158,8 @@ def test_modes_and_compilers_see_the_operator():
     assert any("hsr_kernels.bias_act" in str(node.target) for node in graph.graph.nodes)
 
 
-def _fastest(function: Callable[[], object]) -> float:
-    """Seconds of a call, the least of many batches: what other processes take only adds to it."""
+def _min_seconds(function: Callable[[], object]) -> float:
+    """Min seconds per call over many batches, as other processes only add to it."""
     best = float("inf")
     for _ in range(50):
         started = time.perf_counter()
@@ -170,8 +170,8 @@ def _fastest(function: Callable[[], object]) -> float:
 
 
 def test_the_host_takes_little_time_to_launch(emulator):
-    """In allocations of a tensor, since machines differ; `python -m benchmarks overhead` tells the microseconds."""
+    """Measured in allocations of a tensor, as machines differ; `python -m benchmarks overhead` reports microseconds."""
     emulator.emulator_idle(True)
     with torch.no_grad():
         call(X, B)
-        assert _fastest(lambda: call(X, B)) < 6 * _fastest(lambda: torch.empty_like(X))
+        assert _min_seconds(lambda: call(X, B)) < 6 * _min_seconds(lambda: torch.empty_like(X))

@@ -92,9 +92,8 @@ def test_upfirdn2d_takes_ints_and_pairs():
     x = normal(1, 2, 6, 7)
     full = hk.upfirdn2d(x, FIR4, (2, 2), (3, 3), (3, 3, 3, 3))
     assert_same(hk.upfirdn2d(x, FIR4, 2, 3, 3), full)
-    assert_same(
-        hk.upfirdn2d(x, FIR4, padding=(1, 3)), hk.upfirdn2d(x, FIR4, padding=(1, 1, 3, 3))
-    )  # (x, y), not (before, after)
+    # A pair is (x, y), not (before, after).
+    assert_same(hk.upfirdn2d(x, FIR4, padding=(1, 3)), hk.upfirdn2d(x, FIR4, padding=(1, 1, 3, 3)))
 
 
 @filters
@@ -145,9 +144,9 @@ def test_resampling_keeps_the_centre_of_mass():
     x[0, 0, 7, 8] = 1
 
     def centre(image: torch.Tensor) -> tuple[float, float]:
-        places = (torch.arange(image.shape[2], dtype=torch.float64) + 0.5) / image.shape[2]
+        positions = (torch.arange(image.shape[2], dtype=torch.float64) + 0.5) / image.shape[2]
         mass = image[0, 0] / image.sum()
-        return float((mass.sum(1) * places).sum()), float((mass.sum(0) * places).sum())
+        return float((mass.sum(1) * positions).sum()), float((mass.sum(0) * positions).sum())
 
     for f in (FIR4, FIR12):
         assert centre(hk.upsample2d(x, f)) == pytest.approx(centre(x), abs=1e-6)
@@ -173,15 +172,16 @@ def test_setup_filter_shapes(taps, shape):
     assert float(f.sum()) == pytest.approx(1, abs=1e-6)
 
 
-def test_setup_filter_rules():
+def test_setup_filter_normalizes_flips_and_scales():
     taps = torch.tensor([1.0, 2.0, 5.0])
     assert_same(hk.setup_filter(taps, normalize=False), torch.outer(taps, taps))
     assert_same(hk.setup_filter(taps), torch.outer(taps, taps) / 64, rtol=1e-7)
     assert_same(hk.setup_filter(taps, separable=True), taps / 8)
     assert_same(hk.setup_filter(taps, separable=True, flip_filter=True), taps.flip(0) / 8)
     assert_same(hk.setup_filter(taps, flip_filter=True, normalize=False), torch.outer(taps, taps).flip([0, 1]))
-    assert_same(hk.setup_filter(taps, gain=4), torch.outer(taps, taps) / 16, rtol=1e-7)  # gain^(2 / 2)
-    assert_same(hk.setup_filter(taps, gain=4, separable=True), taps / 4)  # gain^(1 / 2), along each axis
+    # The taps are scaled by gain^(axes / 2).
+    assert_same(hk.setup_filter(taps, gain=4), torch.outer(taps, taps) / 16, rtol=1e-7)
+    assert_same(hk.setup_filter(taps, gain=4, separable=True), taps / 4)
     assert_same(hk.setup_filter([1.0] * 9, separable=False), torch.full((9, 9), 1 / 81), rtol=1e-7)
 
 

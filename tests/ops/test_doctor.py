@@ -16,12 +16,12 @@ from hsr_kernels.doctor import __main__ as doctor
 from hsr_kernels.doctor import advice, machine
 from tests.native import requires_native
 
-BLOCKED = ("numpy", "triton", "rich", "tyro", "pybind11")
+BLOCKED_MODULES = ("numpy", "triton", "rich", "tyro", "pybind11")
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    """No setting of this machine's, and nothing remembered before."""
+def _clean_environment(monkeypatch):
+    """Removes this machine's settings and the choices of earlier tests."""
     for name in [n for n in os.environ if n.startswith(("HSR_KERNELS", "HSR_CPU", "CUDA_", "CXX"))]:
         monkeypatch.delenv(name)
     hk.reset_choices()
@@ -91,13 +91,13 @@ def screen(capsys):
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under a heading, in one line."""
+    """The text under a heading, on one line."""
     _, _, rest = text.partition(f"\n{heading}\n")
     return " ".join(rest.partition("\n\n")[0].split())
 
 
 def column(text: str, operator: str) -> list[str]:
-    """What stands behind an operator in the table."""
+    """The cells of an operator's row in the table."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"  {operator} ") and ":" not in line]
     return [cell for cell in line.split()[1:] if cell != "*"]
 
@@ -116,8 +116,8 @@ def subprocess_doctor(*arguments: str, code: str = "", **environment: str) -> su
 
 @requires_native
 def test_bare_machine_in_a_process_of_its_own():
-    """Nothing but Python and torch to import, no program on the path, a terminal that knows ASCII alone."""
-    block = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED}))"
+    """Nothing but Python and torch to import, no program on the path, a terminal limited to ASCII."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED_MODULES}))"
     done = subprocess_doctor(
         "cpu", code=block, PATH="", CUDA_VISIBLE_DEVICES="", PYTHONIOENCODING="ascii", PYTHONWARNINGS="ignore"
     )
@@ -128,7 +128,7 @@ def test_bare_machine_in_a_process_of_its_own():
     assert len(done.stdout.splitlines()) <= 45
 
 
-def test_the_command_fails_where_a_request_does():
+def test_command_fails_where_a_request_fails():
     done = subprocess_doctor(HSR_KERNELS_BACKEND="fast")
     assert done.returncode == 1, done.stderr
     assert done.stdout.endswith("    unset HSR_KERNELS_BACKEND\n")
@@ -148,7 +148,7 @@ def test_machine_without_gpu(screen):
 
 @requires_native
 @pytest.mark.usefixtures("no_gpu")
-def test_backends_that_are_asked_for(screen):
+def test_requested_backends_are_checked(screen):
     code, text = screen("cpu", "reference")
     assert code == 0
     assert text.endswith("\nNo problems: cpu and reference can run.\n")
@@ -172,7 +172,7 @@ def test_backends_that_are_asked_for(screen):
         ("HSR_KERNELS_MEASURED", "/nonexistent", "HSR_KERNELS_MEASURED names no table of measurements: [Errno 2]"),
     ],
 )
-def test_settings_that_cannot_work(variable, value, sentence, screen, monkeypatch):
+def test_settings_that_cannot_work_are_problems(variable, value, sentence, screen, monkeypatch):
     monkeypatch.setenv(variable, value)
     code, text = screen()
     assert code == 1
@@ -185,7 +185,7 @@ def test_settings_that_cannot_work(variable, value, sentence, screen, monkeypatc
 @pytest.mark.parametrize(
     "variable, value", [("HSR_KERNELS_BACKEND", "reference"), ("HSR_KERNELS_ROUTE", "fused"), ("HSR_CPU_ISA", "")]
 )
-def test_settings_that_work(variable, value, screen, monkeypatch):
+def test_settings_that_work_are_no_problems(variable, value, screen, monkeypatch):
     monkeypatch.setenv(variable, value)
     code, text = screen()
     assert code == 0, text
@@ -194,7 +194,7 @@ def test_settings_that_work(variable, value, screen, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_instruction_set_that_the_processor_lacks(screen, monkeypatch):
+def test_instruction_set_that_the_processor_lacks_is_a_problem(screen, monkeypatch):
     def isa() -> str:
         raise RuntimeError("hsr_kernels: HSR_CPU_ISA must be base, avx2 or avx512, and one that this processor has")
 
@@ -207,7 +207,7 @@ def test_instruction_set_that_the_processor_lacks(screen, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_extension_that_was_not_built(screen, monkeypatch):
+def test_extension_that_was_not_built_is_missing(screen, monkeypatch):
     """The cause and the command; a failure only where the extension was asked for."""
     monkeypatch.setattr(advice, "installed_beside", lambda name: "")
     cause = "CMake failed with exit status 1; reinstall with pip -v to see its messages"
@@ -231,7 +231,7 @@ def test_extension_that_was_not_built(screen, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_copy_that_hides_an_installed_one(screen, monkeypatch, tmp_path):
+def test_copy_that_hides_an_installed_one_is_named(screen, monkeypatch, tmp_path):
     """`pip install .`, then the doctor in the source folder: Python takes the sources, which have no extension."""
     installed = tmp_path / "hsr_kernels"
     installed.mkdir()
@@ -246,7 +246,7 @@ def test_copy_that_hides_an_installed_one(screen, monkeypatch, tmp_path):
 
 
 @requires_native
-def test_gpu_without_the_cuda_extension(screen, gpus, monkeypatch):
+def test_gpu_without_the_cuda_extension_gets_the_command(screen, gpus, monkeypatch):
     monkeypatch.setattr(machine, "triton_version", lambda: "3.8.0")
     without(monkeypatch, triton="")
     monkeypatch.setattr(machine, "nvcc", machine.Tool)
@@ -265,7 +265,7 @@ def test_gpu_without_the_cuda_extension(screen, gpus, monkeypatch):
 
 
 @requires_native
-def test_a_gpu_that_nothing_can_be_compiled_for(screen, gpus, monkeypatch):
+def test_nothing_is_missing_for_a_gpu_that_is_too_old(screen, gpus, monkeypatch):
     monkeypatch.setattr(machine, "triton_version", lambda: "")
     gpus((7, 5))
     code, text = screen()
@@ -299,7 +299,7 @@ def test_two_kinds_of_gpu_and_a_request_for_all(screen, gpus, monkeypatch):
 
 
 @requires_native
-def test_how_the_faster_backend_of_a_gpu_is_known(screen, gpus, monkeypatch, tmp_path):
+def test_measured_backend_of_a_gpu_is_explained(screen, gpus, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "triton_version", lambda: "3.8.0")
     without(monkeypatch, triton="")
     problem = measured.Problem("bias_act", operators.CALL, "float32", "contiguous", (2**20,))
@@ -321,19 +321,19 @@ def test_how_the_faster_backend_of_a_gpu_is_known(screen, gpus, monkeypatch, tmp
     assert "HSR_KERNELS_ROUTE" not in section(screen()[1], "Notes")
 
 
-OLD = "The NVIDIA driver on your system is too old (found version 11040)"
-UNUSED = {
-    "no driver": ("", "13.0", OLD, "There is an NVIDIA GPU, but no driver for it."),
+OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040)"
+UNUSED_GPUS = {
+    "no driver": ("", "13.0", OLD_DRIVER, "There is an NVIDIA GPU, but no driver for it."),
     "a build for CPUs": ("570.1", None, "", "This PyTorch is built for CPUs only, so the NVIDIA GPU isn't used."),
     "hidden": ("570.1", "13.0", "No CUDA GPUs are available", "CUDA_VISIBLE_DEVICES='' hides the GPU from PyTorch."),
-    "old driver": ("470.1", "13.0", OLD, f"PyTorch can't use the GPU: {OLD}."),
+    "old driver": ("470.1", "13.0", OLD_DRIVER, f"PyTorch can't use the GPU: {OLD_DRIVER}."),
     "else": ("570.1", "13.0", "CUDA unknown error", "PyTorch can't use the GPU: CUDA unknown error."),
 }
 
 
 @requires_native
-@pytest.mark.parametrize("driver, cuda, error, sentence", UNUSED.values(), ids=UNUSED)
-def test_gpu_that_pytorch_does_not_see(driver, cuda, error, sentence, screen, no_gpu, monkeypatch):
+@pytest.mark.parametrize("driver, cuda, error, sentence", UNUSED_GPUS.values(), ids=UNUSED_GPUS)
+def test_gpu_that_pytorch_does_not_see_is_explained(driver, cuda, error, sentence, screen, no_gpu, monkeypatch):
     monkeypatch.setattr(machine, "nvidia", lambda: (driver, ("NVIDIA Fake", "NVIDIA Fake")))
     monkeypatch.setattr(machine, "torch_refuses", lambda: error)
     monkeypatch.setattr(torch.version, "cuda", cuda)
@@ -347,7 +347,7 @@ def test_gpu_that_pytorch_does_not_see(driver, cuda, error, sentence, screen, no
     assert "The triton backend can't work: PyTorch doesn't see the GPU." in section(text, "Problems")
 
 
-def test_gpu_on_the_pci_bus(tmp_path):
+def test_gpus_are_found_on_the_pci_bus(tmp_path):
     for name, vendor, kind in (("a", "0x10de", "0x030200"), ("b", "0x10de", "0x040300"), ("c", "0x1002", "0x030000")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "vendor").write_text(vendor + "\n")
@@ -355,7 +355,7 @@ def test_gpu_on_the_pci_bus(tmp_path):
     assert machine.pci_gpus(str(tmp_path)) == ("NVIDIA GPU at PCI address a",)
 
 
-def test_what_nvidia_smi_says(tmp_path, monkeypatch):
+def test_driver_and_gpus_are_read_from_nvidia_smi(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho '570.86.15, NVIDIA H100'\necho '570.86.15, NVIDIA H100'\n")
     program.chmod(0o755)
@@ -363,7 +363,7 @@ def test_what_nvidia_smi_says(tmp_path, monkeypatch):
     assert machine.nvidia() == ("570.86.15", ("NVIDIA H100", "NVIDIA H100"))
 
 
-def test_what_triton_compiles_with(tmp_path, monkeypatch):
+def test_triton_needs_a_c_compiler_or_a_filled_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)

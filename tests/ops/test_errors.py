@@ -29,7 +29,7 @@ def _loss(x: object = X, target: object = TARGET, head: object = HEAD) -> torch.
 
 FIR_FUNCTIONS = (hk.upfirdn2d, hk.filter2d, hk.upsample2d, hk.downsample2d)
 
-# (call, exception, what the message must name: argument, what it was, what was expected)
+# (call, exception, words of the message: the argument, its value, what was expected)
 CASES = [
     # bias_act
     (lambda: hk.bias_act([1.0]), TypeError, ("x", "list", "Tensor")),
@@ -148,15 +148,15 @@ def test_message_names_argument_value_and_expectation(call, exception, words):
     with pytest.raises(exception) as raised:
         call()
     message = str(raised.value)
-    argument, was, expected = words
+    argument, value, expected = words
     assert re.search(rf"(?<!\w){re.escape(argument)}(?!\w)", message), message
-    for word in (was, expected):
+    for word in (value, expected):
         assert word in message, f"{word!r} is missing in: {message}"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_results_are_finite_after_an_error(backend):
-    """A refused call leaves nothing behind that the next one trips over."""
+    """A refused call has no effect on the next one."""
     with hk.use_backend(backend):
         with pytest.raises(ValueError):
             hk.bias_act(X, torch.zeros(4))

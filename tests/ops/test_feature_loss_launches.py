@@ -10,7 +10,9 @@ import hsr_kernels as hk
 from hsr_kernels._precision import exact_float32
 from hsr_kernels.aot import record
 
-_SIZES = ((512, 8), (512, 16), (512, 32), (256, 64))  # channels and side
+# Channels and side of the features at each scale.
+_SIZES = ((512, 8), (512, 16), (512, 32), (256, 64))
+# Images, hidden channels, target channels and target side.
 _N, _K, _D, _T = 16, 4096, 768, 14
 
 

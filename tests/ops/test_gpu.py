@@ -19,13 +19,14 @@ pytestmark = pytest.mark.gpu
 _LAYERS = ("bias_act-styled-clamped", "bias_act-swish-clamped", "upsample2d-skip-to-rgb", "upfirdn2d-up-3-down-2",
            "conv2d_resample-down-2", "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb",
            "modulated_conv2d-several-tiles", "feature_projection_loss-grow-equal-shrink")  # fmt: skip
-_ONE_KERNEL = "modulated_conv2d-several-tiles"  # in channels_last and on the fused route
+# A layer that is one kernel in channels_last and on the fused route.
+_ONE_KERNEL_CASE = "modulated_conv2d-several-tiles"
 
 
 @pytest.fixture(autouse=True)
 def _route_and_backend(request):
     params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    fused = params.get("name") == _ONE_KERNEL and params.get("backend") != "cuda"
+    fused = params.get("name") == _ONE_KERNEL_CASE and params.get("backend") != "cuda"
     with hk.use_route("fused" if fused else None), hk.use_backend(params.get("backend")):
         yield
 
@@ -39,12 +40,12 @@ def on_both(names: Iterable[str]) -> pytest.MarkDecorator:
 
 
 def _on_gpu(name: str) -> tuple[Case, dict[str, torch.Tensor], torch.Tensor]:
-    """A case whose options are on the device (no graph may capture their way there), its tensors, its cotangent."""
+    """A case whose options are on the device, since no graph may capture their transfer, its tensors and cotangent."""
     case = BY_NAME[name]
     options = {key: o.cuda() if isinstance(o, torch.Tensor) else o for key, o in case.options.items()}
     inputs = draw(case, torch.float32)
     tensors = {key: t.cuda() for key, t in inputs.tensors.items()}
-    if name == _ONE_KERNEL:
+    if name == _ONE_KERNEL_CASE:
         tensors["x"] = tensors["x"].contiguous(memory_format=torch.channels_last)
     for key, t in tensors.items():
         t.requires_grad_(not key.startswith("targets"))
@@ -53,12 +54,12 @@ def _on_gpu(name: str) -> tuple[Case, dict[str, torch.Tensor], torch.Tensor]:
 
 @on_both(_LAYERS)
 def test_agrees_with_the_reference(name, backend):
-    """What is run first of all: output and first derivatives of every operator on either backend, to some digits."""
+    """The first check: output and first derivatives of every operator agree on either backend to a few digits."""
     inputs = draw(BY_NAME[name], torch.float32)
-    layout = "channels_last" if name == _ONE_KERNEL else "contiguous"
+    layout = "channels_last" if name == _ONE_KERNEL_CASE else "contiguous"
     ours = evaluate(BY_NAME[name], inputs, 1, layout, "cuda")
     with hk.use_backend("reference"):
-        expected = evaluate(BY_NAME[name], inputs.wide(), 1)
+        expected = evaluate(BY_NAME[name], inputs.in_float64(), 1)
     for key, value in expected.items():
         assert tolerances.error(ours[key], value, "L2") <= 3e-3 * tolerances.norm(value, "L2"), key
 
@@ -103,22 +104,23 @@ def test_graph_of_forward_and_backward_follows_its_inputs(name, backend):
 
 
 @on_both(_LAYERS)
-def test_on_a_stream_of_ones_own(name, backend):
+def test_runs_on_the_current_stream(name, backend):
     case, tensors, _ = _on_gpu(name)
     expected = case.call(tensors).detach()
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(10_000_000)  # a kernel launched on another stream would run before what follows
+        # Meanwhile a kernel launched on another stream would run before what follows.
+        torch.cuda._sleep(10_000_000)
         late = {key: (t.detach() + 0).requires_grad_() for key, t in tensors.items()}
         got = case.call(late).detach()
     stream.synchronize()
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device only")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is only one CUDA device")
 @on_both(_LAYERS)
-def test_on_a_device_that_is_not_current(name, backend):
+def test_runs_on_a_device_that_is_not_current(name, backend):
     case, tensors, _ = _on_gpu(name)
     elsewhere = {key: t.detach().to("cuda:1") for key, t in tensors.items()}
     torch.testing.assert_close(case.call(elsewhere).cpu(), case.call(tensors).detach().cpu(), rtol=1e-4, atol=1e-5)
@@ -167,7 +169,7 @@ def _as_tf32(t: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kernel", (1, 3))
 @pytest.mark.parametrize("n, c, o, side", ((4, 128, 128, 32), (2, 72, 68, 61), (8, 512, 512, 8)))
 def test_fused_layer_in_tf32_is_as_precise_as_cudnn_in_tf32(n, c, o, side, kernel):
-    """Output and the gradients by images and weights, each against float64 and held to cuDNN's own error.
+    """Output and the gradients with respect to images and weights, each against float64 and held to cuDNN's own error.
 
     cuDNN may take float32 itself for some shapes; what rounding to tf32 alone costs is allowed there too.
     """
@@ -197,8 +199,8 @@ def test_fused_layer_in_tf32_is_as_precise_as_cudnn_in_tf32(n, c, o, side, kerne
     found = zip(("output", "d/dx", "d/dw"), results, derived(cudnn, x, w, dy), rounded, truths, strict=True)
     for what, got, *references, truth in found:
         for kind in tolerances.NORMS:
-            error, *its = (tolerances.error(t, truth, kind) for t in (got, *references))
-            bound = tolerances.bound(torch.float32, max(its), tolerances.norm(truth, kind))
+            error, *reference_errors = (tolerances.error(t, truth, kind) for t in (got, *references))
+            bound = tolerances.bound(torch.float32, max(reference_errors), tolerances.norm(truth, kind))
             assert error <= bound, f"{what}: {kind} error {error:.3g} over {bound:.3g}"
 
 
@@ -230,18 +232,18 @@ def _room_for(gigabytes: int) -> bool:
 @pytest.mark.parametrize("backend", ("triton", "cuda"))
 @pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=("contiguous", "channels_last"))
 def test_more_than_two_billion_elements(layout, backend):
-    """The last sample lies beyond 2^31 elements: it must come out as it does alone."""
+    """The last sample lies beyond 2^31 elements: it must equal its result alone."""
     x = torch.zeros(33, 64, 1024, 1024, dtype=torch.float16, device="cuda").to(memory_format=layout)
     x[-1].normal_()
     b = torch.randn(64, device="cuda").half()
-    last = x[-1:].clone(memory_format=layout)
-    assert torch.equal(hk.bias_act(x, b, act="lrelu")[-1:], hk.bias_act(last, b, act="lrelu"))
+    sample = x[-1:].clone(memory_format=layout)
+    assert torch.equal(hk.bias_act(x, b, act="lrelu")[-1:], hk.bias_act(sample, b, act="lrelu"))
     f = FIR4.cuda()
-    assert torch.equal(hk.filter2d(x, f)[-1:], hk.filter2d(last, f))
-    assert torch.equal(hk.downsample2d(x, f)[-1:], hk.downsample2d(last, f))
+    assert torch.equal(hk.filter2d(x, f)[-1:], hk.filter2d(sample, f))
+    assert torch.equal(hk.downsample2d(x, f)[-1:], hk.downsample2d(sample, f))
 
 
-@on_both(("modulated_conv2d-styled", _ONE_KERNEL))
+@on_both(("modulated_conv2d-styled", _ONE_KERNEL_CASE))
 def test_repeated_runs_are_identical(name, backend):
     """Reductions add up in a fixed order."""
     case = BY_NAME[name]

@@ -44,7 +44,7 @@ CASES = [
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_finite_differences(case, backend):
+def test_derivatives_match_finite_differences(case, backend):
     tensors = draw(case, torch.float64).tensors
     leaves = [tensors[name].clone().requires_grad_() for name in case.differentiated]
 
@@ -58,7 +58,7 @@ def test_finite_differences(case, backend):
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_finite_differences_in_other_layouts(backend, layout):
+def test_derivatives_match_finite_differences_in_other_layouts(backend, layout):
     """Derivatives with respect to tensors that aren't contiguous, through one layer that uses them all."""
     (case,) = (c for c in CASES if str(c) == "modulated_conv2d-up")
     tensors = draw(case, torch.float64).tensors
@@ -75,7 +75,7 @@ def test_finite_differences_in_other_layouts(backend, layout):
 @requires_native
 @pytest.mark.parametrize("up", [1, 2])
 def test_third_order_of_modulated_conv2d(up):
-    """A second derivative that can be differentiated takes another way: both must agree, and the third be right."""
+    """A differentiable second derivative is computed in another way: both must agree, and the third be right."""
     taps = hk.setup_filter([1, 3, 3, 1]) if up > 1 else None
     generator = torch.Generator().manual_seed(0)
 
@@ -93,13 +93,13 @@ def test_third_order_of_modulated_conv2d(up):
             )
             first = torch.autograd.grad((y * v).sum(), leaves, create_graph=True)
             penalty = sum((g.square().sum() for g in first), torch.zeros(()))
-            plain = torch.autograd.grad(penalty, leaves, retain_graph=True)
+            second_without_graph = torch.autograd.grad(penalty, leaves, retain_graph=True)
             second = torch.autograd.grad(penalty, leaves, create_graph=True)
             penalty = sum((g.square().sum() for g in second), torch.zeros(()))
-            return list(plain), list(second), list(torch.autograd.grad(penalty, leaves))
+            return list(second_without_graph), list(second), list(torch.autograd.grad(penalty, leaves))
 
-    plain, second, third = derivatives("cpu")
+    second_without_graph, second, third = derivatives("cpu")
     _, expected_second, expected_third = derivatives("reference")
-    torch.testing.assert_close(plain, expected_second)
+    torch.testing.assert_close(second_without_graph, expected_second)
     torch.testing.assert_close(second, expected_second)
     torch.testing.assert_close(third, expected_third)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import hsr_kernels as hk
 from tests.cases import Case
 from tests.inputs import LAYOUTS, draw, evaluate
-from tests.native import BACKENDS, EMULATED
+from tests.native import BACKENDS, EMULATED_CUDA
 from tests.ops.literal import PARAMETERS as ACTIVATIONS
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
-with_kernels = pytest.mark.parametrize("backend", [*BACKENDS, EMULATED])
+with_kernels = pytest.mark.parametrize("backend", [*BACKENDS, EMULATED_CUDA])
 sizes = st.integers(1, 9)
 factors = st.integers(1, 4)
 layouts = st.sampled_from(LAYOUTS)
@@ -26,14 +26,14 @@ def check(case: Case, backend: str, layout: str) -> None:
     inputs = draw(case, dtype)
     for order in (0, 1, 2):
         with hk.use_backend("reference"):
-            expected = evaluate(case, inputs.wide(), order)
+            expected = evaluate(case, inputs.in_float64(), order)
         with hk.use_backend(backend):
             actual = evaluate(case, inputs, order, layout)
         for name, t in expected.items():
             assert actual[name].shape == t.shape
             scale = float(t.abs().max()) if t.numel() else 0.0
-            close = dict(rtol=0, atol=rounding * max(scale, 1.0), msg=name)
-            torch.testing.assert_close(actual[name].double(), t.double(), **close)
+            tolerance = dict(rtol=0, atol=rounding * max(scale, 1.0), msg=name)
+            torch.testing.assert_close(actual[name].double(), t.double(), **tolerance)
 
 
 @st.composite
@@ -123,7 +123,7 @@ def test_modulated_conv2d(backend, n, c, o, size, kernel, resample, f, noise, bi
 @backends
 @given(
     n=st.integers(1, 2), hidden=st.integers(1, 20), layout=layouts, gain=st.sampled_from((0.5, 2**0.5)),
-    scales=st.lists(st.tuples(*(st.integers(1, most) for most in (5, 17, 17, 4, 15))),
+    scales=st.lists(st.tuples(*(st.integers(1, limit) for limit in (5, 17, 17, 4, 15))),
                     min_size=1, max_size=2),
 )  # fmt: skip
 def test_feature_projection_loss(backend, n, hidden, scales, layout, gain):

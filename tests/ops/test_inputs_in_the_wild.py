@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What networks and users in the wild pass: other shapes of noise, filters cast with their module, empty batches,
-positions that 16 bits don't hold, numbers beyond all bounds."""
+positions that 16 bits don't hold, infinite and absurd numbers."""
 
 import subprocess
 import sys
@@ -33,10 +33,10 @@ def test_noise_broadcasts(backend, device, up, shape):
     x, weight, styles = torch.randn(2, 3, 8 // up, 8 // up), torch.randn(4, 3, 3, 3), torch.rand(2, 3) + 0.5
     noise = torch.randn(shape)
     results = []
-    for name, place in (("reference", "cpu"), (backend, device)):
-        tensors = [t.to(place).requires_grad_() for t in (x, weight, styles, noise)]
+    for name, target in (("reference", "cpu"), (backend, device)):
+        tensors = [t.to(target).requires_grad_() for t in (x, weight, styles, noise)]
         with hk.use_backend(name):
-            f = F4.to(place) if up > 1 else None
+            f = F4.to(target) if up > 1 else None
             y = hk.modulated_conv2d(*tensors, up=up, padding=1, resample_filter=f, act="lrelu")
             first = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)
             second = torch.autograd.grad(first[0].square().sum() + first[3].square().sum(), tensors)
@@ -44,13 +44,13 @@ def test_noise_broadcasts(backend, device, up, shape):
     assert results[1][4].shape == noise.shape
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
-    plain = hk.modulated_conv2d(x, weight, styles, up=up, padding=1, resample_filter=F4 if up > 1 else None)
-    expected = F.leaky_relu(plain + noise, 0.2) * 2**0.5
+    convolved = hk.modulated_conv2d(x, weight, styles, up=up, padding=1, resample_filter=F4 if up > 1 else None)
+    expected = F.leaky_relu(convolved + noise, 0.2) * 2**0.5
     torch.testing.assert_close(results[1][0], expected, rtol=1e-4, atol=1e-4)
 
 
 @backends
-def test_other_noise_is_told(backend):
+def test_noise_of_other_shapes_is_refused(backend):
     x, weight, styles = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.rand(2, 3)
     for shape in ((2, 4, 8, 8), (3, 1, 8, 8), (7, 8), (2, 8, 8), (1, 2, 1, 8, 8)):
         with hk.use_backend(backend), pytest.raises(ValueError, match=r"noise must be .* got \["):
@@ -73,7 +73,7 @@ def test_filters_are_cast_with_their_module(backend, device, dtype):
     )
     with hk.use_backend(backend):
         for call in calls:
-            # Twice each, as a GPU's calls that were seen before go a shorter way.
+            # Twice each, as a GPU's repeated calls may be replayed.
             for _ in range(2):
                 torch.testing.assert_close(call(f.to(dtype)), call(f), rtol=0, atol=0)
 
@@ -97,7 +97,7 @@ OPERATORS = {
 }
 
 
-# PyTorch's own kernels run these, and only Triton's the loss.
+# The operators that each backend has no kernels for: PyTorch's run these, and the loss has none in CUDA.
 _WITHOUT_KERNELS = {"triton": ("conv2d", "conv_transpose2d", "grid_sample")}
 _WITHOUT_KERNELS["cuda"] = (*_WITHOUT_KERNELS["triton"], "feature_projection_loss")
 
@@ -127,15 +127,15 @@ def check_empty_batch(backend, device, dtype, op):
 @backends
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("size", ((181, 182), (300, 40), (1, 33000)), ids=str)
-def test_positions_in_16_bits_are_those_of_their_values(backend, dtype, size):
+def test_positions_in_16_bits_keep_their_exact_values(backend, dtype, size):
     """Samples and derivatives are what the same numbers give in float64, to the rounding of the results alone."""
     x = torch.rand(1, 2, *size).to(dtype)
     grid = (torch.rand(1, 9, 9, 2) * 2.2 - 1.1).to(dtype)
-    ident = F.affine_grid(torch.eye(2, 3)[None], (1, 2, *size), align_corners=False)[:, ::17, ::17].to(dtype)
-    for places in (grid, ident):
+    identity = F.affine_grid(torch.eye(2, 3)[None], (1, 2, *size), align_corners=False)[:, ::17, ::17].to(dtype)
+    for positions in (grid, identity):
         results = []
-        for wide in (True, False):
-            leaves = [(t.double() if wide else t).clone().requires_grad_() for t in (x, places)]
+        for in_float64 in (True, False):
+            leaves = [(t.double() if in_float64 else t).clone().requires_grad_() for t in (x, positions)]
             with hk.use_backend(backend):
                 y = hk.grid_sample(*leaves)
                 first = torch.autograd.grad(y.float().square().sum() / max(size) ** 0.5, leaves, create_graph=True)
@@ -147,8 +147,8 @@ def test_positions_in_16_bits_are_those_of_their_values(backend, dtype, size):
 
 
 @backends
-def test_positions_in_large_images(backend):
-    """Indices beyond what float32 counts: the last pixels of 4100 x 4100."""
+def test_positions_in_large_images_are_exact(backend):
+    """Indices that float32 can't count: the last pixels of 4100 x 4100."""
     n = 4100
     x = torch.zeros(1, 1, n, n)
     x[0, 0, -1, -2] = 1
@@ -163,8 +163,8 @@ def test_positions_in_large_images(backend):
 @backends
 @pytest.mark.parametrize("value", (float("inf"), -float("inf"), 3e38, -1e20, float("nan")), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
-def test_places_beyond_all_bounds(backend, value, dtype):
-    """Outside, so 0, of any order; NaN is where PyTorch has it, at -1, and nothing depends on it."""
+def test_huge_infinite_and_nan_positions_are_outside(backend, value, dtype):
+    """Output and derivatives are 0 there. NaN counts as -1, as in PyTorch, and no derivative depends on it."""
     x = torch.rand(1, 1, 4, 4).to(dtype).requires_grad_()
     grid = torch.full((1, 2, 2, 2), 0.1).to(dtype)
     grid[0, 0, 0] = value
@@ -196,7 +196,7 @@ _IMPOSSIBLE = (
 
 
 def test_impossible_numbers_are_errors():
-    """In a process of its own, which must neither die nor go on for ever."""
+    """In a process of its own, which must neither crash nor hang."""
     code = """
 import sys, torch, hsr_kernels as hk
 f = hk.setup_filter([1, 3, 3, 1])

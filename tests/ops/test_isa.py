@@ -15,11 +15,11 @@ pytestmark = requires_native
 
 ROOT = Path(__file__).parents[2]
 _CAPABILITY = torch.backends.cpu.get_cpu_capability()
-_AVAILABLE = {"base": True, "avx2": "AVX" in _CAPABILITY, "avx512": "AVX512" in _CAPABILITY}
-# test_parity.py runs on the widest one that there is.
-_OTHERS = [
+_AVAILABLE_ISAS = {"base": True, "avx2": "AVX" in _CAPABILITY, "avx512": "AVX512" in _CAPABILITY}
+# test_parity.py runs on the best one that there is.
+_OTHER_ISAS = [
     pytest.param(isa, marks=pytest.mark.skipif(not has, reason=f"this processor has no {isa}"))
-    for isa, has in _AVAILABLE.items()
+    for isa, has in _AVAILABLE_ISAS.items()
     if isa != "avx512"
 ]
 
@@ -47,7 +47,7 @@ def run(code: str, isa: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("isa", _OTHERS)
+@pytest.mark.parametrize("isa", _OTHER_ISAS)
 def test_parity(isa):
     done = run(_CODE, isa)
     assert done.stdout.strip() == isa, done.stderr

@@ -63,19 +63,21 @@ def test_second_derivatives_keep_the_layout(case, memory_format):
     y = case.call(dict(zip(case.shapes, (x, *others), strict=True)))
     v = torch.randn(y.shape).to(memory_format=memory_format).requires_grad_()
     (dx,) = torch.autograd.grad(y, x, v, create_graph=True)
-    (by_v,) = torch.autograd.grad(dx, v, torch.randn(dx.shape).to(memory_format=memory_format))
-    assert is_in(by_v, memory_format)
+    (dv,) = torch.autograd.grad(dx, v, torch.randn(dx.shape).to(memory_format=memory_format))
+    assert is_in(dv, memory_format)
 
 
-def _copies(call, least: int) -> list[str]:
-    """Names of the copying operators that ran inside `call` on tensors of `least` elements or more."""
+def _copies(call, min_elements: int) -> list[str]:
+    """Names of the copying operators that ran inside `call` on tensors of at least `min_elements`."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         call()
     copying = ("aten::copy_", "aten::clone", "aten::contiguous", "aten::_to_copy")
     return [
         event.name
         for event in profiler.events()
-        if event.name in copying and event.input_shapes and torch.Size(event.input_shapes[0] or [0]).numel() >= least
+        if event.name in copying
+        and event.input_shapes
+        and torch.Size(event.input_shapes[0] or [0]).numel() >= min_elements
     ]
 
 
@@ -88,12 +90,12 @@ def test_dense_layouts_run_without_a_copy(case, dtype, memory_format):
     tensors["x"] = tensors["x"].to(memory_format=memory_format).requires_grad_()
     y = case.call(tensors)
     v = torch.randn(y.shape).to(dtype).to(memory_format=memory_format)
-    least = min(tensors["x"].numel(), y.numel())
-    assert not _copies(lambda: case.call(tensors), least)
-    assert not _copies(lambda: torch.autograd.grad(y, tensors["x"], v), least)
+    min_elements = min(tensors["x"].numel(), y.numel())
+    assert not _copies(lambda: case.call(tensors), min_elements)
+    assert not _copies(lambda: torch.autograd.grad(y, tensors["x"], v), min_elements)
 
 
-def test_copies_are_seen():
+def test_copies_are_noticed():
     """The test above would notice a copy."""
     x = torch.randn(2, 8, 12, 10).to(memory_format=CHANNELS_LAST)
     assert _copies(lambda: x.contiguous(), x.numel())
@@ -104,8 +106,8 @@ def test_copies_are_seen():
     "arrange", ("transposed", "expanded batch", "expanded pixels", "flipped strides", "every other")
 )
 @pytest.mark.parametrize("case", IMAGE_CASES, ids=str)
-def test_other_layouts(case, arrange, backend):
-    """Transposed images, broadcast dimensions and steps: copied where need be, and right, for inputs and cotangents."""
+def test_other_layouts_give_the_same_results(case, arrange, backend):
+    """Transposed, broadcast and strided images are copied where necessary, as inputs and as cotangents."""
     tensors = draw(case, torch.float64).tensors
 
     def arranged(t: torch.Tensor) -> torch.Tensor:
@@ -118,7 +120,7 @@ def test_other_layouts(case, arrange, backend):
         }[arrange]()
 
     def results(backend: str, arrangement) -> list[torch.Tensor]:
-        # A leaf of its own below the view, since leaves can't be expanded.
+        # The leaf lies below the view, since leaves can't be expanded.
         x = tensors["x"].clone().requires_grad_()
         y = case.call({**tensors, "x": arrangement(arranged(x))})
         v = arrangement(arranged(torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))))
@@ -134,7 +136,7 @@ def test_other_layouts(case, arrange, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", IMAGE_CASES, ids=str)
-def test_gradient_of_a_sum(case, backend):
+def test_gradient_of_a_sum_is_right(case, backend):
     """`y.sum().backward()` brings a cotangent whose strides are all zero."""
     tensors = draw(case, torch.float64).tensors
 
@@ -149,7 +151,7 @@ def test_gradient_of_a_sum(case, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("op", sorted({case.op for case in CASES}))
-def test_arguments_are_left_alone(op, backend):
+def test_arguments_are_not_written_to(op, backend):
     """No operator writes to what it is given, cotangents included."""
     case = next(case for case in CASES if case.op == op)
     inputs = draw(case, torch.float32)

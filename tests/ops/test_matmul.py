@@ -22,20 +22,20 @@ def _layouts(rows: int, columns: int, dtype: torch.dtype):
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("float32", "float64"))
 @pytest.mark.parametrize("m, k, n", _SIZES)
 def test_matches_float64_in_every_layout_and_number_of_threads(m, k, n, dtype):
-    (a, of_a), (b, of_b) = _layouts(m, k, dtype), _layouts(k, n, dtype)
+    (a, layouts_a), (b, layouts_b) = _layouts(m, k, dtype), _layouts(k, n, dtype)
     truth = a.double() @ b.double()
-    alone = _product(a, b)
+    expected = _product(a, b)
     bound = torch.finfo(dtype).eps * (a.double().norm(dim=1)[:, None] * b.double().norm(dim=0) * max(k, 1) ** 0.5 + 1)
-    assert ((alone - truth).abs() <= bound).all()
+    assert ((expected - truth).abs() <= bound).all()
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        for left in of_a:
-            for right in of_b:
+        for left in layouts_a:
+            for right in layouts_b:
                 out = torch.full((m, n), torch.nan, dtype=dtype)
-                assert torch.equal(_product(left, right, out), alone)
+                assert torch.equal(_product(left, right, out), expected)
 
 
-def test_adds_to_what_is_there():
+def test_product_is_added_to_the_output():
     a, b, before = torch.randn(9, 300), torch.randn(300, 40), torch.randn(9, 50)
     after = before.clone()
     _product(a, b, after[:, 5:45], add=True)
@@ -43,6 +43,6 @@ def test_adds_to_what_is_there():
     assert torch.equal(after[:, :5], before[:, :5]) and torch.equal(after[:, 45:], before[:, 45:])
 
 
-def test_samples():
+def test_batched_product_matches_single_products():
     a, b = torch.randn(6, 20), torch.randn(3, 20, 33)
     assert torch.equal(_product(a, b), torch.stack([_product(a, sample) for sample in b]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of measurements, and the backend of a GPU that follows from it, on a machine whose GPU is pretended."""
+"""The table of measurements, and the backend of a GPU that follows from it, on a machine with a simulated GPU."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ TABLE = f"""{",".join(HEADER)}
 
 
 class OnGpu:
-    """What choosing looks at of a tensor."""
+    """The properties of a tensor on a GPU that a choice depends on."""
 
     def __init__(self, *shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> None:
         self._shape = shape
@@ -53,23 +53,23 @@ def chosen(x: OnGpu, op: str = "bias_act") -> str:
     return operators.operators[op].choose(x).backend
 
 
-def test_the_faster_one_is_taken_at_each_size(hopper):
+def test_the_faster_backend_is_chosen_at_each_size(hopper):
     assert (chosen(SMALL), chosen(LARGE)) == ("cuda", "triton")
 
 
-def test_cuda_is_taken_where_both_are_as_fast(hopper):
+def test_cuda_is_chosen_where_both_are_equally_fast(hopper):
     assert chosen(OnGpu(1, 4, 16, 16, dtype=torch.float16, channels_last=True)) == "cuda"
 
 
 @pytest.mark.parametrize(
     "x", (OnGpu(1, 4, 16, 16, channels_last=True), OnGpu(4, 64, 64, 64), OnGpu(1, 4, 16, 16, dtype=torch.half))
 )
-def test_cuda_is_taken_where_nothing_alike_was_measured(hopper, x):
+def test_cuda_is_chosen_where_nothing_similar_was_measured(hopper, x):
     assert chosen(x) == "cuda"
     assert chosen(SMALL, "upfirdn2d") == chosen(SMALL, "conv2d_resample") == "cuda"
 
 
-def test_no_other_chip_speaks_for_this_one(hopper, monkeypatch):
+def test_measurements_of_other_chips_are_ignored(hopper, monkeypatch):
     assert chosen(LARGE) == "triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (10, 0))
     hk.reset_choices()
@@ -77,18 +77,18 @@ def test_no_other_chip_speaks_for_this_one(hopper, monkeypatch):
 
 
 @pytest.mark.parametrize("wanted", ("cuda", "triton"))
-def test_a_request_outranks_measurements(hopper, wanted):
+def test_a_request_overrides_measurements(hopper, wanted):
     with hk.use_backend(wanted):
         assert chosen(SMALL) == chosen(LARGE) == wanted
 
 
 @pytest.mark.parametrize("absent, left", (("_cuda", "triton"), ("triton", "cuda")))
-def test_the_other_one_runs_where_one_cannot(hopper, monkeypatch, absent, left):
+def test_the_other_backend_runs_where_one_cannot(hopper, monkeypatch, absent, left):
     monkeypatch.setattr(native, "missing", lambda name: "it isn't there" if name == absent else "")
     assert chosen(SMALL) == chosen(LARGE) == left
 
 
-def test_explain_tells_the_measurement(hopper):
+def test_explain_reports_the_measurement(hopper):
     text = str(hk.explain("bias_act", SMALL))
     assert "cuda: chosen: the fastest that can run (measured for 1024 elements: cuda 8.0 µs, triton 30.0 µs)" in text
     for op, x, why in (("upfirdn2d", SMALL, "on this chip"), ("bias_act", OnGpu(4, 64, 64, 64), "of about this size")):
@@ -98,12 +98,12 @@ def test_explain_tells_the_measurement(hopper):
         assert explanation.reasons["triton"] == "it could run, but cuda is the default"
 
 
-def test_the_loss_has_no_cuda_kernels_and_says_so(hopper):
+def test_explain_says_that_the_loss_has_no_cuda_kernels(hopper):
     explanation = hk.explain("feature_projection_loss", SMALL)
     assert explanation.backend == "triton" and "feature_projection_loss has no cuda impl" in explanation.reasons["cuda"]
 
 
-def test_pytorchs_own_kernels_are_called_so(hopper):
+def test_explain_names_pytorchs_own_kernels(hopper):
     for op in ("conv2d", "conv_transpose2d", "grid_sample"):
         explanation = hk.explain(op, SMALL)
         assert f"{op} on cuda:0 float32 runs PyTorch's own kernels" in str(explanation)
@@ -131,14 +131,14 @@ def test_the_table_is_kept_until_choices_are_reset(hopper, tmp_path, monkeypatch
         (TABLE + "9.0,bias_act,float32\n", "line 6"),
     ),
 )
-def test_what_is_no_table_is_refused(tmp_path, text, sentence):
+def test_malformed_tables_are_refused(tmp_path, text, sentence):
     path = tmp_path / "table.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=sentence):
         measured.read(str(path))
 
 
-def test_tables_are_read_as_they_were_written(tmp_path):
+def test_written_tables_are_read_back_unchanged(tmp_path):
     one = Measurement(
         "9.0", Problem("upfirdn2d", "forward and backward", "bfloat16", "channels_last", (4096,)), {"cuda": 7.5}
     )
@@ -148,6 +148,6 @@ def test_tables_are_read_as_they_were_written(tmp_path):
     assert measured.read(str(tmp_path / "table.csv")) == (one, other)
 
 
-def test_the_table_that_is_shipped_can_be_read():
+def test_the_shipped_table_can_be_read():
     for m in measured.read(str(measured._TABLE)):
         assert len(m.microseconds) > 1 and min(m.microseconds.values()) > 0

@@ -16,7 +16,7 @@ pytestmark = requires_native
 
 
 def saved(call: Callable[[], torch.Tensor], *exempt: torch.Tensor) -> int:
-    """Bytes that `call` keeps for its backward, but for the tensors in `exempt`, which live anyway."""
+    """Bytes that `call` keeps for its backward, except the tensors in `exempt`, which live anyway."""
     storages: dict[int, int] = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_swish_keeps_its_input():
 
 
 def test_reference_keeps_more():
-    """The comparison that the figures are made of."""
+    """The baseline of the tests above."""
     x, b = parameters((2, 8, 16, 16), (8,))
     with hk.use_backend("reference"):
         assert saved(lambda: hk.bias_act(x, b, act="lrelu", clamp=1.0)) >= nbytes(x)
@@ -96,7 +96,8 @@ def test_styled_layer_keeps_its_inputs_and_its_output(up, dtype):
         )
 
     kept = saved(layer, x, weight, styles, noise, bias)
-    assert kept < min(nbytes(x), nbytes(layer())) / 2  # demodulation keeps vectors and copies of the weight, no image
+    # Demodulation keeps vectors and copies of the weight, no image.
+    assert kept < min(nbytes(x), nbytes(layer())) / 2
 
 
 @pytest.mark.parametrize("size, target", ((16, 7), (7, 7), (4, 7)), ids=("shrinks", "equal", "grows"))

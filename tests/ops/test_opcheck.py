@@ -21,10 +21,11 @@ OPS = (
     "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_epilogue_bwd_bwd",
     "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
-ON_CUDA = tuple(op for op in OPS if not op.startswith("feature_loss"))
-LAYERS = ("modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight")
+CUDA_OPS = tuple(op for op in OPS if not op.startswith("feature_loss"))
+LAYER_OPS = ("modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight")
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-LRELU = (2, 0.2, 2**0.5, 1.0)  # code, alpha, gain, clamp
+# Activations as (code, alpha, gain, clamp).
+LRELU = (2, 0.2, 2**0.5, 1.0)
 TANH = (3, 0.0, 1.0, -1.0)
 SWISH = (8, 0.0, 2**0.5, -1.0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -32,22 +33,22 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 FIR = (hk.setup_filter([1, 3, 3, 1]), [2, 2], [1, 1], [2, 1, 2, 1], False, 4.0)
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
 def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str = "cpu") -> Mapping[str, list[tuple]]:
-    """Arguments for each operator of a backend, whose own affair it is what the loss keeps."""
+    """Arguments for each operator of a backend, which decides itself what the loss keeps for its backward."""
 
     def image(*shape: int) -> torch.Tensor:
         return torch.randn(shape).to(dtype).to(memory_format=memory_format)
 
     def vector(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=wide(dtype))
+        return torch.randn(shape, dtype=accumulation_dtype(dtype))
 
     x, dy, ddx, b = image(2, 3, 5, 4), image(2, 3, 5, 4), image(2, 3, 5, 4), torch.randn(3).to(dtype)
     y = hk.bias_act(x, act="lrelu", clamp=1.0)
-    last = memory_format is torch.channels_last
+    channels_last = memory_format is torch.channels_last
     epilogue = (vector(2, 3), vector(2, 1, 5, 4), vector(3))
     doubled = (vector(2, 3), vector(1, 1, 10, 8), vector(3))
     kernel, dz, narrower = image(4, 3, 3, 3), image(2, 4, 3, 4), (vector(2, 4), vector(1, 1, 3, 4), vector(4))
@@ -63,8 +64,11 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
         "upfirdn2d": [(x, *FIR), (x, None, [1, 2], [2, 1], [0, 1, -1, 0], True, 1.0)],
         "scale_channels": [(x, vector(2, 3))],
         "scale_channels_bwd": [(dy, x, vector(2, 3))],
-        "modulated_conv2d_epilogue": [(x, *epilogue, last, *LRELU), (x, None, None, None, last, *LRELU)],
-        "modulated_conv2d_fir_epilogue": [(x, *FIR, *doubled, last, *LRELU)],
+        "modulated_conv2d_epilogue": [
+            (x, *epilogue, channels_last, *LRELU),
+            (x, None, None, None, channels_last, *LRELU),
+        ],
+        "modulated_conv2d_fir_epilogue": [(x, *FIR, *doubled, channels_last, *LRELU)],
         "modulated_conv2d_epilogue_bwd": [(dy, y, *epilogue, True, *LRELU), (dy, y, None, None, None, False, *LRELU)],
         "modulated_conv2d_epilogue_bwd_bwd": [
             (ddx, vector(2, 3), vector(2, 1, 5, 4), vector(3), dy, y, *epilogue, True, *LRELU),
@@ -86,9 +90,9 @@ def test_every_operator_is_checked():
     registered = {name for namespace, _, name in names if namespace == "hsr_kernels"}
     assert {name for name in registered if name.endswith(".cpu")} == {f"{op}.cpu" for op in OPS}
     of_cuda = {name for name in registered if name.endswith(".cuda")}
-    assert of_cuda == {f"{op}.cuda" for op in ON_CUDA} | {"demodulation.cuda"}
+    assert of_cuda == {f"{op}.cuda" for op in CUDA_OPS} | {"demodulation.cuda"}
     # Triton's kernels take no float64, and are checked where they are interpreted.
-    assert {name for name in registered if name.endswith(".triton")} == {f"{op}.triton" for op in (*OPS, *LAYERS)}
+    assert {name for name in registered if name.endswith(".triton")} == {f"{op}.triton" for op in (*OPS, *LAYER_OPS)}
 
 
 @pytest.mark.parametrize("op, dtype, memory_format", every_other(OPS, DTYPES, FORMATS))
@@ -98,7 +102,7 @@ def test_opcheck(op, dtype, memory_format):
 
 
 @pytest.mark.emulate
-@pytest.mark.parametrize("op, dtype, memory_format", every_other(ON_CUDA, (torch.float32, torch.float16), FORMATS))
+@pytest.mark.parametrize("op, dtype, memory_format", every_other(CUDA_OPS, (torch.float32, torch.float16), FORMATS))
 def test_opcheck_of_cuda(op, dtype, memory_format):
     for args in samples(dtype, memory_format)[op]:
         torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).cuda, args, test_utils=CHECKS)
@@ -107,7 +111,7 @@ def test_opcheck_of_cuda(op, dtype, memory_format):
 @pytest.mark.interpret
 @pytest.mark.parametrize(
     "op, memory_format",
-    every_other(OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in LAYERS],
+    every_other(OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in LAYER_OPS],
 )
 def test_opcheck_of_triton(op, memory_format):
     for args in samples(torch.float32, memory_format, "triton")[op]:
@@ -124,7 +128,7 @@ def test_opcheck_of_demodulation(dtype, channels_last):
         torch.library.opcheck(torch.ops.hsr_kernels.demodulation.cuda, args, test_utils=CHECKS)
 
 
-def test_memoryless_tensors_are_refused():
+def test_tensors_without_memory_are_refused():
     """The address of a fake or meta tensor is 0: the bindings raise, where reading there would crash."""
     cpu = native.cpu()
     x = torch.zeros(1, 2, 3, 4)

@@ -17,13 +17,14 @@ from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
 from tests.selection import FULL, every_other, sampled_entries
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_BY_PYTORCH_ALONE = ("conv2d", "conv_transpose2d", "grid_sample")  # no kernels of ours: nothing to interpret
-_WITHOUT_CUDA_KERNELS = (*_BY_PYTORCH_ALONE, "feature_projection_loss")
+# PyTorch's own kernels compute these, so there is nothing to interpret.
+_PYTORCH_OPS = ("conv2d", "conv_transpose2d", "grid_sample")
+_OPS_WITHOUT_CUDA_KERNELS = (*_PYTORCH_OPS, "feature_projection_loss")
 
 
 @pytest.fixture(autouse=True)
 def _ieee_float32():
-    """cuDNN and cuBLAS may else compute in tf32, which no float32 tolerance allows. Restores what a test allows."""
+    """Keeps cuDNN and cuBLAS from tf32, which no float32 tolerance allows, and restores what a test allows."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
@@ -39,7 +40,7 @@ def _inputs(case: Case, dtype: torch.dtype, number: int = 0) -> Inputs:
 def _truth(case: Case, dtype: torch.dtype, order: int, number: int = 0) -> dict[str, torch.Tensor]:
     """Float64 results of the reference on inputs that were rounded to `dtype`."""
     with use_backend("reference"):
-        return evaluate(case, _inputs(case, dtype, number).wide(), order)
+        return evaluate(case, _inputs(case, dtype, number).in_float64(), order)
 
 
 @functools.cache
@@ -73,7 +74,7 @@ def _table():
                 layouts = [layout for layout in LAYOUTS if device == "cuda" or _interpreted(case, layout, dtype)]
                 if dtype != torch.float64 and layouts:
                     yield case, "triton", device, layouts, dtype, mark
-            if dtype != torch.float64 and case.op not in _WITHOUT_CUDA_KERNELS:
+            if dtype != torch.float64 and case.op not in _OPS_WITHOUT_CUDA_KERNELS:
                 for device, mark in CUDA_DEVICES.items():
                     # bfloat16 differs from float16 in its conversions alone: emulated, one layout will do.
                     emulated_once = device == "cpu" and dtype == torch.bfloat16
@@ -87,24 +88,25 @@ def _interpreted(case: Case, layout: str, dtype: torch.dtype) -> bool:
         torch.bfloat16: ("slice",),
         torch.float16: ("channels_last",),
     }
+    # conv2d_resample launches upfirdn2d's kernels alone; 12 taps take seconds each and read 16 bits as 4 taps do.
     if dtype != torch.float32 and (case.op == "conv2d_resample" or any(f is FIR12 for f in case.options.values())):
-        return False  # its only kernels are upfirdn2d's; and 12 taps, seconds each, read 16 bits as 4 taps do
-    return case.op not in _BY_PYTORCH_ALONE and layout in layouts.get(dtype, ())
+        return False
+    return case.op not in _PYTORCH_OPS and layout in layouts.get(dtype, ())
 
 
 def _orders(backend: str, device: str, dtype: torch.dtype) -> tuple[int, ...]:
-    """Order 1 shows the output too; an interpreted one without a gradient to come is seen in float32 alone."""
+    """Order 1 returns the output too, so order 0 is interpreted in float32 alone."""
     return (1, 2) if (backend, device) == ("triton", "cpu") and dtype != torch.float32 else (0, 1, 2)
 
 
 def _entry(case, backend, device, layout, dtype, marks):
-    where = backend if device == "cpu" else f"{backend}-{device}"
-    name = f"{case}-{where}-{layout}-{str(dtype).removeprefix('torch.')}"
+    target = backend if device == "cpu" else f"{backend}-{device}"
+    name = f"{case}-{target}-{layout}-{str(dtype).removeprefix('torch.')}"
     return pytest.param(case, backend, device, layout, dtype, marks=marks, id=name)
 
 
 def _with_order(entry, order: int, *more: object, sampled: bool):
-    """An entry for one order, and what else its test takes before that."""
+    """An entry for one order, after further arguments of its test."""
     marks = entry.marks if sampled else (*entry.marks, FULL)
     return pytest.param(*entry.values, *more, order, marks=marks, id=f"{entry.id}-{order}")
 
@@ -128,11 +130,11 @@ def test_matches_float64_reference(case, backend, device, layout, dtype, order):
 def check(case: Case, backend: str, device: str, layout: str, dtype: torch.dtype, order: int) -> None:
     """Holds one entry of the table against the float64 reference."""
     truth = _truth(case, dtype, order)
-    # What the reference itself computes (so do the backends, of the loss's second order) rounds as PyTorch does in the
-    # entry's layout: its pooling of channels_last adds a window up in one sequence and is some five times less precise.
-    # Not where dtypes are equal: that would hold the reference against itself. Kernels of ours gain nothing by it.
-    by_reference = backend == "reference" or (case.op == "feature_projection_loss" and order == 2)
-    same_layout = layout if by_reference and dtype == torch.float64 else "contiguous"
+    # Results that the reference itself computes (the backends use it for the loss's second order) round as PyTorch does
+    # in the entry's layout: its pooling of channels_last adds a window up in one sequence and is some five times less
+    # precise. Below float64 that would hold the reference against itself. Our own kernels gain nothing by it.
+    computed_by_reference = backend == "reference" or (case.op == "feature_projection_loss" and order == 2)
+    same_layout = layout if computed_by_reference and dtype == torch.float64 else "contiguous"
     reference_errors = _reference_errors(case, tolerances.reference_dtype(dtype), order, same_layout)
     with use_backend(backend):
         actual = evaluate(case, _inputs(case, dtype), order, layout, device)
@@ -155,18 +157,19 @@ def _check(case, dtype, actual, truth, reference_errors):
     if "output" in actual:
         assert actual["output"].dtype == (torch.promote_types(dtype, torch.float32) if "loss" in case.op else dtype)
     if "d2/d(cotangent)" in actual:
-        for name in (*case.curved(), *([] if case.degenerate else ["cotangent"])):
+        for name in (*case.nonlinear_tensors(), *([] if case.degenerate else ["cotangent"])):
             second = actual[f"d2/d({name})"]
-            assert second.numel() == 0 or second.any(), f"the second derivative by {name} must not vanish"
+            assert second.numel() == 0 or second.any(), f"the second derivative with respect to {name} must not vanish"
 
 
-def _one_kernel():
+def _fused_table():
     """(entry of the table, whether float32 may be multiplied as tf32, order) of layers that one kernel can compute."""
     for case in CASES:
         if case.op != "modulated_conv2d" or {"up", "down"} & case.options.keys():
             continue
+        # For these, channels_last isn't a layout of its own.
         if 0 in case.shapes["x"] or case.shapes["x"][2:] == (1, 1):
-            continue  # of these, channels_last is no layout of its own
+            continue
         for device, mark in TRITON_DEVICES.items():
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 # The interpreter multiplies float32 alike in both; a GPU's tf32 is beyond the tolerance of float32.
@@ -181,7 +184,7 @@ def _one_kernel():
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("case, backend, device, layout, dtype, tf32, order", list(_one_kernel()))
+@pytest.mark.parametrize("case, backend, device, layout, dtype, tf32, order", list(_fused_table()))
 def test_fused_route_matches_float64_reference(case, backend, device, layout, dtype, tf32, order, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     # The other route would be an error, where no second derivative needs it.
@@ -194,25 +197,27 @@ def test_fused_route_matches_float64_reference(case, backend, device, layout, dt
 _TRITON = [pytest.param("triton", device, marks=mark) for device, mark in TRITON_DEVICES.items()]
 _NATIVE = pytest.param("cpu", "cpu", marks=requires_native)
 _CUDA = [pytest.param("cuda", device, marks=mark) for device, mark in CUDA_DEVICES.items()]
-_EVERY = [pytest.param("reference", "cpu"), _NATIVE, *_TRITON, *_CUDA]
+_BACKENDS = [pytest.param("reference", "cpu"), _NATIVE, *_TRITON, *_CUDA]
 
 
-def _on(backends: list, cases: Iterable[Case]) -> list:
-    """(case, backend, device) of all that there are kernels for."""
+def _supported(backends: list, cases: Iterable[Case]) -> list:
+    """(case, backend, device) of every case that a backend has kernels for."""
     return [
         pytest.param(case, *entry.values, marks=entry.marks, id=f"{case}-{'-'.join(entry.values)}")
         for case in cases
         for entry in backends
-        if entry.values[0] != "cuda" or case.op not in _WITHOUT_CUDA_KERNELS
+        if entry.values[0] != "cuda" or case.op not in _OPS_WITHOUT_CUDA_KERNELS
     ]
 
 
-_MIXED = ("bias_act-styled-clamped", "bias_act-swish-clamped", "conv2d_resample-up-2", "modulated_conv2d-styled",
-          "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb", "modulated_conv2d-1x1-down",
-          "modulated_conv2d-scalar-noise", "feature_projection_loss-grow-equal-shrink")  # fmt: skip
+_MIXED_CASES = (
+    "bias_act-styled-clamped", "bias_act-swish-clamped", "conv2d_resample-up-2", "modulated_conv2d-styled",
+    "modulated_conv2d-styled-up", "modulated_conv2d-to-rgb", "modulated_conv2d-1x1-down",
+    "modulated_conv2d-scalar-noise", "feature_projection_loss-grow-equal-shrink",
+)  # fmt: skip
 
 
-def _mixed(inputs: Inputs) -> Inputs:
+def _with_float32_parameters(inputs: Inputs) -> Inputs:
     """The same values with everything but images in float32, as mixed-precision training has its parameters."""
 
     def convert(name: str, t: torch.Tensor) -> torch.Tensor:
@@ -225,12 +230,14 @@ def _mixed(inputs: Inputs) -> Inputs:
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize(
     "case, backend, device, dtype, order",
-    every_other(_on(_EVERY, (BY_NAME[name] for name in _MIXED)), (torch.float16, torch.bfloat16), (0, 1, 2)),
+    every_other(
+        _supported(_BACKENDS, (BY_NAME[name] for name in _MIXED_CASES)), (torch.float16, torch.bfloat16), (0, 1, 2)
+    ),
 )
-def test_parameters_in_float32(case, backend, device, dtype, order):
+def test_parameters_in_float32_match_float64_reference(case, backend, device, dtype, order):
     with use_backend(backend):
-        actual = evaluate(case, _mixed(_inputs(case, dtype)), order, device=device)
-    errors = _errors_of_reference(case, dtype, order, _mixed)
+        actual = evaluate(case, _with_float32_parameters(_inputs(case, dtype)), order, device=device)
+    errors = _errors_of_reference(case, dtype, order, _with_float32_parameters)
     _check(case, dtype, actual, _truth(case, dtype, order), errors)
 
 
@@ -241,16 +248,17 @@ def test_parameters_in_float32(case, backend, device, dtype, order):
         ("feature_projection_loss-grow-equal-shrink", "feature_projection_loss-no-multiples"), LAYOUTS[:2], (0, 1)
     ),
 )
-def test_where_tf32_is_allowed(name, layout, order):
-    """Launches and tiles of tf32. The interpreter computes it in float32, so float32's tolerance holds."""
-    torch.backends.cudnn.allow_tf32 = True  # no attribute of the object's, so monkeypatch can't restore it
+def test_loss_where_tf32_is_allowed_matches_float64_reference(name, layout, order):
+    """Covers the launches and tiles of tf32. The interpreter computes in float32, so float32's tolerance holds."""
+    # A fixture restores this: monkeypatch can't, as the object has no such attribute.
+    torch.backends.cudnn.allow_tf32 = True
     check(BY_NAME[name], "triton", "cpu", layout, torch.float32, order)
 
 
 @pytest.mark.parametrize(
     "case, backend, device, dtype, order",
     # Interpreting these takes minutes each.
-    every_other(_on([_NATIVE, *_TRITON[1:], *_CUDA], LARGE_CASES), (torch.float32, torch.bfloat16), (0, 1, 2)),
+    every_other(_supported([_NATIVE, *_TRITON[1:], *_CUDA], LARGE_CASES), (torch.float32, torch.bfloat16), (0, 1, 2)),
 )
 def test_large_tensors_match_float64_reference(case, backend, device, dtype, order):
     for layout in ("contiguous", "channels_last"):

@@ -25,7 +25,7 @@ def _selections(name: str) -> list[tuple[str, str, bool]]:
 
 @requires_native
 @pytest.mark.parametrize("name, argument, alone", [s for name in _NAMES for s in _selections(name)])
-def test_one_input_alone_and_all_but_one(name, argument, alone):
+def test_gradients_of_one_input_alone_and_of_all_others(name, argument, alone):
     case = BY_NAME[name]
     constants = [a for a in case.shapes if a in case.constants or (a == argument) != alone]
     case = dataclasses.replace(case, constants=tuple(constants))
@@ -41,7 +41,7 @@ def test_one_input_alone_and_all_but_one(name, argument, alone):
 
 @requires_native
 @pytest.mark.parametrize("name", _NAMES)
-def test_without_grad_nothing_is_kept(name):
+def test_nothing_is_kept_without_grad(name):
     case = BY_NAME[name]
     tensors = draw(case, torch.float32).tensors
     with torch.autograd.graph.saved_tensors_hooks(lambda t: pytest.fail("a tensor was kept"), lambda t: t):
@@ -53,7 +53,7 @@ def test_without_grad_nothing_is_kept(name):
 @requires_native
 @pytest.mark.parametrize("act", ("relu", "lrelu", "tanh"))
 def test_overwriting_an_output_is_noticed(act):
-    """Derivatives are told from the output, so autograd must refuse to use one that has been changed."""
+    """Derivatives are recovered from the output, so autograd must refuse to use one that has been changed."""
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
     y = hk.bias_act(x, act=act)
     with torch.no_grad():
@@ -76,12 +76,13 @@ _INTERPRETED = pytest.param("triton", marks=TRITON_DEVICES["cpu"])
 
 
 @pytest.mark.parametrize("backend", ("reference", pytest.param("cpu", marks=requires_native), _INTERPRETED))
-def test_feature_loss_of_an_empty_batch(backend):
+def test_feature_loss_of_an_empty_batch_is_nan(backend):
     """The mean over nothing is not a number, and neither it nor its derivatives are an error."""
     x = torch.zeros(0, 3, 4, 4, requires_grad=True)
     head = tuple(torch.zeros(shape, requires_grad=True) for shape in ((5, 3), (5,), (2, 5), (2,)))
     with hk.use_backend(backend):
         loss = hk.feature_projection_loss([x], [torch.zeros(0, 2, 3, 3)], [head])
         assert loss.shape == (1,) and loss.isnan().all()
-        loss.sum().backward()  # in here too: interpreted, the backend that keeps tensors must be the one to find them
+        # The backward belongs in here: the backend that is interpreted must also find what its forward kept.
+        loss.sum().backward()
     assert x.grad.shape == x.shape and all(t.grad.shape == t.shape for t in head)

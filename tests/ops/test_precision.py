@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked and changed of PyTorch's settings for float32, however users have set them."""
+"""How PyTorch's settings for float32 are read and changed, however users have set them."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ KINDS = [("generic", "all"), *((b, op) for b in ("cuda", "mkldnn") for op in ("a
 
 
 def apply(settings: str) -> None:
-    """As a fresh process would be, and then as a user sets it."""
+    """Resets all settings to those of a fresh process, then executes the user's."""
     BACKENDS.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("highest")
     for kind in KINDS:
@@ -41,8 +41,8 @@ def apply(settings: str) -> None:
         exec(statement if statement.startswith("torch.") else f"torch.backends.{statement}")
 
 
-def in_force() -> list[str]:
-    """What counts for each kind of operation, and what the older getters say, be it an error."""
+def effective_settings() -> list[str]:
+    """The effective setting of each kind of operation, and what the older getters return, be it an error."""
     found = [torch._C._get_fp32_precision_getter(*kind) for kind in KINDS]
     for get in (
         lambda: BACKENDS.cudnn.allow_tf32, lambda: BACKENDS.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision,
@@ -54,45 +54,45 @@ def in_force() -> list[str]:
     return found
 
 
-def all_there_is() -> list[list[str]]:
-    """What counts, and what counts once the outer settings, or the older ones, are no longer what they were."""
-    found = [in_force()]
+def all_settings() -> list[list[str]]:
+    """The effective settings, and those after each outer or older setting was changed."""
+    found = [effective_settings()]
     for kind in KINDS:
         torch._C._set_fp32_precision_setter(*kind, "none")
-        found.append(in_force())
+        found.append(effective_settings())
     BACKENDS.cudnn.conv.fp32_precision = BACKENDS.cudnn.rnn.fp32_precision = "tf32"
-    return [*found, in_force()]
+    return [*found, effective_settings()]
 
 
 @pytest.fixture(autouse=True)
-def _as_before():
+def _restored_settings():
     with exact_float32():
         yield
 
 
 @pytest.mark.parametrize("settings, tf32", SETTINGS.values(), ids=SETTINGS)
-def test_whether_convolutions_use_tf32(settings, tf32):
+def test_convolutions_use_tf32_where_settings_allow_it(settings, tf32):
     apply(settings)
     assert convolutions_use_tf32() == tf32
     assert products(torch.float32) == ("tf32" if tf32 else "ieee")
 
 
 @pytest.mark.parametrize("settings, tf32", SETTINGS.values(), ids=SETTINGS)
-def test_all_is_exact_for_a_while_and_then_as_it_was(settings, tf32):
+def test_exact_float32_restores_every_setting(settings, tf32):
     apply(settings)
-    expected = all_there_is()
+    expected = all_settings()
     apply(settings)
     with pytest.raises(ZeroDivisionError), exact_float32():
-        assert in_force() == ["ieee"] * len(KINDS) + ["False", "False", "highest"]
+        assert effective_settings() == ["ieee"] * len(KINDS) + ["False", "False", "highest"]
         with exact_float32():
             pass
-        assert in_force() == ["ieee"] * len(KINDS) + ["False", "False", "highest"]
+        assert effective_settings() == ["ieee"] * len(KINDS) + ["False", "False", "highest"]
         raise ZeroDivisionError
-    assert all_there_is() == expected
+    assert all_settings() == expected
 
 
-def test_products_on_the_cpu_are_float32s():
-    """Where the processor multiplies bfloat16, and elsewhere nothing can differ."""
+def test_exact_float32_keeps_products_on_the_cpu_exact():
+    """Processors that don't multiply bfloat16 never differ."""
     torch.manual_seed(0)
     a, x, w = torch.randn(64, 256), torch.randn(2, 64, 16, 16), torch.randn(64, 64, 3, 3)
 

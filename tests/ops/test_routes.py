@@ -61,25 +61,25 @@ def test_the_most_similar_layer_decides_unless_none_is_similar(table):
 
 
 @pytest.mark.parametrize("other", [(1, 64, 64, 1024, "half"), (3, 64, 64, 1024, "tf32")])
-def test_kernels_and_kinds_of_products_are_not_compared(table, other):
+def test_other_kernel_sizes_and_products_are_ignored(table, other):
     table(("forward", other, 10, 20))
     assert route("forward", images(), WEIGHT)[0] == CONVOLUTION
 
 
-def test_other_chips_are_not_compared(table):
+def test_other_chips_are_ignored(table):
     table(("forward", LAYER, 10, 20), chip="9.0")
     chosen, reason = route("forward", images(), WEIGHT)
     assert chosen == CONVOLUTION and "not measured on this chip" in reason
 
 
-def test_float32_is_multiplied_as_convolutions_may(monkeypatch):
+def test_float32_products_follow_the_settings_of_convolutions(monkeypatch):
     for allowed, kind in ((True, "tf32"), (False, "ieee")):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
         assert routes.products(torch.float32) == kind
         assert routes.products(torch.bfloat16) == routes.products(torch.float16) == "half"
 
 
-def test_requests_outrank_the_environment_and_that_the_table(table, monkeypatch):
+def test_requests_override_the_environment_which_overrides_the_table(table, monkeypatch):
     monkeypatch.setenv("HSR_KERNELS_ROUTE", CONVOLUTION)
     table(("forward", LAYER, 10, 20))
     assert route("forward", images(), WEIGHT) == (CONVOLUTION, "it was requested")
@@ -123,8 +123,8 @@ def test_unknown_routes_are_refused(name, monkeypatch):
             route("forward", images(), WEIGHT)
 
 
-def test_explained(table):
-    """As `explain` says it where the triton backend runs."""
+def test_routes_are_described(table):
+    """As `explain` does where the triton backend runs."""
     table(("forward", LAYER, 10, 20))
     sentences = list(routes.describe(images(), torch.empty(WEIGHT)))
     assert sentences[0].startswith("forward of a layer that doesn't resample: fused (measured for 64 -> 64 channels")

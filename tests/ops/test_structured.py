@@ -133,17 +133,17 @@ def test_grid_sample(backend):
     """Value, first derivatives and a second one, on widths whose centres float64 holds exactly."""
     for x in images((4, 8)).values():
         for name, grid in warps(4, 8).items():
-            leaf, places = x.clone().requires_grad_(), grid.clone().requires_grad_()
+            leaf, positions = x.clone().requires_grad_(), grid.clone().requires_grad_()
             with hk.use_backend(backend):
-                y = hk.grid_sample(leaf, places)
-                dx, dgrid = torch.autograd.grad(y, (leaf, places), torch.ones_like(y), create_graph=True)
+                y = hk.grid_sample(leaf, positions)
+                dx, dgrid = torch.autograd.grad(y, (leaf, positions), torch.ones_like(y), create_graph=True)
                 (row,) = torch.autograd.grad(dgrid[..., 0].sum(), leaf)
-            samples, by_x, by_y = literal.grid_sample(x.numpy(), grid.numpy())
+            samples, slope_x, slope_y = literal.grid_sample(x.numpy(), grid.numpy())
             assert_same(y, samples)
-            assert_same(dgrid, np.stack([by_x.sum(1), by_y.sum(1)], axis=-1), 8 * x.abs().max().item())
-            # dx and d(dgrid)/dx are linear in the pixels, and give back what they were taken of.
+            assert_same(dgrid, np.stack([slope_x.sum(1), slope_y.sum(1)], axis=-1), 8 * x.abs().max().item())
+            # Samples and slopes are linear in the pixels, so the gradients with respect to pixels give them back.
             assert (dx * x).sum().item() == pytest.approx(samples.sum(), rel=1e-12, abs=1e-12)
-            assert (row * x).sum().item() == pytest.approx(by_x.sum(), rel=1e-12, abs=1e-9), name
+            assert (row * x).sum().item() == pytest.approx(slope_x.sum(), rel=1e-12, abs=1e-9), name
 
 
 @backends
@@ -156,5 +156,5 @@ def test_warps_of_a_ramp_have_its_slope(backend):
         (dgrid,) = torch.autograd.grad(hk.grid_sample(ramp, grid).sum(), grid, create_graph=True)
         inside = dgrid[0, :, 1:-1, 0]
         assert inside.eq(3.0 * n / 2).all()
-        (by_pixels,) = torch.autograd.grad(inside.square().sum(), ramp)
-        assert by_pixels.sum().abs() < 1e-9
+        (d_ramp,) = torch.autograd.grad(inside.square().sum(), ramp)
+        assert d_ramp.sum().abs() < 1e-9

@@ -34,7 +34,7 @@ CASES = [
     *(BY_NAME[name] for name in ("bias_act-size-1", "upsample2d-skip-to-rgb", "modulated_conv2d-styled-up")),
     *(BY_NAME[f"feature_projection_loss-{name}"] for name in ("grow-equal-shrink", "vit-16-to-14", "size-1")),
 ]  # fmt: skip
-_SUMMED_BY_TORCH = ("d/d(weight)", "d2/d(weight)", "d/d(w)", "d2/d(w)")
+_RESULTS_SUMMED_BY_TORCH = ("d/d(weight)", "d2/d(weight)", "d/d(w)", "d2/d(w)")
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def test_results_do_not_depend_on_the_number_of_threads(case, layout, dtype):
         with use_backend("cpu"):
             return {name: t for order in (0, 1, 2) for name, t in evaluate(case, inputs, order, layout).items()}
 
-    alone = results(1)
+    expected = results(1)
     for number in (2, 3):
         for name, t in results(number).items():
-            if name in _SUMMED_BY_TORCH or (case.op == "feature_projection_loss" and name.startswith("d2")):
-                scale = float(alone[name].abs().max()) if t.numel() else 0.0
-                torch.testing.assert_close(t, alone[name], rtol=0, atol=64 * torch.finfo(dtype).eps * scale)
+            if name in _RESULTS_SUMMED_BY_TORCH or (case.op == "feature_projection_loss" and name.startswith("d2")):
+                scale = float(expected[name].abs().max()) if t.numel() else 0.0
+                torch.testing.assert_close(t, expected[name], rtol=0, atol=64 * torch.finfo(dtype).eps * scale)
             else:
-                assert torch.equal(t, alone[name]), f"{name} differs between 1 and {number} threads"
+                assert torch.equal(t, expected[name]), f"{name} differs between 1 and {number} threads"
 
 
 @requires_native

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import hsr_kernels as hk
-from tests.native import BACKENDS, EMULATED
+from tests.native import BACKENDS, EMULATED_CUDA
 
 F4 = hk.setup_filter([1, 3, 3, 1])
 _W, _B = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(3)), torch.tensor([0.3, -0.2])
@@ -40,14 +40,14 @@ OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 operators = pytest.mark.parametrize("op", OPERATORS.values(), ids=OPERATORS.keys())
 # Those that have CUDA kernels, which the emulator runs.
-_IN_CUDA = ("bias_act", "upsample2d", "conv2d_resample", "modulated_conv2d", "modulated_conv2d up")
+_CUDA_OPERATORS = ("bias_act", "upsample2d", "conv2d_resample", "modulated_conv2d", "modulated_conv2d up")
 everywhere = pytest.mark.parametrize(
     "backend, op",
     [
         pytest.param(*backend.values, op, marks=backend.marks, id=f"{name}-{backend.values[0]}")
-        for backend in (*BACKENDS, EMULATED)
+        for backend in (*BACKENDS, EMULATED_CUDA)
         for name, op in OPERATORS.items()
-        if backend is not EMULATED or name in _IN_CUDA
+        if backend is not EMULATED_CUDA or name in _CUDA_OPERATORS
     ],
 )
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -64,7 +64,7 @@ def _fresh_warnings() -> None:
 
 
 def jacobian(op: Callable, x: torch.Tensor) -> torch.Tensor:
-    """Row by row, by plain autograd."""
+    """The Jacobian row by row, computed by autograd."""
     return torch.autograd.functional.jacobian(op, x)
 
 
@@ -73,7 +73,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @everywhere
-def test_reverse_mode(backend, op, x):
+def test_reverse_mode_matches_autograd(backend, op, x):
     with hk.use_backend(backend):
         expected = jacobian(op, x)
         close(torch.autograd.functional.jacobian(op, x, vectorize=True), expected)
@@ -87,42 +87,42 @@ def test_reverse_mode(backend, op, x):
 
 
 @everywhere
-def test_batches_of_calls(backend, op, x):
-    """Whatever the sample needs of its batch, each element of vmap's is a call by itself."""
+def test_vmap_matches_separate_calls(backend, op, x):
+    """Each element of the mapped axis is a call by itself, with a batch of its own."""
     with hk.use_backend(backend):
         calls = x[:, None]
         close(vmap(op)(calls), torch.stack([op(sample) for sample in calls]))
         total = lambda v: op(v).square().sum()  # noqa: E731
         close(vmap(grad(total))(calls), torch.stack([grad(total)(sample) for sample in calls]))
-        # A batch that isn't in front, and one beside what isn't batched.
+        # The mapped axis need not be the first.
         close(vmap(op, in_dims=4, out_dims=1)(calls.movedim(0, 4)), torch.stack([op(v) for v in calls], 1))
 
 
 @operators
 @backends
-def test_forward_mode(backend, op, x):
-    """On plain PyTorch, whatever backend was asked for, and not without saying so."""
+def test_forward_mode_matches_the_jacobian(backend, op, x):
+    """It runs on plain PyTorch, whatever backend was requested, with a warning unless that was the reference."""
     tangent = torch.randn_like(x)
     expected = jacobian(op, x).flatten(-4) @ tangent.flatten()
-    with hk.use_backend(backend), warnings.catch_warnings(record=True) as told:
+    with hk.use_backend(backend), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         value, derivative = jvp(op, (x,), (tangent,))
         close(derivative, expected)
         with forward_ad.dual_level():
             close(forward_ad.unpack_dual(op(forward_ad.make_dual(x, tangent))).tangent, expected)
-    assert any("forward-mode" in str(w.message) for w in told) == (backend != "reference")
+    assert any("forward-mode" in str(w.message) for w in caught) == (backend != "reference")
     close(value, op(x))
 
 
 @backends
-def test_second_order_by_forward_over_reverse(backend):
+def test_forward_over_reverse_matches_the_hessian(backend):
     x = torch.randn(1, 2, 3, 3)
     op = lambda v: hk.bias_act(hk.conv2d(v, _W[:2], padding=1), _B, act="tanh").sum()  # noqa: E731
     with hk.use_backend(backend):
         close(jacfwd(jacrev(op))(x), torch.autograd.functional.hessian(op, x))
 
 
-def test_a_batch_of_parameters(x):
+def test_vmap_over_parameters(x):
     """Per-sample weights, as ensembles have them."""
     weights = torch.stack([_W, 2 * _W, -_W])
     close(
@@ -144,7 +144,7 @@ def test_traces_are_plain_pytorch(backend, op, x, tmp_path):
     assert not [node for node in trace.graph.nodes() if "hsr_kernels" in node.kind() or "PythonOp" in node.kind()]
 
 
-def test_a_saved_trace_needs_nothing_of_this_package(tmp_path: Path, x):
+def test_a_saved_trace_loads_without_this_package(tmp_path: Path, x):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.jit.trace(OPERATORS["modulated_conv2d"], (x,), check_trace=False)
@@ -160,7 +160,7 @@ def test_a_saved_trace_needs_nothing_of_this_package(tmp_path: Path, x):
 
 
 @backends
-def test_whole_graphs_hold_grid_sample_and_filters(backend):
+def test_grid_sample_and_filters_compile_without_graph_breaks(backend):
     def warp(image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         return hk.grid_sample(hk.filter2d(image, hk.setup_filter([1.0, 2.0, 1.0])), grid)
 
@@ -176,7 +176,7 @@ def test_whole_graphs_hold_grid_sample_and_filters(backend):
         close(actual, expected)
 
 
-def test_no_weight_gradients_holds_for_its_thread_alone():
+def test_no_weight_gradients_affects_its_own_thread_only():
     """As torch.no_grad does: a regularizer in one thread must not take another's gradients away."""
     inside, done = threading.Event(), threading.Event()
 

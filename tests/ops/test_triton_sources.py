@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Triton's kernels ask of Triton, which differs between its versions; nothing is compiled to machine code."""
+"""What the kernels need of Triton, whose versions differ; nothing is compiled to machine code."""
 
 import json
 import subprocess
@@ -18,10 +18,10 @@ from triton.language.semantic import TritonSemantic
 import hsr_kernels as hk
 from hsr_kernels.aot import record
 
-MULTIPLYING = ("feature_", "modulated_conv2d_layer")
+MATMUL_KERNEL_PREFIXES = ("feature_", "modulated_conv2d_layer")
 ROOT = Path(hk.__file__).parents[1]
 # Every function that Triton compiles, kernels and helpers, from whatever module it is seen in.
-HASH = """
+HASH_SCRIPT = """
 import importlib, json, sys
 from pathlib import Path
 import hsr_kernels
@@ -47,14 +47,14 @@ print(json.dumps([keys, constants]))
 
 def hashed(order: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """{function: its key} and {function: the module-level constants that it uses, helpers included}."""
-    done = subprocess.run([sys.executable, "-c", HASH, order], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", HASH_SCRIPT, order], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     keys, constants = json.loads(done.stdout)
     return keys, constants
 
 
 def test_keys_of_compiled_code_do_not_depend_on_what_was_hashed_first():
-    """Else what one process compiles, another compiles again. Newer versions of Triton see to it themselves."""
+    """Otherwise another process would compile the same again. Newer versions of Triton ensure it themselves."""
     keys, constants = hashed("kernels first")
     assert sum(name.endswith("_kernel") for name in keys) > 10 and any(".leaky" in name for name in keys)
     assert hashed("helpers first")[0] == keys
@@ -87,7 +87,8 @@ def _losses(dtype: torch.dtype) -> None:
 def test_products_are_at_least_16_in_each_direction(dtype, tf32, monkeypatch):
     """Triton 3.6 refuses to add up fewer at a time, and tensor cores multiply no fewer."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
-    monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")  # rather than find what was compiled before
+    # Kernels that were compiled before must be read again.
+    monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
     chip = record.CHIPS["sm_90"]
     with record.recording(chip) as found, hk.use_route("fused"):
         _layers(dtype)
@@ -95,24 +96,24 @@ def test_products_are_at_least_16_in_each_direction(dtype, tf32, monkeypatch):
     seen: dict[str, set[tuple[int, int, int]]] = {}
     dot, read = TritonSemantic.dot, ASTSource.make_ir
 
-    def noted(self, lhs, rhs, *args, **options):
+    def recording_dot(self, lhs, rhs, *args, **options):
         seen[launch.kernel].add((*map(int, lhs.shape), int(rhs.shape[1])))
         return dot(self, lhs, rhs, *args, **options)
 
-    def stopped(self, *args, **options):
+    def stop_after_reading(self, *args, **options):
         read(self, *args, **options)
         raise _Stop
 
-    monkeypatch.setattr(TritonSemantic, "dot", noted)
-    monkeypatch.setattr(ASTSource, "make_ir", stopped)
+    monkeypatch.setattr(TritonSemantic, "dot", recording_dot)
+    monkeypatch.setattr(ASTSource, "make_ir", stop_after_reading)
     distinct = {(x.kernel, repr(x.constexprs)): x for x in found.launches.values()}
     for launch in distinct.values():
-        if launch.kernel.startswith(MULTIPLYING):
+        if launch.kernel.startswith(MATMUL_KERNEL_PREFIXES):
             seen.setdefault(launch.kernel, set())
             source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
             with pytest.raises(_Stop):
                 triton.compile(source, target=chip.target, options=launch.options)
-    known = {name.rpartition(".")[2] for name in record.library_kernels()}
-    assert set(seen) == {name for name in known if name.startswith(MULTIPLYING)}
+    kernels = {name.rpartition(".")[2] for name in record.library_kernels()}
+    assert set(seen) == {name for name in kernels if name.startswith(MATMUL_KERNEL_PREFIXES)}
     assert {kernel for kernel, shapes in seen.items() if not shapes} == {"feature_sum_kernel"}
     assert {kernel: shapes for kernel, shapes in seen.items() if any(min(s) < 16 for s in shapes)} == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In what pieces the compiled kernels touch memory, by their PTX: images in 16 bytes."""
+"""The sizes in which compiled kernels access memory, read from their PTX: 16 bytes for images."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ SM90 = record.CHIPS["sm_90"]
 # bfloat16 is as wide as float16.
 DTYPES = (torch.float32, torch.float16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
-EACH = pytest.mark.parametrize("dtype, memory_format", every_other(DTYPES, FORMATS))
+DTYPES_AND_FORMATS = pytest.mark.parametrize("dtype, memory_format", every_other(DTYPES, FORMATS))
 FIR4 = hk.setup_filter([1, 3, 3, 1])
 _ACCESS = re.compile(r"\b(ld|st)\.global(?:\.[\w:]+)*?(?:\.v(\d))?\.b(\d+)\b")
 
@@ -38,12 +38,12 @@ def compiled(call) -> dict[str, Counter]:
     """{kernel: its accesses} of all that a call on tensors without data launches."""
     with record.recording(SM90) as found:
         call()
-    told = {}
+    kernels = {}
     for launch in found.launches.values():
         source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
         kernel = triton.compile(source, target=SM90.target, options=launch.options)
-        told[launch.kernel.removesuffix("_kernel")] = accesses(kernel.asm["ptx"])
-    return told
+        kernels[launch.kernel.removesuffix("_kernel")] = accesses(kernel.asm["ptx"])
+    return kernels
 
 
 def images(dtype: torch.dtype, memory_format: torch.memory_format) -> torch.Tensor:
@@ -67,18 +67,20 @@ def test_accesses_are_counted_by_size():
     assert accesses(ptx) == {("ld", 16): 2, ("ld", 2): 1, ("st", 8): 1}
 
 
-@EACH
-def test_bias_act(dtype, memory_format):
+@DTYPES_AND_FORMATS
+def test_bias_act_accesses_16_bytes(dtype, memory_format):
     def call():
         x, b = images(dtype, memory_format), torch.empty(128, dtype=dtype, requires_grad=True)
-        differentiate(hk.bias_act(x, b, act="swish", clamp=256), x, b)  # saves its input, so all three read a bias
+        # swish saves its input, so all three kernels read a bias.
+        differentiate(hk.bias_act(x, b, act="swish", clamp=256), x, b)
 
     tensors = {"bias_act": (1, 1), "bias_act_bwd": (2, 1), "bias_act_bwd_bwd": (3, 2)}
     for kernel, found in compiled(call).items():
         read, written = tensors.pop(kernel)
-        pieces = 4096 // 256 * dtype.itemsize // 16  # of a tile, for each of 256 threads
-        assert found["ld", 16] >= read * pieces, found
-        assert found["st", 16] == written * pieces, found
+        # Accesses of each of 256 threads to its part of a tile.
+        accesses_per_tile = 4096 // 256 * dtype.itemsize // 16
+        assert found["ld", 16] >= read * accesses_per_tile, found
+        assert found["st", 16] == written * accesses_per_tile, found
         # The rest: the bias, a value per row or a few per column, and the partial sums of its gradient.
         assert sum(n for (kind, size), n in found.items() if kind == "ld" and size < 16) <= 16, found
         assert sum(n for (kind, size), n in found.items() if kind == "st" and size < 16) <= (kernel == "bias_act_bwd")
@@ -88,7 +90,7 @@ def test_bias_act(dtype, memory_format):
 @pytest.mark.parametrize(
     "function, dtype, memory_format", every_other(("filter2d", "upsample2d", "downsample2d"), DTYPES, FORMATS)
 )
-def test_upfirdn2d(function, dtype, memory_format):
+def test_upfirdn2d_accesses_16_bytes(function, dtype, memory_format):
     (found,) = compiled(lambda: getattr(hk, function)(images(dtype, memory_format), FIR4)).values()
     assert {size for kind, size in found if kind == "st"} == {16}, found
     # Half of what goes up is read, in vectors of half the length; scalars are the taps.
@@ -97,8 +99,8 @@ def test_upfirdn2d(function, dtype, memory_format):
     assert found["ld", 4] == FIR4.numel()
 
 
-@EACH
-def test_layer(dtype, memory_format):
+@DTYPES_AND_FORMATS
+def test_layer_accesses_16_bytes(dtype, memory_format):
     def call():
         x, styles = images(dtype, memory_format), torch.empty(4, 128, dtype=dtype, requires_grad=True)
         weight, b = torch.empty(128, 128, 3, 3, dtype=dtype), torch.empty(128, dtype=dtype)
