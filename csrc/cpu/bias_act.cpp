@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // bias_act: forward, backward and second order, one pass over memory each.
 #include "hsr/activation.h"
-#include "launchers.h"
+#include "kernels.h"
 #include "storage.h"
 
 namespace hsr {

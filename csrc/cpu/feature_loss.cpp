@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The hidden layer of the HSR loss: ReLU, gain and area pooling in one pass, and its transpose.
 // One bit per element remembers where the ReLU passed, so that the backward needs neither the layer nor a second GEMM.
-#include "launchers.h"
+#include "kernels.h"
 #include "storage.h"
 
 #ifdef __SSE2__

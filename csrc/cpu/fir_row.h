@@ -73,7 +73,7 @@ struct Horizontal {
   int64_t left, right;
   Phase<A> phases[kMaxFactor];
 
-  void plan(const UpfirdnParams& p, const double* filter) {
+  void plan(const Upfirdn2dParams& p, const double* filter) {
     up = p.up_x, down = p.down_x, w = p.w, ow = p.ow;
     elements = p.layout == Layout::nhwc ? p.c : 1;
     left = right = 0;
@@ -176,18 +176,18 @@ struct Horizontal {
 template <class T>
 struct FirRow {
   using A = Accumulator<T>;
-  const UpfirdnParams& p;
+  const Upfirdn2dParams& p;
   Horizontal<A>* horizontal;  // one, or one per tap row where the filter isn't separable
 
   // Sets up the phases; shared by all threads, `memory` from storage().
-  FirRow(const UpfirdnParams& params, void* memory) : p(params), horizontal(static_cast<Horizontal<A>*>(memory)) {
+  FirRow(const Upfirdn2dParams& params, void* memory) : p(params), horizontal(static_cast<Horizontal<A>*>(memory)) {
     if (p.separable) {
       horizontal[0].plan(p, p.taps + p.taps_y);
     } else {
       for (int k = 0; k < p.taps_y; k++) horizontal[k].plan(p, p.taps + int64_t(k) * p.taps_x);
     }
   }
-  static size_t storage(const UpfirdnParams& p) { return sizeof(Horizontal<A>) * size_t(p.separable ? 1 : p.taps_y); }
+  static size_t storage(const Upfirdn2dParams& p) { return sizeof(Horizontal<A>) * size_t(p.separable ? 1 : p.taps_y); }
 
   // Working memory of one thread, for rows().
   size_t working() const {

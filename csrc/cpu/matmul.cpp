@@ -4,7 +4,7 @@
 // number of threads.
 #include <algorithm>
 
-#include "launchers.h"
+#include "kernels.h"
 #include "storage.h"
 #include "transpose.h"
 

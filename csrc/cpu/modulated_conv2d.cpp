@@ -3,7 +3,7 @@
 // runs in nhwc, so these kernels also change the layout on the way.
 #include "fir_row.h"
 #include "hsr/epilogue.h"
-#include "launchers.h"
+#include "kernels.h"
 #include "tiles.h"
 
 namespace hsr {
@@ -15,7 +15,7 @@ template <class A>
 struct Coefficients {
   A *d, *b;
 
-  Coefficients(const EpilogueParams& p) {
+  Coefficients(const ModulatedConv2dEpilogueParams& p) {
     d = static_cast<A*>(scratch(7, size_t((p.n + 1) * p.c + 1) * sizeof(A)));
     b = d + p.n * p.c;
     for (int64_t i = 0; i < p.n * p.c; i++) d[i] = p.d ? static_cast<const A*>(p.d)[i] : A(1);
@@ -37,7 +37,7 @@ __attribute__((noinline)) void epilogue_tile(const A* z, A* out, int64_t pixels,
 }
 
 template <class T>
-void epilogue_kernel(const EpilogueParams& p, int threads) {
+void modulated_conv2d_epilogue_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
   const Coefficients<A> vectors(p);
@@ -60,7 +60,7 @@ void epilogue_kernel(const EpilogueParams& p, int threads) {
 
 // The same where a FIR comes first: its output rows are finished while they are in cache.
 template <class T>
-void fir_epilogue_kernel(const EpilogueParams& p, int threads) {
+void modulated_conv2d_fir_epilogue_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
   const Coefficients<A> vectors(p);
@@ -125,7 +125,7 @@ __attribute__((noinline)) void epilogue_bwd_tile(const A* __restrict dy, const A
 }
 
 template <class T>
-void epilogue_bwd_kernel(const EpilogueParams& p, int threads) {
+void modulated_conv2d_epilogue_bwd_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
   const Coefficients<A> vectors(p);
@@ -191,14 +191,14 @@ __attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, 
       sum[j] += dpre;
       line[j] = weighted;
       gdyi[j] = at.slope * (g * d[j] + ratio[j] * zd + (dd_added + ddb[j]));
-      gyi[j] = weighted * at.inverse;
+      gyi[j] = weighted * at.inverse_slope;
     }
     if (gnoise) gnoise[i] = -sum_of(line, c);
   }
 }
 
 template <class T>
-void epilogue_bwd_bwd_kernel(const EpilogueParams& p, int threads) {
+void modulated_conv2d_epilogue_bwd_bwd_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
   const Coefficients<A> vectors(p);
@@ -240,16 +240,17 @@ void epilogue_bwd_bwd_kernel(const EpilogueParams& p, int threads) {
 
 }  // namespace
 
-void launch_epilogue(const EpilogueParams& p, int threads) {
-  with_dtype(p.dtype, [&](auto zero) {
-    p.fir ? fir_epilogue_kernel<decltype(zero)>(p, threads) : epilogue_kernel<decltype(zero)>(p, threads);
-  });
+void launch_modulated_conv2d_epilogue(const ModulatedConv2dEpilogueParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { modulated_conv2d_epilogue_kernel<decltype(zero)>(p, threads); });
 }
-void launch_epilogue_bwd(const EpilogueParams& p, int threads) {
-  with_dtype(p.dtype, [&](auto zero) { epilogue_bwd_kernel<decltype(zero)>(p, threads); });
+void launch_modulated_conv2d_fir_epilogue(const ModulatedConv2dEpilogueParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { modulated_conv2d_fir_epilogue_kernel<decltype(zero)>(p, threads); });
 }
-void launch_epilogue_bwd_bwd(const EpilogueParams& p, int threads) {
-  with_dtype(p.dtype, [&](auto zero) { epilogue_bwd_bwd_kernel<decltype(zero)>(p, threads); });
+void launch_modulated_conv2d_epilogue_bwd(const ModulatedConv2dEpilogueParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { modulated_conv2d_epilogue_bwd_kernel<decltype(zero)>(p, threads); });
+}
+void launch_modulated_conv2d_epilogue_bwd_bwd(const ModulatedConv2dEpilogueParams& p, int threads) {
+  with_dtype(p.dtype, [&](auto zero) { modulated_conv2d_epilogue_bwd_bwd_kernel<decltype(zero)>(p, threads); });
 }
 
 }  // namespace HSR_ISA

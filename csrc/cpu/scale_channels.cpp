@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The style scale before the convolution of a modulated layer, and its backward. The convolution runs in nhwc, so these
 // kernels also change the layout on the way.
-#include "launchers.h"
+#include "kernels.h"
 #include "tiles.h"
 
 namespace hsr {
@@ -27,7 +27,7 @@ __attribute__((noinline)) void scale_bwd_tile(const A* __restrict du, const A* _
 }
 
 template <class T>
-void scale_channels_kernel(const ScaleParams& p, int threads) {
+void scale_channels_kernel(const ScaleChannelsParams& p, int threads) {
   using A = Accumulator<T>;
   const Tiling tiling(p.c, p.hw);
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
@@ -46,7 +46,7 @@ void scale_channels_kernel(const ScaleParams& p, int threads) {
 }
 
 template <class T>
-void scale_channels_bwd_kernel(const ScaleParams& p, int threads) {
+void scale_channels_bwd_kernel(const ScaleChannelsParams& p, int threads) {
   using A = Accumulator<T>;
   const Tiling tiling(p.c, p.hw);
   const Partials partials(p.n, tiling.chunks, 1, p.c);
@@ -71,10 +71,10 @@ void scale_channels_bwd_kernel(const ScaleParams& p, int threads) {
 
 }  // namespace
 
-void launch_scale_channels(const ScaleParams& p, int threads) {
+void launch_scale_channels(const ScaleChannelsParams& p, int threads) {
   with_dtype(p.dtype, [&](auto zero) { scale_channels_kernel<decltype(zero)>(p, threads); });
 }
-void launch_scale_channels_bwd(const ScaleParams& p, int threads) {
+void launch_scale_channels_bwd(const ScaleChannelsParams& p, int threads) {
   with_dtype(p.dtype, [&](auto zero) { scale_channels_bwd_kernel<decltype(zero)>(p, threads); });
 }
 

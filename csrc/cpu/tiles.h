@@ -16,8 +16,8 @@ constexpr int64_t kChunksPerSample = 32;  // upper limit: each chunk keeps parti
 
 // Reads pixels [first, first + pixels) of a sample as a tile [pixels, c]; uses raw and buffer where it must.
 template <class T>
-static const Accumulator<T>* read_tile(const T* sample, Layout layout, int64_t c, int64_t hw, int64_t first, int64_t pixels,
-                                T* raw, Accumulator<T>* buffer) {
+static const Accumulator<T>* read_tile(const T* sample, Layout layout, int64_t c, int64_t hw, int64_t first,
+                                       int64_t pixels, T* raw, Accumulator<T>* buffer) {
   if (layout == Layout::nhwc) return load(sample + first * c, buffer, pixels * c);
   transpose(sample + first, hw, raw, c, c, pixels);
   return load(raw, buffer, pixels * c);
@@ -26,7 +26,7 @@ static const Accumulator<T>* read_tile(const T* sample, Layout layout, int64_t c
 // Writes a tile [pixels, c], computed at `tile`, to pixels [first, ...) of a sample.
 template <class T>
 static void write_tile(const Accumulator<T>* tile, T* sample, Layout layout, int64_t c, int64_t hw, int64_t first,
-                int64_t pixels, T* raw) {
+                       int64_t pixels, T* raw) {
   if (layout == Layout::nhwc) {
     T* to = sample + first * c;
     if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {

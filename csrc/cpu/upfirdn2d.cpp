@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // upfirdn2d: zero insertion, padding, FIR and decimation in one pass.
 #include "fir_row.h"
-#include "launchers.h"
+#include "kernels.h"
 
 namespace hsr {
 namespace HSR_ISA {
@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kChunk = 1 << 15;  // output elements a thread takes at a time
 
 template <class T>
-void upfirdn2d_kernel(const UpfirdnParams& p, int threads) {
+void upfirdn2d_kernel(const Upfirdn2dParams& p, int threads) {
   using A = Accumulator<T>;
   const FirRow<T> fir(p, scratch(7, FirRow<T>::storage(p)));
   const bool nhwc = p.layout == Layout::nhwc;
@@ -34,7 +34,7 @@ void upfirdn2d_kernel(const UpfirdnParams& p, int threads) {
 
 }  // namespace
 
-void launch_upfirdn2d(const UpfirdnParams& p, int threads) {
+void launch_upfirdn2d(const Upfirdn2dParams& p, int threads) {
   with_dtype(p.dtype, [&](auto zero) { upfirdn2d_kernel<decltype(zero)>(p, threads); });
 }
 

@@ -265,15 +265,15 @@ bias_act_bwd_columns_kernel(BiasActParams p, ActivationNumbers<float> numbers, S
 }
 
 template <class T, class I>
-void launch_sums(const BiasActParams& p, const Place& place) {
+void launch_sums(const BiasActParams& p, const Stream& stream) {
   const ActivationNumbers<float> numbers(p.act);
   const Sums s = sums_of(p.outer, p.channels, p.inner, kVector<T>);
   const bool whole = aligned(p.dy) && aligned(p.ref) && aligned(p.y) && s.columns % kVector<T> == 0;
   if (s.by_rows) {
-    launch("bias_act_bwd_rows", bias_act_bwd_rows_kernel<T, I>, place, ceil_div(s.rows, kThreads / s.lanes) * s.parts,
+    launch("bias_act_bwd_rows", bias_act_bwd_rows_kernel<T, I>, stream, ceil_div(s.rows, kThreads / s.lanes) * s.parts,
            kThreads, p, numbers, s, whole);
   } else {
-    launch("bias_act_bwd_columns", bias_act_bwd_columns_kernel<T, I>, place, s.blocks_across * s.parts, kThreads, p,
+    launch("bias_act_bwd_columns", bias_act_bwd_columns_kernel<T, I>, stream, s.blocks_across * s.parts, kThreads, p,
            numbers, s, whole);
   }
 }
@@ -286,10 +286,10 @@ int64_t blocks_of(const BiasActParams& p) {
 }  // namespace
 
 template <class T>
-void launch_bias_act(const BiasActParams& p, const Place& place) {
+void launch_bias_act(const BiasActParams& p, const Stream& stream) {
   with_index(p.outer * p.channels * p.inner, [&](auto index) {
     using I = decltype(index);
-    launch("bias_act", bias_act_kernel<T, I>, place, blocks_of<T, I>(p), kThreads, p, ActivationNumbers<float>(p.act),
+    launch("bias_act", bias_act_kernel<T, I>, stream, blocks_of<T, I>(p), kThreads, p, ActivationNumbers<float>(p.act),
            walk_of<I>(p, kVector<T>));
   });
 }
@@ -300,20 +300,20 @@ PartialSums bias_act_bwd_sums(int64_t outer, int64_t channels, int64_t inner, DT
 }
 
 template <class T>
-void launch_bias_act_bwd(const BiasActParams& p, const Place& place) {
+void launch_bias_act_bwd(const BiasActParams& p, const Stream& stream) {
   with_index(p.outer * p.channels * p.inner, [&](auto index) {
     using I = decltype(index);
-    if (p.partial) return launch_sums<T, I>(p, place);
-    launch("bias_act_bwd", bias_act_bwd_kernel<T, I>, place, blocks_of<T, I>(p), kThreads, p,
+    if (p.partial) return launch_sums<T, I>(p, stream);
+    launch("bias_act_bwd", bias_act_bwd_kernel<T, I>, stream, blocks_of<T, I>(p), kThreads, p,
            ActivationNumbers<float>(p.act), walk_of<I>(p, kVector<T>));
   });
 }
 
 template <class T>
-void launch_bias_act_bwd_bwd(const BiasActParams& p, const Place& place) {
+void launch_bias_act_bwd_bwd(const BiasActParams& p, const Stream& stream) {
   with_index(p.outer * p.channels * p.inner, [&](auto index) {
     using I = decltype(index);
-    launch("bias_act_bwd_bwd", bias_act_bwd_bwd_kernel<T, I>, place, blocks_of<T, I>(p), kThreads, p,
+    launch("bias_act_bwd_bwd", bias_act_bwd_bwd_kernel<T, I>, stream, blocks_of<T, I>(p), kThreads, p,
            ActivationNumbers<float>(p.act), walk_of<I>(p, kVector<T>));
   });
 }

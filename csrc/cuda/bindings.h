@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the binding functions share: addresses from Python become pointers, and the emulator learns what they point at.
+// What the binding functions share: addresses from Python become pointers, and the emulator learns their extents.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <tuple>
 
-#include "hsr/error.h"
+#include "hsr/bindings.h"
 #include "launchers.h"
 
 #ifdef HSR_EMULATED
@@ -17,12 +17,17 @@
 namespace hsr {
 namespace cuda {
 
-using Address = uintptr_t;
-using Activation4 = std::tuple<int, double, double, double>;
+// The number of a device, and the handle of one of its streams.
 using DeviceAndStream = std::tuple<int, uintptr_t>;
+// n, c, h, w, oh, ow.
+using FirSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
+// up_x, up_y, down_x, down_y, pad_x, pad_y.
+using FirSteps = std::tuple<int, int, int, int, int64_t, int64_t>;
+// The address of the taps (0 for a tap of 1), taps_x, taps_y, separable, start, step_y, step_x, gain.
+using Filter = std::tuple<Address, int, int, bool, int64_t, int64_t, int64_t, double>;
 
 #ifndef HSR_EMULATED
-// The emulator checks that kernels stay within the buffers of a call; a GPU's tools do so by themselves.
+// Only the emulator checks that kernels stay within the buffers of a call; a GPU has compute-sanitizer for it.
 inline void extent(const void*, int64_t, bool) {}
 struct Extents {
   Extents() {}
@@ -30,12 +35,12 @@ struct Extents {
 #endif
 
 inline void* buffer(Address address, int64_t bytes, bool writable) {
-  require(address != 0 || bytes == 0, "a tensor has no memory (is it a fake or meta tensor?)");
+  require(address != 0 || bytes == 0, kNoMemory);
   if (bytes > 0) extent(reinterpret_cast<const void*>(address), bytes, writable);
   return reinterpret_cast<void*>(address);
 }
 
-// A buffer that is read. A tensor without storage (a fake one, say) is an error here rather than a crash in a kernel.
+// A buffer that kernels read.
 template <class T = void>
 const T* input(Address address, int64_t bytes) {
   return static_cast<const T*>(buffer(address, bytes, false));
@@ -44,7 +49,7 @@ template <class T = void>
 const T* optional_input(Address address, int64_t bytes) {
   return address ? input<T>(address, bytes) : nullptr;
 }
-// A buffer that is written.
+// A buffer that kernels write.
 template <class T = void>
 T* output(Address address, int64_t bytes) {
   return static_cast<T*>(buffer(address, bytes, true));
@@ -76,12 +81,11 @@ void with_dtype(DType dtype, F&& f) {
   }
 }
 
-inline ActivationParams activation(const Activation4& a) {
-  require(std::get<0>(a) >= 0 && std::get<0>(a) <= 8, "unknown activation code");
-  return {std::get<0>(a), std::get<1>(a), std::get<2>(a), std::get<3>(a)};
-}
+inline Stream stream_of(const DeviceAndStream& tuple) { return {std::get<0>(tuple), std::get<1>(tuple)}; }
 
-inline Place place(const DeviceAndStream& where) { return {std::get<0>(where), std::get<1>(where)}; }
+// The parameters of a FIR, less its output.
+Upfirdn2dParams upfirdn2d_params(Address x, const Filter& filter, const FirSizes& sizes, const FirSteps& steps,
+                                 Layout layout, int dtype);
 
 void define_bias_act(pybind11::module_& m);
 void define_upfirdn2d(pybind11::module_& m);

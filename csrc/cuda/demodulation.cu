@@ -58,7 +58,7 @@ template <class T>
 HSR_DEVICE float bring(const DemodulationParams& p, const T* row, const Piece& piece, bool whole, Row& memory) {
   const int k = int(p.k), count = piece.channels * k;
   float most = 0;
-  if (p.weight_last) {
+  if (p.weight_channels_last) {
     const int step_tap = kThreads / piece.channels, step_channel = kThreads % piece.channels;
     int tap = thread_index() / piece.channels, channel = thread_index() % piece.channels;
 #pragma unroll 4
@@ -205,10 +205,10 @@ Pieces pieces_of(const DemodulationParams& p) {
 
 }  // namespace
 
-void launch_demodulation(const DemodulationParams& p, const Place& place) {
+void launch_demodulation(const DemodulationParams& p, const Stream& stream) {
   if (p.o * p.c * p.k == 0) return;
   const int64_t groups = p.n > kSamples ? ceil_div(p.n, kSamples) : 1;
-  launch("demodulation", demodulation_kernel, place, p.o * groups, kThreads, p, pieces_of(p));
+  launch("demodulation", demodulation_kernel, stream, p.o * groups, kThreads, p, pieces_of(p));
 }
 
 }  // namespace cuda

@@ -30,8 +30,8 @@ endif()
 
 pybind11_add_module(_cuda MODULE
   cuda/bindings.cpp cuda/bind_bias_act.cpp cuda/bind_upfirdn2d.cpp cuda/bind_modulated_conv2d.cpp
-  cuda/runtime.cu cuda/bias_act.cu cuda/upfirdn2d.cu cuda/fir_epilogue.cu cuda/scale_channels.cu
-  cuda/modulated_conv2d.cu cuda/demodulation.cu)
+  cuda/runtime.cu cuda/bias_act.cu cuda/upfirdn2d.cu cuda/scale_channels.cu cuda/modulated_conv2d.cu
+  cuda/modulated_conv2d_fir_epilogue.cu cuda/demodulation.cu)
 target_include_directories(_cuda PRIVATE include cuda)
 target_compile_definitions(_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:HSR_ARCHITECTURES=\"${HSR_ARCHITECTURES}\">")
 target_compile_options(_cuda PRIVATE

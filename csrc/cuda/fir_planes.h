@@ -110,7 +110,7 @@ struct PlaneTiles {
   Divisor tiles_x, tiles_y;
   int64_t blocks;
 
-  PlaneTiles(const UpfirdnParams& p, const PlaneCut& cut)
+  PlaneTiles(const Upfirdn2dParams& p, const PlaneCut& cut)
       : image(p), count(int(p.n * p.c)), planes(1), log_x(0), log_y(0), dtype(p.dtype) {
     const int width = image.ow + image.before_x, height = image.oh + image.before_y;
     while (log_x < cut.log_x && cut.vector << log_x < width) log_x++;

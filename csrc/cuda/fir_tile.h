@@ -46,14 +46,14 @@ struct FirImage {
   int h, w, oh, ow, pad_x, pad_y;
   int before_x, before_y;  // outputs of the first tile that lie before the image
 
-  explicit FirImage(const UpfirdnParams& p)
+  explicit FirImage(const Upfirdn2dParams& p)
       : h(int(p.h)), w(int(p.w)), oh(int(p.oh)), ow(int(p.ow)), pad_x(int(p.pad_x)), pad_y(int(p.pad_y)) {
     before_x = (pad_x % p.up_x + p.up_x) % p.up_x, before_y = (pad_y % p.up_y + p.up_y) % p.up_y;
   }
 };
 
 // Whether positions along both axes, zero-inserted and padded, fit 32 bits.
-inline bool short_axes(const UpfirdnParams& p) {
+inline bool short_axes(const Upfirdn2dParams& p) {
   const auto fits = [](int64_t n) { return n < kInt32 / 2 && n > -kInt32 / 2; };
   return fits(p.h * p.up_y) && fits(p.w * p.up_x) && fits(p.oh * p.down_y) && fits(p.ow * p.down_x) && fits(p.pad_x) &&
          fits(p.pad_y);
@@ -118,7 +118,7 @@ struct ChannelTiles {
   int64_t blocks;
 
   // Tiles grow in turn along x and y, twice as wide as high; threads that are left take more channels.
-  ChannelTiles(const UpfirdnParams& p, const ChannelCut& cut) : image(p), c(int(p.c)), log_c(0), log_x(0), log_y(0) {
+  ChannelTiles(const Upfirdn2dParams& p, const ChannelCut& cut) : image(p), c(int(p.c)), log_c(0), log_x(0), log_y(0) {
     const int width = image.ow + image.before_x, height = image.oh + image.before_y;
     const int vectors = int(ceil_div(c, cut.vector));
     while (1 << log_c < vectors && 1 << log_c < cut.lanes) log_c++;

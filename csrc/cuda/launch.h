@@ -26,10 +26,10 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // What is compiled of a launcher.
-#define HSR_INSTANTIATE(launcher, Params)                     \
-  template void launcher<float>(const Params&, const Place&); \
-  template void launcher<half>(const Params&, const Place&);  \
-  template void launcher<bfloat16>(const Params&, const Place&)
+#define HSR_INSTANTIATE(launcher, Params)                      \
+  template void launcher<float>(const Params&, const Stream&); \
+  template void launcher<half>(const Params&, const Stream&);  \
+  template void launcher<bfloat16>(const Params&, const Stream&)
 
 #ifdef __CUDACC__
 
@@ -47,21 +47,21 @@ class OnDevice {
 };
 
 template <class... A>
-void launch(const char* name, void (*kernel)(A...), const Place& place, int64_t blocks, int threads,
+void launch(const char* name, void (*kernel)(A...), const Stream& stream, int64_t blocks, int threads,
             typename Same<A>::type... arguments) {
   if (blocks == 0) return;
   if (blocks > kMostBlocks) throw std::runtime_error(std::string("hsr_kernels: too many blocks for ") + name);
-  const OnDevice device(place.device);
+  const OnDevice device(stream.device);
   void* pointers[] = {&arguments...};
   check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(unsigned(blocks)), dim3(unsigned(threads)),
-                         pointers, 0, reinterpret_cast<cudaStream_t>(place.stream)),
+                         pointers, 0, reinterpret_cast<cudaStream_t>(stream.handle)),
         name);
 }
 
 #else
 
 template <class... A>
-void launch(const char* name, void (*kernel)(A...), const Place&, int64_t blocks, int threads,
+void launch(const char* name, void (*kernel)(A...), const Stream&, int64_t blocks, int threads,
             typename Same<A>::type... arguments) {
   emulate(name, blocks, threads, [&] { kernel(arguments...); });
 }

@@ -11,11 +11,10 @@ namespace cuda {
 namespace {
 
 using namespace tiles;
-using Act = PiecewiseLinear<float>;
 
 template <class T>
 HSR_KERNEL(kThreads)
-modulated_conv2d_epilogue_kernel(EpilogueParams p, Act act, Tiling by) {
+modulated_conv2d_epilogue_kernel(ModulatedConv2dEpilogueParams p, PiecewiseLinear<float> act, Tiling by) {
   constexpr int V = kVector<T>;
   using View = Tile<T, V>;
   HSR_SHARED(T, View::kElements, memory);
@@ -60,7 +59,7 @@ HSR_DEVICE void read_both(const View& tile, const Tiling& by, const T* dy_image,
 // activation; where it can't be (clamped, ReLU below 0) dpre is 0.
 template <class T>
 HSR_KERNEL(kThreads)
-modulated_conv2d_epilogue_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
+modulated_conv2d_epilogue_bwd_kernel(ModulatedConv2dEpilogueParams p, PiecewiseLinear<float> act, Tiling by) {
   constexpr int V = kFew;
   using View = Tile<T, V>;
   HSR_SHARED(T, View::kElements, dys);
@@ -102,7 +101,7 @@ modulated_conv2d_epilogue_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
 // the sums are those of ddz * dpre, dpre * zd and dpre.
 template <class T>
 HSR_KERNEL(kThreads)
-modulated_conv2d_epilogue_bwd_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
+modulated_conv2d_epilogue_bwd_bwd_kernel(ModulatedConv2dEpilogueParams p, PiecewiseLinear<float> act, Tiling by) {
   constexpr int V = kFew;
   using View = Tile<T, V>;
   HSR_SHARED(T, View::kElements, dys);
@@ -136,7 +135,7 @@ modulated_conv2d_epilogue_bwd_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
         sum[j] += dpre;
         total[i] -= weighted;
         dy[i][j] = at.slope * (ddz[i][j] * d[j] + ratio[j] * zd + (ddnoise[i] + ddb[j]));
-        y[i][j] = weighted * at.inverse;
+        y[i][j] = weighted * at.inverse_slope;
       }
     }
     if (p.dnoise) tile.write_map(p.dnoise, p.n, total);
@@ -160,30 +159,30 @@ modulated_conv2d_epilogue_bwd_bwd_kernel(EpilogueParams p, Act act, Tiling by) {
 }  // namespace
 
 template <class T>
-void launch_modulated_conv2d_epilogue(const EpilogueParams& p, const Place& place) {
+void launch_modulated_conv2d_epilogue(const ModulatedConv2dEpilogueParams& p, const Stream& stream) {
   const auto by = tiling_of(p.n, p.c, p.h * p.w, kVector<T>, false, p.layout, {p.z, p.out}, {p.d, p.b});
-  launch("modulated_conv2d_epilogue", modulated_conv2d_epilogue_kernel<T>, place, blocks_of(p.n, by), kThreads, p,
-         Act(p.act), by);
+  launch("modulated_conv2d_epilogue", modulated_conv2d_epilogue_kernel<T>, stream, blocks_of(p.n, by), kThreads, p,
+         PiecewiseLinear<float>(p.act), by);
 }
 
 template <class T>
-void launch_modulated_conv2d_epilogue_bwd(const EpilogueParams& p, const Place& place) {
+void launch_modulated_conv2d_epilogue_bwd(const ModulatedConv2dEpilogueParams& p, const Stream& stream) {
   const auto by = tiling_of(p.n, p.c, p.h * p.w, kFew, true, p.layout, {p.dy, p.y, p.out}, {p.d, p.b});
-  launch("modulated_conv2d_epilogue_bwd", modulated_conv2d_epilogue_bwd_kernel<T>, place, blocks_of(p.n, by), kThreads,
-         p, Act(p.act), by);
+  launch("modulated_conv2d_epilogue_bwd", modulated_conv2d_epilogue_bwd_kernel<T>, stream, blocks_of(p.n, by), kThreads,
+         p, PiecewiseLinear<float>(p.act), by);
 }
 
 template <class T>
-void launch_modulated_conv2d_epilogue_bwd_bwd(const EpilogueParams& p, const Place& place) {
+void launch_modulated_conv2d_epilogue_bwd_bwd(const ModulatedConv2dEpilogueParams& p, const Stream& stream) {
   const auto by =
       tiling_of(p.n, p.c, p.h * p.w, kFew, true, p.layout, {p.z, p.dy, p.y, p.out, p.gy}, {p.d, p.b, p.ratio, p.ddb});
-  launch("modulated_conv2d_epilogue_bwd_bwd", modulated_conv2d_epilogue_bwd_bwd_kernel<T>, place, blocks_of(p.n, by),
-         kThreads, p, Act(p.act), by);
+  launch("modulated_conv2d_epilogue_bwd_bwd", modulated_conv2d_epilogue_bwd_bwd_kernel<T>, stream, blocks_of(p.n, by),
+         kThreads, p, PiecewiseLinear<float>(p.act), by);
 }
 
-HSR_INSTANTIATE(launch_modulated_conv2d_epilogue, EpilogueParams);
-HSR_INSTANTIATE(launch_modulated_conv2d_epilogue_bwd, EpilogueParams);
-HSR_INSTANTIATE(launch_modulated_conv2d_epilogue_bwd_bwd, EpilogueParams);
+HSR_INSTANTIATE(launch_modulated_conv2d_epilogue, ModulatedConv2dEpilogueParams);
+HSR_INSTANTIATE(launch_modulated_conv2d_epilogue_bwd, ModulatedConv2dEpilogueParams);
+HSR_INSTANTIATE(launch_modulated_conv2d_epilogue_bwd_bwd, ModulatedConv2dEpilogueParams);
 
 }  // namespace cuda
 }  // namespace hsr

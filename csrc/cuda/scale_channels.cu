@@ -13,7 +13,7 @@ using namespace tiles;
 
 template <class T>
 HSR_KERNEL(kThreads)
-scale_channels_kernel(ScaleParams p, Tiling by) {
+scale_channels_kernel(ScaleChannelsParams p, Tiling by) {
   constexpr int V = kVector<T>;
   using View = Tile<T, V>;
   HSR_SHARED(T, View::kElements, memory);
@@ -38,7 +38,7 @@ scale_channels_kernel(ScaleParams p, Tiling by) {
 // dx = du * s; the sums are those of du * x.
 template <class T>
 HSR_KERNEL(kThreads)
-scale_channels_bwd_kernel(ScaleParams p, Tiling by) {
+scale_channels_bwd_kernel(ScaleChannelsParams p, Tiling by) {
   constexpr int V = kFew;
   using View = Tile<T, V>;
   HSR_SHARED(T, View::kElements, memory);
@@ -79,15 +79,15 @@ scale_channels_bwd_kernel(ScaleParams p, Tiling by) {
 }  // namespace
 
 template <class T>
-void launch_scale_channels(const ScaleParams& p, const Place& place) {
+void launch_scale_channels(const ScaleChannelsParams& p, const Stream& stream) {
   const auto by = tiling_of(p.n, p.c, p.hw, kVector<T>, false, p.layout, {p.x, p.out}, {p.s});
-  launch("scale_channels", scale_channels_kernel<T>, place, blocks_of(p.n, by), kThreads, p, by);
+  launch("scale_channels", scale_channels_kernel<T>, stream, blocks_of(p.n, by), kThreads, p, by);
 }
 
 template <class T>
-void launch_scale_channels_bwd(const ScaleParams& p, const Place& place) {
+void launch_scale_channels_bwd(const ScaleChannelsParams& p, const Stream& stream) {
   const auto by = tiling_of(p.n, p.c, p.hw, kFew, true, p.layout, {p.x, p.du, p.out}, {p.s});
-  launch("scale_channels_bwd", scale_channels_bwd_kernel<T>, place, blocks_of(p.n, by), kThreads, p, by);
+  launch("scale_channels_bwd", scale_channels_bwd_kernel<T>, stream, blocks_of(p.n, by), kThreads, p, by);
 }
 
 TileSums tile_sums(int64_t n, int64_t c, int64_t hw) {
@@ -95,8 +95,8 @@ TileSums tile_sums(int64_t n, int64_t c, int64_t hw) {
   return {by.parts, by.channel_blocks};
 }
 
-HSR_INSTANTIATE(launch_scale_channels, ScaleParams);
-HSR_INSTANTIATE(launch_scale_channels_bwd, ScaleParams);
+HSR_INSTANTIATE(launch_scale_channels, ScaleChannelsParams);
+HSR_INSTANTIATE(launch_scale_channels_bwd, ScaleChannelsParams);
 
 }  // namespace cuda
 }  // namespace hsr

@@ -150,29 +150,29 @@ class Tile {
   // Brings a tile of an image in nchw to shared memory, where all threads have it after a barrier.
   HSR_DEVICE void fetch(const T* image, Memory& memory) const {
     if (by.whole_pixels) {
-      for_each_vector([&](int64_t at, int place, bool inside) {
+      for_each_vector([&](int64_t at, int slot, bool inside) {
         Pack<T, V> pack{};
         if (inside) pack = load(reinterpret_cast<const Pack<T, V>*>(image + at));
-        shared_store<V>(memory, place, pack);
+        shared_store<V>(memory, slot, pack);
       });
     } else {
-      for_each_element([&](int64_t at, int place, bool inside) {
+      for_each_element([&](int64_t at, int slot, bool inside) {
         T value{};
         if (inside) value = load(image + at);
-        memory[place] = value;
+        memory[slot] = value;
       });
     }
   }
   // The way back. What a thread writes to the image is what it fetched, so a fetch may follow without a barrier.
   HSR_DEVICE void flush(Memory& memory, T* image) const {
     if (by.whole_pixels) {
-      for_each_vector([&](int64_t at, int place, bool inside) {
-        if (inside) store(reinterpret_cast<Pack<T, V>*>(image + at), shared_load<V>(memory, place));
+      for_each_vector([&](int64_t at, int slot, bool inside) {
+        if (inside) store(reinterpret_cast<Pack<T, V>*>(image + at), shared_load<V>(memory, slot));
       });
     } else {
-      for_each_element([&](int64_t at, int place, bool inside) {
+      for_each_element([&](int64_t at, int slot, bool inside) {
         if (!inside) return;
-        const T value = memory[place];
+        const T value = memory[slot];
         store(image + at, value);
       });
     }

@@ -29,7 +29,7 @@ struct Walk {
   bool whole;  // vectors are aligned and complete
   int64_t blocks;
 
-  Walk(const UpfirdnParams& p, int V) : log_x(0), log_y(0), log_p(0) {
+  Walk(const Upfirdn2dParams& p, int V) : log_x(0), log_y(0), log_p(0) {
     const bool last = p.layout == Layout::nhwc;
     planes = last ? p.n : p.n * p.c, c = last ? int(p.c) : 1;
     vectors = Divisor(ceil_div(c, V));
@@ -83,7 +83,7 @@ HSR_DEVICE void write_any(DType dtype, void* to, int64_t at, int count, bool who
 
 template <int V>
 HSR_KERNEL_OF(kThreads, 4)
-upfirdn2d_kernel(UpfirdnParams p, Walk s) {
+upfirdn2d_kernel(Upfirdn2dParams p, Walk s) {
   const int thread = thread_index();
   int block = int(block_index());
   int column = (s.across.split(block) << s.log_x) + (thread & ((1 << s.log_x) - 1));
@@ -125,17 +125,17 @@ upfirdn2d_kernel(UpfirdnParams p, Walk s) {
 }
 
 template <int V>
-void launch_looped(const UpfirdnParams& p, const Place& place) {
+void launch_looped(const Upfirdn2dParams& p, const Stream& stream) {
   require(short_axes(p), "upfirdn2d's image is too long along an axis");
   const Walk s(p, V);
-  launch("upfirdn2d", upfirdn2d_kernel<V>, place, s.blocks, kThreads, p, s);
+  launch("upfirdn2d", upfirdn2d_kernel<V>, stream, s.blocks, kThreads, p, s);
 }
 
 // ---- Tiles ----
 
 // Calls f with the Fir of factors that tiles are made for, if these are.
 template <int TAPS, class G>
-bool with_fir(const UpfirdnParams& p, G&& f) {
+bool with_fir(const Upfirdn2dParams& p, G&& f) {
   if (p.up_x == 1 && p.down_x == 1) return f(Fir<1, 1, TAPS>{});
   if (p.up_x == 2 && p.down_x == 1) return f(Fir<2, 1, TAPS>{});
   if (p.up_x == 1 && p.down_x == 2) return f(Fir<1, 2, TAPS>{});
@@ -156,12 +156,12 @@ upfirdn2d_channels_kernel(const T* x, T* y, FirTaps filter, bool separable, Chan
 }
 
 template <class T>
-bool launch_channels(const UpfirdnParams& p, const Place& place) {
+bool launch_channels(const Upfirdn2dParams& p, const Stream& stream) {
   return with_fir<4>(p, [&](auto fir) {
     using F = decltype(fir);
     const ChannelTiles t(p, ChannelCut::of<ChannelShape<T, F>, F>());
     if (!t.small(F::up)) return false;
-    launch("upfirdn2d_channels", upfirdn2d_channels_kernel<T, F>, place, t.blocks, t.threads,
+    launch("upfirdn2d_channels", upfirdn2d_channels_kernel<T, F>, stream, t.blocks, t.threads,
            static_cast<const T*>(p.x), static_cast<T*>(p.y), p.filter, p.separable, t, t.whole && aligned(p.y));
     return true;
   });
@@ -262,23 +262,23 @@ upfirdn2d_separable_kernel(const void* x, void* y, FirTaps filter, PlaneTiles t)
 }
 
 template <class T>
-bool launch_planes(const UpfirdnParams& p, const Place& place) {
+bool launch_planes(const Upfirdn2dParams& p, const Stream& stream) {
   return with_fir<4>(p, [&](auto fir) {
     using F = decltype(fir);
     const PlaneTiles t(p, PlaneCut::of<PlaneShape<kVector<T>, F>, F>());
     if (!t.small()) return false;
-    launch("upfirdn2d_planes", upfirdn2d_planes_kernel<T, F>, place, t.blocks, t.threads, static_cast<const T*>(p.x),
+    launch("upfirdn2d_planes", upfirdn2d_planes_kernel<T, F>, stream, t.blocks, t.threads, static_cast<const T*>(p.x),
            static_cast<T*>(p.y), p.filter, p.separable, t);
     return true;
   });
 }
 
-bool launch_separable(const UpfirdnParams& p, const Place& place) {
+bool launch_separable(const Upfirdn2dParams& p, const Stream& stream) {
   return with_fir<12>(p, [&](auto fir) {
     using F = decltype(fir);
     const PlaneTiles t(p, PlaneCut::of<PlaneShape<4, F>, F>());
     if (!t.small()) return false;
-    launch("upfirdn2d_separable", upfirdn2d_separable_kernel<F>, place, t.blocks, t.threads, p.x, p.y, p.filter, t);
+    launch("upfirdn2d_separable", upfirdn2d_separable_kernel<F>, stream, t.blocks, t.threads, p.x, p.y, p.filter, t);
     return true;
   });
 }
@@ -287,32 +287,32 @@ bool launch_separable(const UpfirdnParams& p, const Place& place) {
 
 // Launches a kernel that works on tiles, if there is one.
 template <class T>
-bool launch_tiles(const UpfirdnParams& p, const Place& place) {
+bool launch_tiles(const Upfirdn2dParams& p, const Stream& stream) {
   if (p.up_x != p.up_y || p.down_x != p.down_y || p.taps_x != p.taps_y || p.y_dtype != p.dtype || !short_axes(p) ||
       p.h * p.w == 0)
     return false;
   if (p.layout == Layout::nchw) {
     if (p.n * p.c >= kInt32) return false;
-    if (p.taps_x == 12 && p.separable) return launch_separable(p, place);
+    if (p.taps_x == 12 && p.separable) return launch_separable(p, stream);
     if (p.taps_x != 4) return false;
-    return launch_planes<std::conditional_t<sizeof(T) == 2, Bits16, T>>(p, place);
+    return launch_planes<std::conditional_t<sizeof(T) == 2, Bits16, T>>(p, stream);
   }
-  return p.taps_x == 4 && launch_channels<T>(p, place);
+  return p.taps_x == 4 && launch_channels<T>(p, stream);
 }
 
 }  // namespace
 
 template <class T>
-void launch_upfirdn2d(const UpfirdnParams& p, const Place& place) {
-  if (p.n * p.c * p.oh * p.ow == 0 || launch_tiles<T>(p, place)) return;
+void launch_upfirdn2d(const Upfirdn2dParams& p, const Stream& stream) {
+  if (p.n * p.c * p.oh * p.ow == 0 || launch_tiles<T>(p, stream)) return;
   if (p.layout == Layout::nhwc) {
-    launch_looped<8>(p, place);
+    launch_looped<8>(p, stream);
   } else {
-    launch_looped<1>(p, place);
+    launch_looped<1>(p, stream);
   }
 }
 
-HSR_INSTANTIATE(launch_upfirdn2d, UpfirdnParams);
+HSR_INSTANTIATE(launch_upfirdn2d, Upfirdn2dParams);
 
 }  // namespace cuda
 }  // namespace hsr

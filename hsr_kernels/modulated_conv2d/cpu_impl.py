@@ -58,7 +58,7 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
     y = torch.empty(z.shape, dtype=z.dtype, memory_format=memory_format)
     noise, stride = _noise_and_stride(noise, y.dtype)
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
-    native.cpu().epilogue(
+    native.cpu().modulated_conv2d_epilogue(
         address(z), address(y), address(d), address(noise), stride, address(b), (n, c, h, w), int(channels_last),
         DTYPE_CODES[z.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
     )  # fmt: skip
@@ -76,7 +76,7 @@ def modulated_conv2d_fir_epilogue(
     noise, stride = _noise_and_stride(noise, y.dtype)
     d, b = _dense(d, y.dtype), _dense(b, y.dtype)
     taps, *args = fir_args(x, f, geometry, size)
-    native.cpu().fir_epilogue(
+    native.cpu().modulated_conv2d_fir_epilogue(
         address(x), *args, address(y), address(d), address(noise), stride, address(b), int(channels_last),
         DTYPE_CODES[x.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),
     )  # fmt: skip
@@ -95,7 +95,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
     dd = torch.zeros((n, c), dtype=torch.float64)
     db = torch.zeros(c, dtype=torch.float64)
     dnoise = torch.empty((n, 1, h, w) if needs_dnoise else 0, dtype=accumulation_dtype(y.dtype))
-    native.cpu().epilogue_bwd(
+    native.cpu().modulated_conv2d_epilogue_bwd(
         address(dy), address(y), address(dz), address(d), address(noise), stride, address(b), address(dd),
         address(db), address(dnoise) if needs_dnoise else 0, (n, c, h, w), layout, DTYPE_CODES[y.dtype],
         (act, alpha, gain, clamp), torch.get_num_threads(),
@@ -115,7 +115,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
     ddnoise = None if ddnoise is None else _dense(ddnoise.expand(n, 1, h, w), y.dtype)
     sums = torch.zeros((3, n, c), dtype=torch.float64)
     gnoise = torch.empty((n, 1, h, w) if needs_gnoise else 0, dtype=accumulation_dtype(y.dtype))
-    native.cpu().epilogue_bwd_bwd(
+    native.cpu().modulated_conv2d_epilogue_bwd_bwd(
         address(ddz), address(ratio), address(ddnoise), address(ddb), address(dy), address(y), address(d),
         address(noise), stride, address(b), address(gdy), address(gy), address(gnoise) if needs_gnoise else 0,
         address(sums), (n, c, h, w), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), torch.get_num_threads(),

@@ -236,7 +236,7 @@ void run(const std::string& name, Array in, Array out, int64_t blocks, int threa
   }
   const Kernel kernel = kKernels.at(name);
   const py::gil_scoped_release release;
-  launch(name.c_str(), kernel, Place{}, blocks, threads, p);
+  launch(name.c_str(), kernel, Stream{}, blocks, threads, p);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The arithmetic of a modulated convolution's epilogue, y = clamp(act(z * d + added) * gain), and of its inverse.
+// The arithmetic of a modulated convolution's epilogue, y = clamp(act(z * d + offset) * gain), and of its inverse; the
+// offset is noise plus bias.
 #pragma once
 
 #include <cmath>
@@ -10,34 +11,43 @@
 
 namespace hsr {
 
-// What is told from an output y. Where the slope is 0 (clamped, ReLU below 0) the rest is finite and never matters.
+// What is recovered from an output y. Where the slope is 0 (clamped, or ReLU below 0) the other two are finite and have
+// no influence.
 template <class A>
 struct Inverted {
-  A slope;    // dy/dpre
-  A pre;      // what the activation was applied to: z * d + added
-  A inverse;  // dpre/dy
+  // dy/dpre.
+  A slope;
+  // The activation's input, z * d + offset.
+  A pre;
+  // dpre/dy.
+  A inverse_slope;
 };
+
+inline bool is_piecewise_linear(const ActivationParams& p) {
+  return p.act == Act::linear || p.act == Act::relu || (p.act == Act::lrelu && p.alpha >= 0);
+}
 
 // The activations of the epilogue are piecewise linear: gain above zero, gain * alpha below. A: float or double.
 template <class A>
 struct PiecewiseLinear {
-  A alpha, gain, clamp, inv_gain, inv_alpha, lowest;
+  A alpha, gain, clamp, inv_gain, inv_alpha, min_pre;
 
   explicit PiecewiseLinear(const ActivationParams& p) {
-    alpha = p.act == 0 ? A(1) : p.act == 1 ? A(0) : A(p.alpha);
+    alpha = p.act == Act::linear ? A(1) : p.act == Act::relu ? A(0) : A(p.alpha);
     gain = A(p.gain);
     clamp = A(p.clamp < 0 ? INFINITY : p.clamp);
     inv_gain = A(1 / p.gain);
     inv_alpha = alpha == A(0) ? A(0) : A(1) / alpha;
-    lowest = alpha == A(0) ? std::numeric_limits<A>::lowest() : -INFINITY;  // 0 times infinity would be NaN
+    // With alpha 0 an infinite `pre` would give NaN.
+    min_pre = alpha == A(0) ? std::numeric_limits<A>::lowest() : -INFINITY;
   }
 
-  // Of NaN it is NaN.
+  // The value of NaN is NaN.
   HSR_HD A value(A pre) const {
-    pre = pre < lowest ? lowest : pre;
+    pre = pre < min_pre ? min_pre : pre;
     const A y = (pre > A(0) ? pre : pre * alpha) * gain;
-    const A below = y > clamp ? clamp : y;
-    return below < -clamp ? -clamp : below;
+    const A limited = y > clamp ? clamp : y;
+    return limited < -clamp ? -clamp : limited;
   }
 
   HSR_HD Inverted<A> invert(A y) const {

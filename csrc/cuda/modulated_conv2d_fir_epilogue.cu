@@ -117,14 +117,14 @@ modulated_conv2d_fir_epilogue_kernel(const T* x, T* y, FirTaps filter, bool sepa
   }
 }
 
-Finish finish_of(const EpilogueParams& p) {
+Finish finish_of(const ModulatedConv2dEpilogueParams& p) {
   return {static_cast<const float*>(p.d), static_cast<const float*>(p.noise), static_cast<const float*>(p.b),
           p.noise_stride, PiecewiseLinear<float>(p.act)};
 }
 
 template <class T>
-void launch_filtered(const EpilogueParams& p, const Place& place) {
-  const UpfirdnParams& fir = *p.fir;
+void launch_filtered(const ModulatedConv2dEpilogueParams& p, const Stream& stream) {
+  const Upfirdn2dParams& fir = *p.fir;
   using F = Fir<1, 1, 4>;
   using S = ChannelShape<T, F>;
   const ChannelTiles t(fir, ChannelCut::of<S, F>());
@@ -133,7 +133,7 @@ void launch_filtered(const EpilogueParams& p, const Place& place) {
   const bool last = p.layout == Layout::nhwc;
   // Rows are written in vectors where a tile, a power of 2 wide, has a vector's width.
   const bool vectors = last ? t.c % S::vector == 0 : p.w % S::vector == 0 && 1 << t.log_x >= S::vector;
-  launch("modulated_conv2d_fir_epilogue", modulated_conv2d_fir_epilogue_kernel<T, F>, place, t.blocks, t.threads,
+  launch("modulated_conv2d_fir_epilogue", modulated_conv2d_fir_epilogue_kernel<T, F>, stream, t.blocks, t.threads,
          static_cast<const T*>(fir.x), static_cast<T*>(p.out), fir.filter, fir.separable, finish_of(p), t, last,
          vectors && aligned(p.out));
 }
@@ -159,33 +159,33 @@ modulated_conv2d_filtered_epilogue_kernel(const float* z, void* y, Finish e, int
   store_as(dtype, y, sample + element, e.act.value(value * d + (noise + b)));
 }
 
-void launch_filtered_before(const EpilogueParams& p, const Place& place) {
+void launch_filtered_before(const ModulatedConv2dEpilogueParams& p, const Stream& stream) {
   const bool last = p.layout == Layout::nhwc;
   const int64_t hw = p.h * p.w, blocks = ceil_div(p.c * hw, kThreads);
   require(p.c * hw < 2 * kInt32, "an image of a layer has more than 2^31 elements");
-  launch("modulated_conv2d_filtered_epilogue", modulated_conv2d_filtered_epilogue_kernel, place, blocks * p.n, kThreads,
-         static_cast<const float*>(p.fir->x), p.out, finish_of(p), int(p.c), int(hw), last, p.dtype, Divisor(blocks),
-         Divisor(last ? p.c : hw));
+  launch("modulated_conv2d_filtered_epilogue", modulated_conv2d_filtered_epilogue_kernel, stream, blocks * p.n,
+         kThreads, static_cast<const float*>(p.fir->x), p.out, finish_of(p), int(p.c), int(hw), last, p.dtype,
+         Divisor(blocks), Divisor(last ? p.c : hw));
 }
 
 }  // namespace
 
 template <class T>
-void launch_modulated_conv2d_fir_epilogue(const EpilogueParams& p, const Place& place) {
-  const UpfirdnParams& fir = *p.fir;
+void launch_modulated_conv2d_fir_epilogue(const ModulatedConv2dEpilogueParams& p, const Stream& stream) {
+  const Upfirdn2dParams& fir = *p.fir;
   if (p.n * p.c * p.h * p.w == 0) return;
   const bool same_size = fir.up_x == 1 && fir.up_y == 1 && fir.down_x == 1 && fir.down_y == 1;
   if (same_size && fir.taps_x == 4 && fir.taps_y == 4 && fir.dtype == p.dtype) {
-    launch_filtered<T>(p, place);
+    launch_filtered<T>(p, stream);
   } else {
     require(!fir.filter.f && fir.dtype == DType::float32 && fir.h == p.h && fir.w == p.w && fir.pad_x == 0 &&
                 fir.pad_y == 0,
             "the epilogue rides on 4 x 4 taps at the same size, or comes after the filter");
-    launch_filtered_before(p, place);
+    launch_filtered_before(p, stream);
   }
 }
 
-HSR_INSTANTIATE(launch_modulated_conv2d_fir_epilogue, EpilogueParams);
+HSR_INSTANTIATE(launch_modulated_conv2d_fir_epilogue, ModulatedConv2dEpilogueParams);
 
 }  // namespace cuda
 }  // namespace hsr
