@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FIR resampling, one output row at a time: rows are staged in the type computed in, filtered down the columns, then
-// along the row by polyphase runs. In nhwc a row element is a vector of channels. Included once per instruction set.
+// FIR resampling, one output row at a time: input rows are staged in the accumulation type, filtered along the columns,
+// then along the row, phase by phase. In nhwc a row consists of vectors of channels. Included once per instruction set.
 #pragma once
 
 #include "hsr/fir.h"
@@ -9,7 +9,9 @@
 namespace hsr {
 namespace HSR_ISA {
 
-constexpr int kMaxFactor = 64;  // of up and down, checked by the bindings
+// The bindings check both.
+constexpr int kMaxFactor = 64;
+constexpr int kMaxTaps = 64;
 
 // out[i] = sum of taps[j] * rows[j][i], or added to out.
 template <class A>
@@ -18,41 +20,41 @@ static __attribute__((noinline)) void combine(const A* const* rows, const A* tap
   if (count == 0 && !add) {
     for (int64_t i = 0; i < n; i++) out[i] = A(0);
   }
-  for (int first = 0; first < count;) {
-    const A *r0 = rows[first], t0 = taps[first];
-    if (first + 4 <= count) {
-      const A *r1 = rows[first + 1], *r2 = rows[first + 2], *r3 = rows[first + 3];
-      const A t1 = taps[first + 1], t2 = taps[first + 2], t3 = taps[first + 3];
+  for (int tap = 0; tap < count;) {
+    const A *r0 = rows[tap], t0 = taps[tap];
+    if (tap + 4 <= count) {
+      const A *r1 = rows[tap + 1], *r2 = rows[tap + 2], *r3 = rows[tap + 3];
+      const A t1 = taps[tap + 1], t2 = taps[tap + 2], t3 = taps[tap + 3];
       if (add) {
         for (int64_t i = 0; i < n; i++) out[i] += t0 * r0[i] + t1 * r1[i] + t2 * r2[i] + t3 * r3[i];
       } else {
         for (int64_t i = 0; i < n; i++) out[i] = t0 * r0[i] + t1 * r1[i] + t2 * r2[i] + t3 * r3[i];
       }
-      first += 4;
-    } else if (first + 2 <= count) {
-      const A *r1 = rows[first + 1], t1 = taps[first + 1];
+      tap += 4;
+    } else if (tap + 2 <= count) {
+      const A *r1 = rows[tap + 1], t1 = taps[tap + 1];
       if (add) {
         for (int64_t i = 0; i < n; i++) out[i] += t0 * r0[i] + t1 * r1[i];
       } else {
         for (int64_t i = 0; i < n; i++) out[i] = t0 * r0[i] + t1 * r1[i];
       }
-      first += 2;
+      tap += 2;
     } else {
       if (add) {
         for (int64_t i = 0; i < n; i++) out[i] += t0 * r0[i];
       } else {
         for (int64_t i = 0; i < n; i++) out[i] = t0 * r0[i];
       }
-      first += 1;
+      tap += 1;
     }
     add = true;
   }
 }
 
-// Taps by phase: output o = phase + up * m reads pixels pixel + m * down + j, weighted taps[j], j < count.
+// The taps of a phase: output phase + up * m is the sum of taps[j] * pixels[pixel + m * down + j] over j < count.
 template <class A>
 struct Phase {
-  A taps[64];
+  A taps[kMaxTaps];
   int count;
   int64_t pixel;
 
@@ -64,63 +66,65 @@ struct Phase {
   }
 };
 
-// Filters staged rows along x. A staged row holds the pixels [-left, w + right) of the image, zeros outside, so that no
-// tap needs a bounds check; where down exceeds 1 (nchw), it is kept split by phase of down.
+// Filters staged rows along x. A staged row holds the pixels [-left_margin, w + right_margin) with zeros outside the
+// image, so that taps need no bounds checks. Where down exceeds 1 in nchw, it is split into its phases of down.
 template <class A>
 struct Horizontal {
   int up, down;
-  int64_t w, ow, elements;  // elements per pixel: c in nhwc, 1 in nchw
-  int64_t left, right;
+  int64_t w, ow;
+  // Elements of a pixel: c in nhwc, 1 in nchw.
+  int64_t elements;
+  int64_t left_margin, right_margin;
   Phase<A> phases[kMaxFactor];
 
   void plan(const Upfirdn2dParams& p, const double* filter) {
     up = p.up_x, down = p.down_x, w = p.w, ow = p.ow;
     elements = p.layout == Layout::nhwc ? p.c : 1;
-    left = right = 0;
+    left_margin = right_margin = 0;
     for (int phase = 0; phase < up && phase < ow; phase++) {
       Phase<A>& f = phases[phase];
       f.fill(filter, p.taps_x, phase, up, down, p.pad_x);
-      const int64_t last = f.pixel + (ow - 1 - phase) / up * down + f.count - 1;
-      if (-f.pixel > left) left = -f.pixel;
-      if (last - (w - 1) > right) right = last - (w - 1);
+      const int64_t last_pixel = f.pixel + (ow - 1 - phase) / up * down + f.count - 1;
+      if (-f.pixel > left_margin) left_margin = -f.pixel;
+      if (last_pixel - (w - 1) > right_margin) right_margin = last_pixel - (w - 1);
     }
   }
 
-  int64_t staged() const { return (left + w + right) * elements; }
-  int64_t split_length() const { return (left + w + right + down - 1) / down; }
-  // Bytes of working memory next to the staged row: the split row and the phases' runs.
-  int64_t working() const { return (split_length() * down + ow + up + 16) * int64_t(sizeof(A)); }
+  int64_t staged_elements() const { return (left_margin + w + right_margin) * elements; }
+  int64_t split_length() const { return (left_margin + w + right_margin + down - 1) / down; }
+  // The working memory besides the staged row: the split row and the outputs of the phases.
+  int64_t working_bytes() const { return (split_length() * down + ow + up + 16) * int64_t(sizeof(A)); }
 
   void clear_margins(A* row) const {
-    std::memset(static_cast<void*>(row), 0, size_t(left * elements) * sizeof(A));
-    std::memset(static_cast<void*>(row + (left + w) * elements), 0, size_t(right * elements) * sizeof(A));
+    std::memset(static_cast<void*>(row), 0, size_t(left_margin * elements) * sizeof(A));
+    std::memset(static_cast<void*>(row + (left_margin + w) * elements), 0, size_t(right_margin * elements) * sizeof(A));
   }
 
   void run(const A* row, A* work, bool add, A* out) const {
     if (elements == 1) {
-      planar(row, work, add, out);
+      run_nchw(row, work, add, out);
     } else {
-      interleaved(row, add, out);
+      run_nhwc(row, add, out);
     }
   }
 
  private:
-  void interleaved(const A* row, bool add, A* out) const {
-    const A* rows[64];
+  void run_nhwc(const A* row, bool add, A* out) const {
+    const A* rows[kMaxTaps];
     for (int phase = 0; phase < up; phase++) {
       const Phase<A>& f = phases[phase];
       for (int64_t o = phase, m = 0; o < ow; o += up, m++) {
-        const A* first = row + (left + f.pixel + m * down) * elements;
-        for (int j = 0; j < f.count; j++) rows[j] = first + j * elements;
+        const A* pixels = row + (left_margin + f.pixel + m * down) * elements;
+        for (int j = 0; j < f.count; j++) rows[j] = pixels + j * elements;
         combine(rows, f.taps, f.count, add, out + o * elements, elements);
       }
     }
   }
 
-  void planar(const A* row, A* work, bool add, A* out) const {
-    const int64_t length = split_length(), total = left + w + right;
+  void run_nchw(const A* row, A* work, bool add, A* out) const {
+    const int64_t length = split_length(), total = left_margin + w + right_margin;
     A* run = work + length * down;
-    const A* split = row;
+    const A* phases_of_row = row;
     if (down == 2) {
       A *even = work, *odd = work + length;
       for (int64_t i = 0; i < total / 2; i++) {
@@ -128,19 +132,20 @@ struct Horizontal {
         odd[i] = row[2 * i + 1];
       }
       if (total % 2) even[total / 2] = row[total - 1];
-      split = work;
+      phases_of_row = work;
     } else if (down > 1) {
       for (int q = 0; q < down; q++) {
         const int64_t n = q < total ? (total - q + down - 1) / down : 0;
         for (int64_t i = 0; i < n; i++) work[q * length + i] = row[i * down + q];
       }
-      split = work;
+      phases_of_row = work;
     }
     for (int phase = 0; phase < up && phase < ow; phase++) {
       if (up == 1) {
-        phase_run(split, length, phases[0], add, out, ow);
+        phase_run(phases_of_row, length, phases[0], add, out, ow);
       } else {
-        phase_run(split, length, phases[phase], false, run + phase * phase_length(), (ow - phase + up - 1) / up);
+        phase_run(phases_of_row, length, phases[phase], false, run + phase * phase_length(),
+                  (ow - phase + up - 1) / up);
       }
     }
     if (up == 2 && !add) {
@@ -153,33 +158,34 @@ struct Horizontal {
       if (ow % 2) out[ow - 1] = even[pairs];
     } else if (up > 1) {
       for (int phase = 0; phase < up && phase < ow; phase++) {
-        const A* from = run + phase * phase_length();
-        for (int64_t o = phase, m = 0; o < ow; o += up, m++) out[o] = add ? out[o] + from[m] : from[m];
+        const A* outputs = run + phase * phase_length();
+        for (int64_t o = phase, m = 0; o < ow; o += up, m++) out[o] = add ? out[o] + outputs[m] : outputs[m];
       }
     }
   }
 
   int64_t phase_length() const { return (ow + up - 1) / up; }
 
-  // Outputs of one phase, one after the other.
-  void phase_run(const A* split, int64_t length, const Phase<A>& f, bool add, A* out, int64_t n) const {
-    const A* rows[64];
+  // Computes the outputs of one phase, which lie next to each other.
+  void phase_run(const A* row, int64_t length, const Phase<A>& f, bool add, A* out, int64_t n) const {
+    const A* rows[kMaxTaps];
     for (int j = 0; j < f.count; j++) {
-      const int64_t at = left + f.pixel + j;
-      rows[j] = down > 1 ? split + at % down * length + at / down : split + at;
+      const int64_t pixel = left_margin + f.pixel + j;
+      rows[j] = down > 1 ? row + pixel % down * length + pixel / down : row + pixel;
     }
     combine(rows, f.taps, f.count, add, out, n);
   }
 };
 
-// One output row of one plane (nchw) or sample (nhwc). `source` is the plane's first element.
+// Computes single output rows of a plane (nchw) or a sample (nhwc), whose first element is `source`.
 template <class T>
 struct FirRow {
   using A = Accumulator<T>;
   const Upfirdn2dParams& p;
-  Horizontal<A>* horizontal;  // one, or one per tap row where the filter isn't separable
+  // One if the filter is separable, otherwise one per row of taps.
+  Horizontal<A>* horizontal;
 
-  // Sets up the phases; shared by all threads, `memory` from storage().
+  // Sets up the phases, which all threads share, in `memory` of storage_bytes().
   FirRow(const Upfirdn2dParams& params, void* memory) : p(params), horizontal(static_cast<Horizontal<A>*>(memory)) {
     if (p.separable) {
       horizontal[0].plan(p, p.taps + p.taps_y);
@@ -187,65 +193,67 @@ struct FirRow {
       for (int k = 0; k < p.taps_y; k++) horizontal[k].plan(p, p.taps + int64_t(k) * p.taps_x);
     }
   }
-  static size_t storage(const Upfirdn2dParams& p) { return sizeof(Horizontal<A>) * size_t(p.separable ? 1 : p.taps_y); }
+  static size_t storage_bytes(const Upfirdn2dParams& p) {
+    return sizeof(Horizontal<A>) * size_t(p.separable ? 1 : p.taps_y);
+  }
 
-  // Working memory of one thread, for rows().
-  size_t working() const {
+  // The working memory of one thread.
+  size_t working_bytes() const {
     const Horizontal<A>& h = horizontal[0];
-    return size_t(h.staged()) * sizeof(A) + 64 + size_t(h.working());
+    return size_t(h.staged_elements()) * sizeof(A) + 64 + size_t(h.working_bytes());
   }
 
   void row(const T* source, int64_t oy, void* memory, A* out) const {
     A* staged = static_cast<A*>(memory);
     const Horizontal<A>& h = horizontal[0];
-    A* work = staged + (h.staged() + 15) / 16 * 16;
+    A* work = staged + (h.staged_elements() + 15) / 16 * 16;
     const int64_t line = p.w * h.elements;
     const TapRange range = tap_range(oy, p.up_y, p.down_y, p.pad_y);
     const int count = tap_count(p.taps_y, range.first, p.up_y);
     h.clear_margins(staged);
-    A* centre = staged + h.left * h.elements;
+    A* centre = staged + h.left_margin * h.elements;
     if (p.separable) {
       vertical(source, range, count, line, centre);
       h.run(staged, work, false, out);
       return;
     }
-    bool any = false;
+    bool add = false;
     for (int j = 0; j < count; j++) {
       const int64_t y = range.pixel + j;
       if (y < 0 || y >= p.h) continue;
       for (int64_t i = 0; i < line; i += kBlock) {
         const int64_t n = line - i < kBlock ? line - i : kBlock;
-        const A* loaded = load(source + y * line + i, centre + i, n);
-        if (loaded != centre + i) std::memcpy(centre + i, loaded, size_t(n) * sizeof(A));
+        const A* pixels = load(source + y * line + i, centre + i, n);
+        if (pixels != centre + i) std::memcpy(centre + i, pixels, size_t(n) * sizeof(A));
       }
-      horizontal[range.first + j * p.up_y].run(staged, work, any, out);
-      any = true;
+      horizontal[range.first + j * p.up_y].run(staged, work, add, out);
+      add = true;
     }
-    if (!any) std::memset(static_cast<void*>(out), 0, size_t(p.ow * h.elements) * sizeof(A));
+    if (!add) std::memset(static_cast<void*>(out), 0, size_t(p.ow * h.elements) * sizeof(A));
   }
 
  private:
-  // The column filter: a weighted sum of the image rows that the taps touch.
+  // Filters along the columns: a weighted sum of the image rows that taps meet.
   void vertical(const T* source, TapRange range, int count, int64_t line, A* out) const {
-    A taps[64];
-    const T* sources[64];
-    int used = 0;
+    A taps[kMaxTaps];
+    const T* sources[kMaxTaps];
+    int count_inside = 0;
     for (int j = 0; j < count; j++) {
       const int64_t y = range.pixel + j;
       if (y < 0 || y >= p.h) continue;
-      taps[used] = A(p.taps[range.first + j * p.up_y]);
-      sources[used++] = source + y * line;
+      taps[count_inside] = A(p.taps[range.first + j * p.up_y]);
+      sources[count_inside++] = source + y * line;
     }
     if constexpr (sizeof(T) == sizeof(A)) {
-      combine(sources, taps, used, false, out, line);
+      combine(sources, taps, count_inside, false, out, line);
     } else {
       constexpr int64_t block = 256;
-      A buffer[64][block];
-      const A* rows[64];
+      A buffer[kMaxTaps][block];
+      const A* rows[kMaxTaps];
       for (int64_t i = 0; i < line; i += block) {
         const int64_t n = line - i < block ? line - i : block;
-        for (int j = 0; j < used; j++) rows[j] = load(sources[j] + i, buffer[j], n);
-        combine(rows, taps, used, false, out + i, n);
+        for (int j = 0; j < count_inside; j++) rows[j] = load(sources[j] + i, buffer[j], n);
+        combine(rows, taps, count_inside, false, out + i, n);
       }
     }
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launchers of the CPU kernels, and the choice among the instruction sets that they are compiled for.
+// The launchers of the CPU kernels, and the choice of an instruction set.
 #pragma once
 
 #include "hsr/params.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The epilogue after the convolution of a modulated layer, alone or riding on a FIR, and its backwards. The convolution
-// runs in nhwc, so these kernels also change the layout on the way.
+// The epilogue after the convolution of a modulated layer, alone or fused with a FIR, and its backwards. The
+// convolution runs in nhwc, so these kernels also convert the layout.
 #include "fir_row.h"
 #include "hsr/epilogue.h"
 #include "kernels.h"
@@ -10,7 +10,7 @@ namespace hsr {
 namespace HSR_ISA {
 namespace {
 
-// A sample's vectors; absent ones are filled with what leaves no trace.
+// The vectors [n, c] and [c]; absent ones are filled with values that change nothing.
 template <class A>
 struct Coefficients {
   A *d, *b;
@@ -23,16 +23,17 @@ struct Coefficients {
   }
 };
 
-// In place: tile = clamp(act(tile * d + noise + b) * gain).
+// out = clamp(act(z * d + noise + b) * gain); out may be z.
 template <class A>
 __attribute__((noinline)) void epilogue_tile(const A* z, A* out, int64_t pixels, int64_t c, const A* d, const A* b,
                                              const A* noise, const PiecewiseLinear<A>& activation) {
-  const PiecewiseLinear<A> act = activation;  // a copy that no store can change
+  // The compiler keeps a local copy in registers, as no store can change it.
+  const PiecewiseLinear<A> act = activation;
   for (int64_t i = 0; i < pixels; i++) {
-    const A added = noise ? noise[i] : A(0);
-    const A* in = z + i * c;
-    A* to = out + i * c;
-    for (int64_t j = 0; j < c; j++) to[j] = act.value(in[j] * d[j] + (added + b[j]));
+    const A offset = noise ? noise[i] : A(0);
+    const A* zi = z + i * c;
+    A* outi = out + i * c;
+    for (int64_t j = 0; j < c; j++) outi[j] = act.value(zi[j] * d[j] + (offset + b[j]));
   }
 }
 
@@ -40,52 +41,52 @@ template <class T>
 void modulated_conv2d_epilogue_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
-  const Coefficients<A> vectors(p);
+  const Coefficients<A> coefficients(p);
   const Tiling tiling(p.c, p.h * p.w);
-  const auto noise_at = [&](int64_t n, int64_t pixel) {
+  const auto noise_of = [&](int64_t n, int64_t pixel) {
     return p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + pixel : nullptr;
   };
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
     const int64_t n = chunk / tiling.chunks, image = n * p.c * tiling.hw;
-    const Buffers<T> buffers(2, tiling.tile * p.c);
-    tiling.tiles(chunk % tiling.chunks, [&](int64_t first, int64_t pixels) {
+    const Buffers<T> buffers(2, tiling.pixels_per_tile * p.c);
+    tiling.tiles(chunk % tiling.chunks, [&](int64_t first_pixel, int64_t pixels) {
       T* out = static_cast<T*>(p.out) + image;
-      const A* z = load(static_cast<const T*>(p.z) + image + first * p.c, buffers.tiles[0], pixels * p.c);
-      A* tile = tile_target(out, p.layout, p.c, first, buffers.tiles[1]);
-      epilogue_tile(z, tile, pixels, p.c, vectors.d + n * p.c, vectors.b, noise_at(n, first), act);
-      write_tile(tile, out, p.layout, p.c, tiling.hw, first, pixels, buffers.raw);
+      const A* z = load(static_cast<const T*>(p.z) + image + first_pixel * p.c, buffers.tiles[0], pixels * p.c);
+      A* tile = tile_target(out, p.layout, p.c, first_pixel, buffers.tiles[1]);
+      epilogue_tile(z, tile, pixels, p.c, coefficients.d + n * p.c, coefficients.b, noise_of(n, first_pixel), act);
+      write_tile(tile, out, p.layout, p.c, tiling.hw, first_pixel, pixels, buffers.raw);
     });
   });
 }
 
-// The same where a FIR comes first: its output rows are finished while they are in cache.
+// The same after a FIR, whose output rows get the epilogue while they are in the cache.
 template <class T>
 void modulated_conv2d_fir_epilogue_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
-  const Coefficients<A> vectors(p);
-  const FirRow<T> fir(*p.fir, scratch(4, FirRow<T>::storage(*p.fir)));
-  const int64_t rows_per_chunk = p.w * p.c >= kChunk ? 1 : kChunk / (p.w * p.c);
+  const Coefficients<A> coefficients(p);
+  const FirRow<T> fir(*p.fir, scratch(4, FirRow<T>::storage_bytes(*p.fir)));
+  const int64_t rows_per_chunk = p.w * p.c >= kElementsPerChunk ? 1 : kElementsPerChunk / (p.w * p.c);
   const int64_t chunks = (p.h + rows_per_chunk - 1) / rows_per_chunk;
   for_each_chunk(p.n * chunks, threads, [&](int64_t chunk) {
-    const int64_t n = chunk / chunks, first = chunk % chunks * rows_per_chunk;
-    const int64_t last = first + rows_per_chunk < p.h ? first + rows_per_chunk : p.h;
-    void* working = scratch(0, fir.working());
+    const int64_t n = chunk / chunks, first_row = chunk % chunks * rows_per_chunk;
+    const int64_t end_row = first_row + rows_per_chunk < p.h ? first_row + rows_per_chunk : p.h;
+    void* workspace = scratch(0, fir.working_bytes());
     A* row = static_cast<A*>(scratch(1, size_t(p.w * p.c) * sizeof(A)));
     T* raw = static_cast<T*>(scratch(2, size_t(p.w * p.c) * sizeof(T)));
     const T* source = static_cast<const T*>(p.fir->x) + n * p.fir->h * p.fir->w * p.c;
     T* out = static_cast<T*>(p.out) + n * p.c * p.h * p.w;
-    for (int64_t y = first; y < last; y++) {
+    for (int64_t y = first_row; y < end_row; y++) {
       const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + y * p.w : nullptr;
       A* tile = tile_target(out, p.layout, p.c, y * p.w, row);
-      fir.row(source, y, working, tile);
-      epilogue_tile(tile, tile, p.w, p.c, vectors.d + n * p.c, vectors.b, noise, act);
+      fir.row(source, y, workspace, tile);
+      epilogue_tile(tile, tile, p.w, p.c, coefficients.d + n * p.c, coefficients.b, noise, act);
       write_tile(tile, out, p.layout, p.c, p.h * p.w, y * p.w, p.w, raw);
     }
   });
 }
 
-// The sum of c values, in an order that doesn't depend on the instruction set.
+// Returns the sum of c values, in an order that doesn't depend on the instruction set.
 template <class A>
 A sum_of(const A* values, int64_t c) {
   A lanes[16] = {};
@@ -98,9 +99,9 @@ A sum_of(const A* values, int64_t c) {
   return total;
 }
 
-// dz = dpre * d with dpre = dy * slope; adds dpre * (z * d) to dd and dpre to db, writes the sum over channels to
-// dnoise. z * d is told from the output, by inverting the activation; where it can't be (clamped, ReLU below 0) dpre is
-// 0.
+// dz = dpre * d with dpre = dy * slope; adds dpre * (z * d) to dd and dpre to db, and writes the sum of dpre over
+// channels to dnoise. z * d is recovered from y by inverting the activation; where that is impossible (clamped, or ReLU
+// below 0) dpre is 0.
 template <class A>
 __attribute__((noinline)) void epilogue_bwd_tile(const A* __restrict dy, const A* __restrict y, A* __restrict dz,
                                                  int64_t pixels, int64_t c, const A* __restrict d,
@@ -109,13 +110,13 @@ __attribute__((noinline)) void epilogue_bwd_tile(const A* __restrict dy, const A
                                                  A* __restrict db, A* dnoise) {
   const PiecewiseLinear<A> act = activation;
   for (int64_t i = 0; i < pixels; i++) {
-    const A added = noise ? noise[i] : A(0);
+    const A offset = noise ? noise[i] : A(0);
     const A* __restrict dyi = dy + i * c, * __restrict yi = y + i * c;
     A* __restrict dzi = dz + i * c;
     for (int64_t j = 0; j < c; j++) {
-      const Inverted<A> at = act.invert(yi[j]);
-      const A dpre = dyi[j] * at.slope;
-      dd[j] += dpre * (at.pre - (added + b[j]));
+      const Inverted<A> inverted = act.invert(yi[j]);
+      const A dpre = dyi[j] * inverted.slope;
+      dd[j] += dpre * (inverted.pre - (offset + b[j]));
       db[j] += dpre;
       dzi[j] = dpre;
     }
@@ -128,70 +129,76 @@ template <class T>
 void modulated_conv2d_epilogue_bwd_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
-  const Coefficients<A> vectors(p);
+  const Coefficients<A> coefficients(p);
   const Tiling tiling(p.c, p.h * p.w);
   const Partials partials(p.n, tiling.chunks, 2, p.c);
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
     const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * tiling.hw;
-    const Buffers<T> buffers(3, tiling.tile * p.c);
-    tiling.tiles(part, [&](int64_t first, int64_t pixels) {
+    const Buffers<T> buffers(3, tiling.pixels_per_tile * p.c);
+    tiling.tiles(part, [&](int64_t first_pixel, int64_t pixels) {
       const auto read = [&](const void* tensor, int i) {
-        return read_tile(static_cast<const T*>(tensor) + image, p.layout, p.c, tiling.hw, first, pixels,
-                         buffers.raw_for(i), buffers.tiles[i]);
+        return read_tile(static_cast<const T*>(tensor) + image, p.layout, p.c, tiling.hw, first_pixel, pixels,
+                         buffers.raw_for_tile(i), buffers.tiles[i]);
       };
       const A *dy = read(p.dy, 0), *y = read(p.y, 1);
       T* out = static_cast<T*>(p.out) + image;
-      A* dz = tile_target(out, Layout::nhwc, p.c, first, buffers.tiles[2]);
-      const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + first : nullptr;
-      A* dnoise = p.dnoise ? static_cast<A*>(p.dnoise) + n * tiling.hw + first : nullptr;
-      sum_in_runs<A>(pixels, 2 * p.c, partials.at(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
-        epilogue_bwd_tile(dy + i * p.c, y + i * p.c, dz + i * p.c, run, p.c, vectors.d + n * p.c, vectors.b,
+      A* dz = tile_target(out, Layout::nhwc, p.c, first_pixel, buffers.tiles[2]);
+      const A* noise = p.noise ? static_cast<const A*>(p.noise) + n * p.noise_stride + first_pixel : nullptr;
+      A* dnoise = p.dnoise ? static_cast<A*>(p.dnoise) + n * tiling.hw + first_pixel : nullptr;
+      sum_in_runs<A>(pixels, 2 * p.c, partials.sums(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
+        epilogue_bwd_tile(dy + i * p.c, y + i * p.c, dz + i * p.c, run, p.c, coefficients.d + n * p.c, coefficients.b,
                           noise ? noise + i : nullptr, act, sums, sums + p.c, dnoise ? dnoise + i : nullptr);
       });
-      write_tile(dz, out, Layout::nhwc, p.c, tiling.hw, first, pixels, buffers.raw);
+      write_tile(dz, out, Layout::nhwc, p.c, tiling.hw, first_pixel, pixels, buffers.raw);
     });
   });
   if (p.dd) {
     partials.reduce(0, p.c, p.dd);
-    for (int64_t i = 0; i < p.n * p.c; i++) p.dd[i] /= double(vectors.d[i]);
+    for (int64_t i = 0; i < p.n * p.c; i++) p.dd[i] /= double(coefficients.d[i]);
   }
   if (p.db) partials.reduce(1, 0, p.db);
 }
 
-// What a sample's vectors are to the second derivative: `ratio` is the gradient of dd over d.
+// The vectors [c] of a sample in the second order.
 template <class A>
-struct SecondOrder {
+struct SecondOrderVectors {
+  // `ratio` is the gradient of dd over d.
   const A *d, *b, *ratio, *ddb;
-  A *dot, *dot_zd, *sum;  // added to: sums of ddz * dpre, dpre * zd and dpre
-  A* line;                // [c]: working memory
+  // Added to: the sums of ddz * dpre, dpre * zd and dpre.
+  A *dot, *dot_zd, *sum;
+  // Working memory.
+  A* line;
 };
 
-// Gradients of epilogue_bwd_tile's results, (ddz, ratio, ddnoise, ddb), taken on to dy and y. With zd = z * d told from
-// y, and nothing where the activation doesn't pass:
-//   gdy = slope * (ddz * d + ratio * zd + ddnoise + ddb),  gy = ratio * dpre * dz*d/dy,  gnoise = -sum of ratio * dpre.
-// gdy and gy may stand where dy and y stood.
+// Takes the gradients of epilogue_bwd_tile's results, (ddz, ratio, ddnoise, ddb), on to dy and y. With zd = z * d
+// recovered from y, and 0 where the activation's slope is:
+//   gdy = slope * (ddz * d + ratio * zd + ddnoise + ddb),  gy = ratio * dpre * dpre/dy,  gnoise = -sum of ratio * dpre.
+// gdy may be dy, and gy may be y.
 template <class A>
 __attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, const A* y, A* gdy, A* gy,
-                                                     int64_t pixels, int64_t c, const SecondOrder<A>& of,
+                                                     int64_t pixels, int64_t c, const SecondOrderVectors<A>& vectors,
                                                      const A* noise, const A* ddnoise, A* gnoise,
                                                      const PiecewiseLinear<A>& activation) {
   const PiecewiseLinear<A> act = activation;
-  const A* __restrict d = of.d, * __restrict b = of.b, * __restrict ratio = of.ratio, * __restrict ddb = of.ddb;
-  A* __restrict dot = of.dot, * __restrict dot_zd = of.dot_zd, * __restrict sum = of.sum, * __restrict line = of.line;
+  const A* __restrict d = vectors.d, * __restrict b = vectors.b;
+  const A* __restrict ratio = vectors.ratio, * __restrict ddb = vectors.ddb;
+  A* __restrict dot = vectors.dot, * __restrict dot_zd = vectors.dot_zd;
+  A* __restrict sum = vectors.sum, * __restrict line = vectors.line;
   for (int64_t i = 0; i < pixels; i++) {
-    const A added = noise ? noise[i] : A(0), dd_added = ddnoise ? ddnoise[i] : A(0);
+    const A offset = noise ? noise[i] : A(0), ddoffset = ddnoise ? ddnoise[i] : A(0);
     const A *ddzi = ddz + i * c, *dyi = dy + i * c, *yi = y + i * c;
     A *gdyi = gdy + i * c, *gyi = gy + i * c;
 #pragma GCC ivdep
     for (int64_t j = 0; j < c; j++) {
-      const Inverted<A> at = act.invert(yi[j]);
-      const A dpre = dyi[j] * at.slope, zd = at.pre - (added + b[j]), weighted = ratio[j] * dpre, g = ddzi[j];
+      const Inverted<A> inverted = act.invert(yi[j]);
+      const A dpre = dyi[j] * inverted.slope, zd = inverted.pre - (offset + b[j]), ratio_dpre = ratio[j] * dpre,
+              g = ddzi[j];
       dot[j] += g * dpre;
       dot_zd[j] += dpre * zd;
       sum[j] += dpre;
-      line[j] = weighted;
-      gdyi[j] = at.slope * (g * d[j] + ratio[j] * zd + (dd_added + ddb[j]));
-      gyi[j] = weighted * at.inverse_slope;
+      line[j] = ratio_dpre;
+      gdyi[j] = inverted.slope * (g * d[j] + ratio[j] * zd + (ddoffset + ddb[j]));
+      gyi[j] = ratio_dpre * inverted.inverse_slope;
     }
     if (gnoise) gnoise[i] = -sum_of(line, c);
   }
@@ -201,38 +208,39 @@ template <class T>
 void modulated_conv2d_epilogue_bwd_bwd_kernel(const ModulatedConv2dEpilogueParams& p, int threads) {
   using A = Accumulator<T>;
   const PiecewiseLinear<A> act(p.act);
-  const Coefficients<A> vectors(p);
+  const Coefficients<A> coefficients(p);
   const Tiling tiling(p.c, p.h * p.w);
   const Partials partials(p.n, tiling.chunks, 3, p.c);
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
     const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * tiling.hw;
-    const Buffers<T> buffers(3, tiling.tile * p.c);
-    const auto at_pixel = [&](const void* map, int64_t stride, int64_t pixel) {
+    const Buffers<T> buffers(3, tiling.pixels_per_tile * p.c);
+    const auto map_pixels = [&](const void* map, int64_t stride, int64_t pixel) {
       return map ? static_cast<const A*>(map) + n * stride + pixel : nullptr;
     };
     A* line = static_cast<A*>(scratch(4, size_t(p.c) * sizeof(A)));
-    tiling.tiles(part, [&](int64_t first, int64_t pixels) {
+    tiling.tiles(part, [&](int64_t first_pixel, int64_t pixels) {
       const auto read = [&](const void* tensor, int i) {
-        return read_tile(static_cast<const T*>(tensor) + image, p.layout, p.c, tiling.hw, first, pixels,
-                         buffers.raw_for(i), buffers.tiles[i]);
+        return read_tile(static_cast<const T*>(tensor) + image, p.layout, p.c, tiling.hw, first_pixel, pixels,
+                         buffers.raw_for_tile(i), buffers.tiles[i]);
       };
       const A *dy = read(p.dy, 0), *y = read(p.y, 1);
-      const A* ddz = load(static_cast<const T*>(p.z) + image + first * p.c, buffers.tiles[2], pixels * p.c);
+      const A* ddz = load(static_cast<const T*>(p.z) + image + first_pixel * p.c, buffers.tiles[2], pixels * p.c);
       T *gdy_out = static_cast<T*>(p.out) + image, *gy_out = static_cast<T*>(p.gy) + image;
-      A* gdy = tile_target(gdy_out, p.layout, p.c, first, buffers.tiles[0]);
-      A* gy = tile_target(gy_out, p.layout, p.c, first, buffers.tiles[1]);
-      const A *noise = at_pixel(p.noise, p.noise_stride, first), *ddnoise = at_pixel(p.ddnoise, tiling.hw, first);
-      A* gnoise = p.dnoise ? static_cast<A*>(p.dnoise) + n * tiling.hw + first : nullptr;
-      sum_in_runs<A>(pixels, 3 * p.c, partials.at(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
-        const int64_t at = i * p.c;
-        epilogue_bwd_bwd_tile(ddz + at, dy + at, y + at, gdy + at, gy + at, run, p.c,
-                              SecondOrder<A>{vectors.d + n * p.c, vectors.b, static_cast<const A*>(p.ratio) + n * p.c,
-                                             static_cast<const A*>(p.ddb), sums, sums + p.c, sums + 2 * p.c, line},
-                              noise ? noise + i : nullptr, ddnoise ? ddnoise + i : nullptr,
-                              gnoise ? gnoise + i : nullptr, act);
+      A* gdy = tile_target(gdy_out, p.layout, p.c, first_pixel, buffers.tiles[0]);
+      A* gy = tile_target(gy_out, p.layout, p.c, first_pixel, buffers.tiles[1]);
+      const A *noise = map_pixels(p.noise, p.noise_stride, first_pixel),
+              *ddnoise = map_pixels(p.ddnoise, tiling.hw, first_pixel);
+      A* gnoise = p.dnoise ? static_cast<A*>(p.dnoise) + n * tiling.hw + first_pixel : nullptr;
+      sum_in_runs<A>(pixels, 3 * p.c, partials.sums(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
+        const int64_t offset = i * p.c;
+        epilogue_bwd_bwd_tile(
+            ddz + offset, dy + offset, y + offset, gdy + offset, gy + offset, run, p.c,
+            SecondOrderVectors<A>{coefficients.d + n * p.c, coefficients.b, static_cast<const A*>(p.ratio) + n * p.c,
+                                  static_cast<const A*>(p.ddb), sums, sums + p.c, sums + 2 * p.c, line},
+            noise ? noise + i : nullptr, ddnoise ? ddnoise + i : nullptr, gnoise ? gnoise + i : nullptr, act);
       });
-      write_tile(gdy, gdy_out, p.layout, p.c, tiling.hw, first, pixels, buffers.raw);
-      write_tile(gy, gy_out, p.layout, p.c, tiling.hw, first, pixels, buffers.raw);
+      write_tile(gdy, gdy_out, p.layout, p.c, tiling.hw, first_pixel, pixels, buffers.raw);
+      write_tile(gy, gy_out, p.layout, p.c, tiling.hw, first_pixel, pixels, buffers.raw);
     });
   });
   for (int64_t kind = 0; kind < 3; kind++) partials.reduce(kind, p.c, p.sums + kind * p.n * p.c);

@@ -16,7 +16,7 @@ namespace {
 
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-int find_openmp(dl_phdr_info* info, size_t, void* found) {
+int find_openmp(dl_phdr_info* info, size_t, void* symbol_found) {
   const char* name = std::strrchr(info->dlpi_name, '/');
   name = name ? name + 1 : info->dlpi_name;
   if (std::strncmp(name, "libgomp", 7) != 0 && std::strncmp(name, "libiomp", 7) != 0 &&
@@ -25,12 +25,13 @@ int find_openmp(dl_phdr_info* info, size_t, void* found) {
   void* library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
   void* symbol = library ? dlsym(library, "GOMP_parallel") : nullptr;
   if (!symbol) return 0;
-  *static_cast<void**>(found) = symbol;
+  *static_cast<void**>(symbol_found) = symbol;
   return 1;
 }
 
-// The OpenMP runtime that PyTorch has loaded. Two pools of spinning threads on the same cores slow each other down,
-// so its pool is used where there is one; no OpenMP is needed to build or to load this module.
+// Returns GOMP_parallel of the OpenMP runtime that PyTorch has loaded, or null. Two pools of spinning threads on the
+// same cores would slow each other down, so PyTorch's pool is used if there is one; this module needs no OpenMP to be
+// built or loaded.
 GompParallel openmp() {
   static const GompParallel function = [] {
     void* symbol = nullptr;
@@ -79,10 +80,10 @@ void parallel_chunks(int64_t chunks, int threads, void (*body)(int64_t, void*), 
     parallel(run, &work, unsigned(threads), 0);
     return;
   }
-  std::vector<std::thread> others;
-  for (int i = 1; i < threads; i++) others.emplace_back(run, &work);
+  std::vector<std::thread> workers;
+  for (int i = 1; i < threads; i++) workers.emplace_back(run, &work);
   run(&work);
-  for (auto& thread : others) thread.join();
+  for (auto& thread : workers) thread.join();
 }
 
 void* scratch(int slot, size_t bytes) {

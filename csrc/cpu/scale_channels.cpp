@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The style scale before the convolution of a modulated layer, and its backward. The convolution runs in nhwc, so these
-// kernels also change the layout on the way.
+// The scaling by styles before the convolution of a modulated layer, and its backward. The convolution runs in nhwc, so
+// these kernels also convert the layout.
 #include "kernels.h"
 #include "tiles.h"
 
@@ -33,14 +33,14 @@ void scale_channels_kernel(const ScaleChannelsParams& p, int threads) {
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
     const int64_t n = chunk / tiling.chunks, image = n * p.c * p.hw;
     const A* s = static_cast<const A*>(p.s) + n * p.c;
-    const Buffers<T> buffers(2, tiling.tile * p.c);
-    tiling.tiles(chunk % tiling.chunks, [&](int64_t first, int64_t pixels) {
-      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels, buffers.raw_for(0),
-                             buffers.tiles[0]);
+    const Buffers<T> buffers(2, tiling.pixels_per_tile * p.c);
+    tiling.tiles(chunk % tiling.chunks, [&](int64_t first_pixel, int64_t pixels) {
+      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first_pixel, pixels,
+                             buffers.raw_for_tile(0), buffers.tiles[0]);
       T* out = static_cast<T*>(p.out) + image;
-      A* u = tile_target(out, Layout::nhwc, p.c, first, buffers.tiles[1]);
+      A* u = tile_target(out, Layout::nhwc, p.c, first_pixel, buffers.tiles[1]);
       scale_tile(x, s, u, pixels, p.c);
-      write_tile(u, out, Layout::nhwc, p.c, p.hw, first, pixels, buffers.raw);
+      write_tile(u, out, Layout::nhwc, p.c, p.hw, first_pixel, pixels, buffers.raw);
     });
   });
 }
@@ -53,17 +53,17 @@ void scale_channels_bwd_kernel(const ScaleChannelsParams& p, int threads) {
   for_each_chunk(p.n * tiling.chunks, threads, [&](int64_t chunk) {
     const int64_t n = chunk / tiling.chunks, part = chunk % tiling.chunks, image = n * p.c * p.hw;
     const A* s = static_cast<const A*>(p.s) + n * p.c;
-    const Buffers<T> buffers(3, tiling.tile * p.c);
-    tiling.tiles(part, [&](int64_t first, int64_t pixels) {
-      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first, pixels, buffers.raw_for(0),
-                             buffers.tiles[0]);
-      const A* du = load(static_cast<const T*>(p.du) + image + first * p.c, buffers.tiles[1], pixels * p.c);
+    const Buffers<T> buffers(3, tiling.pixels_per_tile * p.c);
+    tiling.tiles(part, [&](int64_t first_pixel, int64_t pixels) {
+      const A* x = read_tile(static_cast<const T*>(p.x) + image, p.layout, p.c, p.hw, first_pixel, pixels,
+                             buffers.raw_for_tile(0), buffers.tiles[0]);
+      const A* du = load(static_cast<const T*>(p.du) + image + first_pixel * p.c, buffers.tiles[1], pixels * p.c);
       T* out = static_cast<T*>(p.out) + image;
-      A* dx = tile_target(out, p.layout, p.c, first, buffers.tiles[2]);
-      sum_in_runs<A>(pixels, p.c, partials.at(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
+      A* dx = tile_target(out, p.layout, p.c, first_pixel, buffers.tiles[2]);
+      sum_in_runs<A>(pixels, p.c, partials.sums(n, part, 0), [&](int64_t i, int64_t run, A* sums) {
         scale_bwd_tile(du + i * p.c, x + i * p.c, s, dx + i * p.c, sums, run, p.c);
       });
-      write_tile(dx, out, p.layout, p.c, p.hw, first, pixels, buffers.raw);
+      write_tile(dx, out, p.layout, p.c, p.hw, first_pixel, pixels, buffers.raw);
     });
   });
   if (p.ds) partials.reduce(0, p.c, p.ds);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Conversion of storage types to the type that is computed in, a block at a time.
-// Included by translation units of different instruction sets: everything here stands in the set's own namespace.
+// Conversion between storage types and their accumulation types, a block at a time. Included once per instruction set,
+// so everything here stands in the namespace of the set.
 #pragma once
 
 #include <cmath>
@@ -25,10 +25,10 @@ struct AccumulatorOf<double> {
 template <class T>
 using Accumulator = typename AccumulatorOf<T>::type;
 
-// Elements that are staged at a time where the storage type isn't the type computed in.
+// So many elements are staged at a time where the storage type differs from the accumulation type.
 constexpr int64_t kBlock = 1024;
 
-// load: n elements as the type computed in; returns src itself where it already is that type, else fills buffer.
+// Returns n elements in the accumulation type: src itself if it has that type, otherwise buffer, filled.
 static inline const float* load(const float* src, float*, int64_t) { return src; }
 static inline const double* load(const double* src, double*, int64_t) { return src; }
 template <class T>
@@ -43,7 +43,7 @@ static __attribute__((noinline)) const float* load(const T* src, float* buffer, 
   return buffer;
 }
 
-// stage: where to compute n outputs, either in place or in buffer; commit stores them.
+// Returns where to compute outputs that commit() will store: in place if possible, otherwise in buffer.
 static inline float* stage(float* dst, float*) { return dst; }
 static inline double* stage(double* dst, double*) { return dst; }
 template <class T>

@@ -7,26 +7,27 @@ namespace hsr {
 namespace HSR_ISA {
 namespace {
 
-constexpr int64_t kChunk = 1 << 15;  // output elements a thread takes at a time
+// A thread takes about so many output elements at a time.
+constexpr int64_t kElementsPerChunk = 1 << 15;
 
 template <class T>
 void upfirdn2d_kernel(const Upfirdn2dParams& p, int threads) {
   using A = Accumulator<T>;
-  const FirRow<T> fir(p, scratch(7, FirRow<T>::storage(p)));
+  const FirRow<T> fir(p, scratch(7, FirRow<T>::storage_bytes(p)));
   const bool nhwc = p.layout == Layout::nhwc;
   const int64_t planes = nhwc ? p.n : p.n * p.c, elements = nhwc ? p.c : 1;
   const int64_t line = p.ow * elements, rows = planes * p.oh;
   if (rows == 0 || line == 0) return;
-  const int64_t per_chunk = line >= kChunk ? 1 : kChunk / line;
-  for_each_chunk((rows + per_chunk - 1) / per_chunk, threads, [&](int64_t chunk) {
-    void* working = scratch(0, fir.working());
+  const int64_t rows_per_chunk = line >= kElementsPerChunk ? 1 : kElementsPerChunk / line;
+  for_each_chunk((rows + rows_per_chunk - 1) / rows_per_chunk, threads, [&](int64_t chunk) {
+    void* workspace = scratch(0, fir.working_bytes());
     A* buffer = sizeof(T) == sizeof(A) ? nullptr : static_cast<A*>(scratch(1, size_t(line) * sizeof(A)));
-    const int64_t last = (chunk + 1) * per_chunk < rows ? (chunk + 1) * per_chunk : rows;
-    for (int64_t row = chunk * per_chunk; row < last; row++) {
+    const int64_t end_row = (chunk + 1) * rows_per_chunk < rows ? (chunk + 1) * rows_per_chunk : rows;
+    for (int64_t row = chunk * rows_per_chunk; row < end_row; row++) {
       const T* source = static_cast<const T*>(p.x) + row / p.oh * p.h * p.w * elements;
       T* dst = static_cast<T*>(p.y) + row * line;
       A* out = stage(dst, buffer);
-      fir.row(source, row % p.oh, working, out);
+      fir.row(source, row % p.oh, workspace, out);
       commit(out, dst, line);
     }
   });
