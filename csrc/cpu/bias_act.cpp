@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// bias_act: forward, backward and second_order order, one pass over memory each.
+// bias_act: forward, backward and second order, one pass over memory each.
 #include "hsr/activation.h"
 #include "kernels.h"
 #include "storage.h"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every operator is compiled once per instruction set; dispatch.cpp picks one when the module is loaded.
+# Every operator is compiled once per instruction set; dispatch.cpp chooses one at the first call.
 set(HSR_ISAS base)
 set(HSR_FLAGS_base "")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
@@ -15,7 +15,8 @@ foreach(isa IN LISTS HSR_ISAS)
     cpu/matmul.cpp cpu/table.cpp)
   target_include_directories(hsr_cpu_${isa} PRIVATE include cpu)
   target_compile_definitions(hsr_cpu_${isa} PRIVATE HSR_ISA=${isa})
-  target_compile_options(hsr_cpu_${isa} PRIVATE -O3 -Wall -Wextra -fno-math-errno -fno-trapping-math ${HSR_FLAGS_${isa}})
+  target_compile_options(hsr_cpu_${isa} PRIVATE
+    -O3 -Wall -Wextra -fno-math-errno -fno-trapping-math ${HSR_FLAGS_${isa}})
   list(APPEND HSR_OBJECTS $<TARGET_OBJECTS:hsr_cpu_${isa}>)
 endforeach()
 

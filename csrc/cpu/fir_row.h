@@ -61,8 +61,8 @@ struct Phase {
   void fill(const double* filter, int width, int phase, int up, int down, int64_t pad) {
     const TapRange range = tap_range(phase, up, down, pad);
     pixel = range.pixel;
-    count = tap_count(width, range.first, up);
-    for (int j = 0; j < count; j++) taps[j] = A(filter[range.first + j * up]);
+    count = tap_count(width, range.tap, up);
+    for (int j = 0; j < count; j++) taps[j] = A(filter[range.tap + j * up]);
   }
 };
 
@@ -209,7 +209,7 @@ struct FirRow {
     A* work = staged + (h.staged_elements() + 15) / 16 * 16;
     const int64_t line = p.w * h.elements;
     const TapRange range = tap_range(oy, p.up_y, p.down_y, p.pad_y);
-    const int count = tap_count(p.taps_y, range.first, p.up_y);
+    const int count = tap_count(p.taps_y, range.tap, p.up_y);
     h.clear_margins(staged);
     A* centre = staged + h.left_margin * h.elements;
     if (p.separable) {
@@ -226,7 +226,7 @@ struct FirRow {
         const A* pixels = load(source + y * line + i, centre + i, n);
         if (pixels != centre + i) std::memcpy(centre + i, pixels, size_t(n) * sizeof(A));
       }
-      horizontal[range.first + j * p.up_y].run(staged, work, add, out);
+      horizontal[range.tap + j * p.up_y].run(staged, work, add, out);
       add = true;
     }
     if (!add) std::memset(static_cast<void*>(out), 0, size_t(p.ow * h.elements) * sizeof(A));
@@ -241,7 +241,7 @@ struct FirRow {
     for (int j = 0; j < count; j++) {
       const int64_t y = range.pixel + j;
       if (y < 0 || y >= p.h) continue;
-      taps[count_inside] = A(p.taps[range.first + j * p.up_y]);
+      taps[count_inside] = A(p.taps[range.tap + j * p.up_y]);
       sources[count_inside++] = source + y * line;
     }
     if constexpr (sizeof(T) == sizeof(A)) {

@@ -20,7 +20,7 @@ constexpr int kVectorBytes = 32, kRows = 4;
 #else
 constexpr int kVectorBytes = 16, kRows = 4;
 #endif
-// A packed panel of b with so many rows stays in the first_term-level cache.
+// A packed panel of b with so many rows stays in the first-level cache.
 constexpr int64_t kMaxDepth = 256;
 // The largest tile.
 constexpr int64_t kMaxHeight = 128, kMaxWidth = 512;
@@ -40,7 +40,7 @@ struct Vector {
 template <int64_t Width, class A>
 void pack(const A* b, int64_t row, int64_t column, int64_t k, int64_t n, A* panel) {
   if (n < Width) std::memset(static_cast<void*>(panel), 0, size_t(k * Width) * sizeof(A));
-  // The compiler knows the size of these copies.
+  // The compiler knows the size of the first of these copies.
   if (column == 1 && n == Width)
     for (int64_t p = 0; p < k; p++) std::memcpy(panel + p * Width, b + p * row, size_t(Width) * sizeof(A));
   else if (column == 1)

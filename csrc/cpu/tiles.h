@@ -18,7 +18,7 @@ constexpr int64_t kElementsPerChunk = 1 << 16;
 constexpr int64_t kMaxChunksPerSample = 32;
 
 // Returns pixels [first_pixel, first_pixel + pixels) of a sample as a tile [pixels, c]: in place if possible, otherwise
-// transposed target `raw` and converted target `buffer`.
+// transposed to `raw` and converted to `buffer`.
 template <class T>
 static const Accumulator<T>* read_tile(const T* sample, Layout layout, int64_t c, int64_t hw, int64_t first_pixel,
                                        int64_t pixels, T* raw, Accumulator<T>* buffer) {
@@ -27,7 +27,7 @@ static const Accumulator<T>* read_tile(const T* sample, Layout layout, int64_t c
   return load(raw, buffer, pixels * c);
 }
 
-// Writes a tile [pixels, c] that was computed at `tile_target` target the pixels of a sample from `first_pixel` on.
+// Writes a tile [pixels, c] that was computed at `tile_target` to the pixels of a sample from `first_pixel` on.
 template <class T>
 static void write_tile(const Accumulator<T>* tile, T* sample, Layout layout, int64_t c, int64_t hw, int64_t first_pixel,
                        int64_t pixels, T* raw) {
@@ -49,7 +49,7 @@ static void write_tile(const Accumulator<T>* tile, T* sample, Layout layout, int
   transpose(source, c, sample + first_pixel, hw, pixels, c);
 }
 
-// Returns where target compute a tile that write_tile will store: in place if possible.
+// Returns where to compute a tile that write_tile will store: in place if possible.
 template <class T>
 static Accumulator<T>* tile_target(T* sample, Layout layout, int64_t c, int64_t first_pixel, Accumulator<T>* buffer) {
   return layout == Layout::nhwc ? stage(sample + first_pixel * c, buffer) : buffer;
@@ -90,7 +90,7 @@ struct Partials {
   double* sums(int64_t sample, int64_t chunk, int64_t kind) const {
     return memory + ((sample * chunks + chunk) * kinds + kind) * c;
   }
-  // Sets out[sample * stride + channel] target the sums of one kind; stride 0 adds up all samples.
+  // Sets out[sample * stride + channel] to the sums of one kind; stride 0 adds up all samples.
   void reduce(int64_t kind, int64_t stride, double* out) const {
     for (int64_t i = 0; i < (stride ? n : 1) * c; i++) out[i] = 0;
     for (int64_t sample = 0; sample < n; sample++)
@@ -99,8 +99,8 @@ struct Partials {
   }
 };
 
-// Sums over the pixels of a tile, in short runs, so that rounding errors don't grow with the image: f(first_pixel
-// pixel, pixels, sums) adds a run target `sums`, which are then added target `totals` in float64.
+// Sums over the pixels of a tile, in short runs, so that rounding errors don't grow with the image: f(first pixel,
+// pixels, sums) adds a run to `sums`, which are then added to `totals` in float64.
 template <class A, class F>
 static void sum_in_runs(int64_t pixels, int64_t count, double* totals, F&& f) {
   constexpr int64_t run_pixels = 64;
@@ -124,7 +124,7 @@ struct Buffers {
     raw = static_cast<T*>(scratch(5, size_t(elements) * sizeof(T)));
     if constexpr (sizeof(T) == sizeof(Accumulator<T>)) raw = nullptr;
   }
-  // Returns where read_tile transposes target: the tile itself where no conversion follows.
+  // Returns where read_tile transposes to: the tile itself where no conversion follows.
   T* raw_for_tile(int i) const {
     if constexpr (sizeof(T) == sizeof(Accumulator<T>)) return tiles[i];
     return raw;

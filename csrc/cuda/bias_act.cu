@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // bias_act: forward, backward and second order, one pass over memory each.
 //
-// Where no sums are wanted a tensor is walked as it lies in memory, 16 bytes to a thread. The gradient of the bias is a
-// sum over all but the channels, and blocks keep theirs apart: by rows where each row is one channel of one sample, by
-// columns where channels lie next to each other. So results don't depend on which block comes first.
+// Without sums, threads take 16 bytes each in the order in which a tensor lies in memory. The gradient of the bias is a
+// sum over all dimensions but the channels. Each block writes its own partial sums, so results don't depend on
+// the order of blocks: sums of rows where a row is one channel of one sample, sums of columns where channels lie next
+// to each other.
 #include "hsr/activation.h"
 #include "launch.h"
 #include "launchers.h"
@@ -13,67 +14,73 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kBlocks = 2048;   // where sums are kept, blocks take more work each rather than be many more
-constexpr int64_t kRowsLeast = 64;  // that a block adds up along columns
+// About so many blocks fill a GPU; with more work, the blocks of a kernel with sums take more each.
+constexpr int64_t kTargetBlocks = 2048;
+// A block that sums columns takes at least so many rows.
+constexpr int64_t kMinRowsPerBlock = 64;
 
-// How the bias lies along V elements in memory order.
-enum class Bias : int { none, same, consecutive, mixed };
+// How a thread reads the bias of V elements: not at all, one value, V consecutive values, or each by its own
+// index.
+enum class BiasAccess : int { none, scalar, vector, gather };
 
 template <class I>
 struct Walk {
   I n, channels, inner;
-  Bias bias;
-  bool aligned;  // every tensor starts at 16 bytes
+  BiasAccess bias;
+  // Whether every tensor starts at a multiple of 16 bytes.
+  bool aligned;
 };
 
 template <class I>
 Walk<I> walk_of(const BiasActParams& p, int vector) {
-  const bool all = aligned(p.x) && aligned(p.b) && aligned(p.ref) && aligned(p.dy) && aligned(p.ddx) && aligned(p.y) &&
-                   aligned(p.dref);
-  Bias bias = Bias::mixed;
+  const bool all_aligned = aligned(p.x) && aligned(p.b) && aligned(p.ref) && aligned(p.dy) && aligned(p.ddx) &&
+                           aligned(p.y) && aligned(p.dref);
+  BiasAccess bias = BiasAccess::gather;
   if (!p.b) {
-    bias = Bias::none;
+    bias = BiasAccess::none;
   } else if (p.inner % vector == 0) {
-    bias = Bias::same;
+    bias = BiasAccess::scalar;
   } else if (p.inner == 1 && p.channels % vector == 0) {
-    bias = Bias::consecutive;
+    bias = BiasAccess::vector;
   }
-  return {I(p.outer * p.channels * p.inner), I(p.channels), I(p.inner), bias, all};
+  return {I(p.outer * p.channels * p.inner), I(p.channels), I(p.inner), bias, all_aligned};
 }
 
-// The bias of V elements from `at` on.
+// Reads the bias of V elements from `offset` on.
 template <class T, class I, int V>
-HSR_DEVICE void read_bias(const T* b, const Walk<I>& walk, I at, float (&out)[V]) {
-  if (walk.bias == Bias::none || walk.bias == Bias::same) {
-    const float value = walk.bias == Bias::none ? 0.0f : widen(load(b + at / walk.inner % walk.channels));
+HSR_DEVICE void read_bias(const T* b, const Walk<I>& walk, I offset, float (&out)[V]) {
+  if (walk.bias == BiasAccess::none || walk.bias == BiasAccess::scalar) {
+    const float value = walk.bias == BiasAccess::none ? 0.0f : widen(load(b + offset / walk.inner % walk.channels));
 #pragma unroll
     for (int j = 0; j < V; j++) out[j] = value;
-  } else if (walk.bias == Bias::consecutive) {
-    read(b + at % walk.channels, V, walk.aligned, out);
+  } else if (walk.bias == BiasAccess::vector) {
+    read(b + offset % walk.channels, V, walk.aligned, out);
   } else {
 #pragma unroll
-    for (int j = 0; j < V; j++) out[j] = widen(load(b + (at + j) / walk.inner % walk.channels));
+    for (int j = 0; j < V; j++) out[j] = widen(load(b + (offset + j) / walk.inner % walk.channels));
   }
 }
 
-// The elements that this thread takes: V from `at` on, or what is left of them.
+// The elements of this thread: `count` <= V from `offset` on.
 template <class T, class I>
 struct Share {
   static constexpr int V = kVector<T>;
-  I at;
+  I offset;
   int count;
-  bool whole;
+  bool vector_access;
 
   HSR_DEVICE explicit Share(const Walk<I>& walk) {
-    at = (I(block_index()) * kThreads + thread_index()) * V;
-    const I left = walk.n - at;
-    count = left >= V ? V : left > 0 ? int(left) : 0;
-    whole = walk.aligned && count == V;
+    offset = (I(block_index()) * kThreads + thread_index()) * V;
+    const I rest = walk.n - offset;
+    count = rest >= V ? V : rest > 0 ? int(rest) : 0;
+    vector_access = walk.aligned && count == V;
   }
-  HSR_DEVICE void take(const void* from, float (&out)[V]) const {
-    read(static_cast<const T*>(from) + at, count, whole, out);
+  HSR_DEVICE void read_tensor(const void* tensor, float (&out)[V]) const {
+    read(static_cast<const T*>(tensor) + offset, count, vector_access, out);
   }
-  HSR_DEVICE void put(void* to, const float (&in)[V]) const { write(static_cast<T*>(to) + at, count, whole, in); }
+  HSR_DEVICE void write_tensor(void* tensor, const float (&in)[V]) const {
+    write(static_cast<T*>(tensor) + offset, count, vector_access, in);
+  }
 };
 
 template <class T, class I>
@@ -82,17 +89,17 @@ bias_act_kernel(BiasActParams p, ActivationNumbers<float> numbers, Walk<I> walk)
   const Share<T, I> share(walk);
   if (share.count == 0) return;
   float x[share.V], b[share.V];
-  share.take(p.x, x);
-  read_bias(static_cast<const T*>(p.b), walk, share.at, b);
+  share.read_tensor(p.x, x);
+  read_bias(static_cast<const T*>(p.b), walk, share.offset, b);
   with_activation(p.act.act, true, [&](auto kind) {
     const Activation<float, kind.act> act(numbers);
 #pragma unroll
     for (int j = 0; j < share.V; j++) x[j] = act.value(x[j] + b[j]);
   });
-  share.put(p.y, x);
+  share.write_tensor(p.y, x);
 }
 
-// dy = dx: dy times the slope at ref, to which b has been added where that is the input.
+// Turns dy into dx, dy times the slope at ref; where ref is the input, it includes the bias.
 template <int V>
 HSR_DEVICE void backward(const BiasActParams& p, const ActivationNumbers<float>& numbers, const float (&ref)[V],
                          float (&dy)[V]) {
@@ -109,13 +116,13 @@ bias_act_bwd_kernel(BiasActParams p, ActivationNumbers<float> numbers, Walk<I> w
   const Share<T, I> share(walk);
   if (share.count == 0) return;
   float dy[share.V], ref[share.V], b[share.V];
-  share.take(p.dy, dy);
-  share.take(p.ref, ref);
-  read_bias(static_cast<const T*>(p.b), walk, share.at, b);
+  share.read_tensor(p.dy, dy);
+  share.read_tensor(p.ref, ref);
+  read_bias(static_cast<const T*>(p.b), walk, share.offset, b);
 #pragma unroll
   for (int j = 0; j < share.V; j++) ref[j] += b[j];
   backward(p, numbers, ref, dy);
-  share.put(p.y, dy);
+  share.write_tensor(p.y, dy);
 }
 
 template <class T, class I>
@@ -124,10 +131,10 @@ bias_act_bwd_bwd_kernel(BiasActParams p, ActivationNumbers<float> numbers, Walk<
   const Share<T, I> share(walk);
   if (share.count == 0) return;
   float ddx[share.V], dy[share.V], ref[share.V], b[share.V];
-  share.take(p.ddx, ddx);
-  share.take(p.dy, dy);
-  share.take(p.ref, ref);
-  read_bias(static_cast<const T*>(p.b), walk, share.at, b);
+  share.read_tensor(p.ddx, ddx);
+  share.read_tensor(p.dy, dy);
+  share.read_tensor(p.ref, ref);
+  read_bias(static_cast<const T*>(p.b), walk, share.offset, b);
   with_activation(p.act.act, p.from_output, [&](auto kind) {
     const Activation<float, kind.act> act(numbers);
 #pragma unroll
@@ -137,52 +144,57 @@ bias_act_bwd_bwd_kernel(BiasActParams p, ActivationNumbers<float> numbers, Walk<
       ddx[j] *= act.template slope_from<kind.from_output>(v);
     }
   });
-  share.put(p.y, ddx);
-  share.put(p.dref, dy);
+  share.write_tensor(p.y, ddx);
+  share.write_tensor(p.dref, dy);
 }
 
-// A tensor as a matrix whose rows (`by_rows`) or columns are added up, in blocks of a power of 2 of threads across.
+// A tensor as a matrix of which either the rows (`row_sums`) or the columns are summed.
 struct Sums {
-  bool by_rows;
+  bool row_sums;
   int64_t rows, columns;
-  int lanes;                // threads side by side along a row
-  int64_t parts;            // by rows: pieces that a row is cut into; by columns: blocks from top to bottom
-  int64_t piece;            // elements of such a piece, or rows of such a block
-  int64_t blocks_across;    // by columns
-  int64_t partial_columns;  // the sums are [parts, partial_columns], then [.., channels]
+  // Threads of a block side by side along a row, a power of 2.
+  int lanes;
+  // Row sums: the pieces of a row. Column sums: the blocks below each other.
+  int64_t parts;
+  // Row sums: the elements of a piece. Column sums: the rows of a block.
+  int64_t part_size;
+  // Column sums: the blocks side by side.
+  int64_t blocks_across;
+  // The partial sums are [parts, partial_columns]; partial_columns is a multiple of the channels.
+  int64_t partial_columns;
 };
 
 Sums sums_of(int64_t outer, int64_t channels, int64_t inner, int vector) {
   Sums s{};
-  s.by_rows = inner > 1;
-  if (s.by_rows) {
+  s.row_sums = inner > 1;
+  if (s.row_sums) {
     s.rows = outer * channels, s.columns = inner;
     s.lanes = 1;
     while (s.lanes < kThreads && int64_t(s.lanes) * vector < inner) s.lanes *= 2;
     const int64_t row_blocks = ceil_div(s.rows, kThreads / s.lanes);
     const int64_t step = int64_t(s.lanes) * vector;
     s.parts = 1;
-    while (row_blocks * s.parts * 2 <= kBlocks && s.parts * step * 8 <= inner) s.parts *= 2;
-    s.piece = ceil_div(ceil_div(inner, s.parts), step) * step;
-    s.parts = s.rows ? ceil_div(inner, s.piece) : 0;
+    while (row_blocks * s.parts * 2 <= kTargetBlocks && s.parts * step * 8 <= inner) s.parts *= 2;
+    s.part_size = ceil_div(ceil_div(inner, s.parts), step) * step;
+    s.parts = s.rows ? ceil_div(inner, s.part_size) : 0;
     s.partial_columns = s.rows;
   } else {
-    // Rows of few channels are joined, for whole sectors of memory.
-    int64_t joined = 1;
-    while (channels * joined * 2 <= 32 * vector && outer % (joined * 2) == 0) joined *= 2;
-    s.rows = outer / joined, s.columns = channels * joined;
+    // Rows of few channels are joined, so that blocks read complete sectors of memory.
+    int64_t joined_rows = 1;
+    while (channels * joined_rows * 2 <= 32 * vector && outer % (joined_rows * 2) == 0) joined_rows *= 2;
+    s.rows = outer / joined_rows, s.columns = channels * joined_rows;
     s.lanes = 1;
     while (s.lanes < 32 && int64_t(s.lanes) * vector < s.columns) s.lanes *= 2;
     s.blocks_across = ceil_div(s.columns, int64_t(s.lanes) * vector);
-    const int64_t fair = ceil_div(s.rows * s.blocks_across, kBlocks);
-    s.piece = fair > kRowsLeast ? fair : kRowsLeast;
-    s.parts = ceil_div(s.rows, s.piece);
+    const int64_t rows_per_block = ceil_div(s.rows * s.blocks_across, kTargetBlocks);
+    s.part_size = rows_per_block > kMinRowsPerBlock ? rows_per_block : kMinRowsPerBlock;
+    s.parts = ceil_div(s.rows, s.part_size);
     s.partial_columns = s.columns;
   }
   return s;
 }
 
-// Adds up over `lanes` threads side by side; the first of them learns the sum.
+// Adds up over `lanes` threads side by side, and returns the sum to the first of them.
 HSR_DEVICE float sum_across(float value, int lanes, Shared<float, kThreads>& memory) {
   value = sum_over_lanes(value, lanes < 32 ? lanes : 32);
   if (lanes <= 32) return value;
@@ -197,70 +209,71 @@ HSR_DEVICE float sum_across(float value, int lanes, Shared<float, kThreads>& mem
 
 template <class T, class I>
 HSR_KERNEL(kThreads)
-bias_act_bwd_rows_kernel(BiasActParams p, ActivationNumbers<float> numbers, Sums s, bool whole) {
+bias_act_bwd_rows_kernel(BiasActParams p, ActivationNumbers<float> numbers, Sums s, bool vector_access) {
   constexpr int V = kVector<T>;
   HSR_SHARED(float, kThreads, memory);
   const int lane = thread_index() % s.lanes;
-  const int64_t place = block_index() / s.parts * (kThreads / s.lanes) + thread_index() / s.lanes;
-  const int64_t part = block_index() % s.parts, row = place < s.rows ? place : s.rows - 1;
+  const int64_t row_index = block_index() / s.parts * (kThreads / s.lanes) + thread_index() / s.lanes;
+  const int64_t part = block_index() % s.parts, row = row_index < s.rows ? row_index : s.rows - 1;
   const float b = p.b ? widen(load(static_cast<const T*>(p.b) + row % p.channels)) : 0.0f;
-  const I begin = I(part * s.piece), end = begin + I(s.piece) < I(s.columns) ? begin + I(s.piece) : I(s.columns);
+  const I begin = I(part * s.part_size),
+          end = begin + I(s.part_size) < I(s.columns) ? begin + I(s.part_size) : I(s.columns);
   const int64_t start = row * s.columns;
   const T *dys = static_cast<const T*>(p.dy) + start, *refs = static_cast<const T*>(p.ref) + start;
   T* dxs = static_cast<T*>(p.y) + start;
   float total = 0;
-  for (I at = begin + I(lane) * V; at < end && place < s.rows; at += I(s.lanes) * V) {
-    const int count = end - at < V ? int(end - at) : V;
+  for (I column = begin + I(lane) * V; column < end && row_index < s.rows; column += I(s.lanes) * V) {
+    const int count = end - column < V ? int(end - column) : V;
     float dy[V], ref[V];
-    read(dys + at, count, whole, dy);
-    read(refs + at, count, whole, ref);
+    read(dys + column, count, vector_access, dy);
+    read(refs + column, count, vector_access, ref);
 #pragma unroll
     for (int j = 0; j < V; j++) ref[j] += b;
     backward(p, numbers, ref, dy);
-    write(dxs + at, count, whole, dy);
+    write(dxs + column, count, vector_access, dy);
 #pragma unroll
     for (int j = 0; j < V; j++) total += j < count ? dy[j] : 0.0f;
   }
   total = sum_across(total, s.lanes, memory);
-  if (lane == 0 && place < s.rows) store(p.partial + part * s.rows + row, total);
+  if (lane == 0 && row_index < s.rows) store(p.partial + part * s.rows + row, total);
 }
 
 template <class T, class I>
 HSR_KERNEL(kThreads)
-bias_act_bwd_columns_kernel(BiasActParams p, ActivationNumbers<float> numbers, Sums s, bool whole) {
+bias_act_bwd_columns_kernel(BiasActParams p, ActivationNumbers<float> numbers, Sums s, bool vector_access) {
   constexpr int V = kVector<T>;
   HSR_SHARED(float, kThreads* V, memory);
-  const int lane = thread_index() % s.lanes, line = thread_index() / s.lanes, lines = kThreads / s.lanes;
+  const int lane = thread_index() % s.lanes, thread_row = thread_index() / s.lanes, thread_rows = kThreads / s.lanes;
   const int64_t part = block_index() / s.blocks_across;
   const I column = I(block_index() % s.blocks_across * s.lanes + lane) * V, columns = I(s.columns);
   const int count = column >= columns ? 0 : columns - column < V ? int(columns - column) : V;
-  const int64_t last = (part + 1) * s.piece < s.rows ? (part + 1) * s.piece : s.rows;
+  const int64_t end_row = (part + 1) * s.part_size < s.rows ? (part + 1) * s.part_size : s.rows;
   float b[V], total[V];
 #pragma unroll
   for (int j = 0; j < V; j++) {
     b[j] = p.b && j < count ? widen(load(static_cast<const T*>(p.b) + (column + j) % I(p.channels))) : 0.0f;
     total[j] = 0;
   }
-  for (int64_t row = part * s.piece + line; row < last && count > 0; row += lines) {
-    const int64_t at = row * s.columns + column;
+  for (int64_t row = part * s.part_size + thread_row; row < end_row && count > 0; row += thread_rows) {
+    const int64_t offset = row * s.columns + column;
     float dy[V], ref[V];
-    read(static_cast<const T*>(p.dy) + at, count, whole, dy);
-    read(static_cast<const T*>(p.ref) + at, count, whole, ref);
+    read(static_cast<const T*>(p.dy) + offset, count, vector_access, dy);
+    read(static_cast<const T*>(p.ref) + offset, count, vector_access, ref);
 #pragma unroll
     for (int j = 0; j < V; j++) ref[j] += b[j];
     backward(p, numbers, ref, dy);
-    write(static_cast<T*>(p.y) + at, count, whole, dy);
+    write(static_cast<T*>(p.y) + offset, count, vector_access, dy);
 #pragma unroll
     for (int j = 0; j < V; j++) total[j] += dy[j];
   }
 #pragma unroll
-  for (int j = 0; j < V; j++) memory[(line * s.lanes + lane) * V + j] = total[j];
+  for (int j = 0; j < V; j++) memory[(thread_row * s.lanes + lane) * V + j] = total[j];
   sync();
   for (int i = thread_index(); i < s.lanes * V; i += kThreads) {
-    const I at = I(block_index() % s.blocks_across * s.lanes) * V + i;
+    const I sum_column = I(block_index() % s.blocks_across * s.lanes) * V + i;
     float sum = 0;
-    for (int l = 0; l < lines; l++) sum += memory[l * s.lanes * V + i];
-    if (at < columns) store(p.partial + part * s.columns + at, sum);
+    for (int l = 0; l < thread_rows; l++) sum += memory[l * s.lanes * V + i];
+    if (sum_column < columns) store(p.partial + part * s.columns + sum_column, sum);
   }
 }
 
@@ -268,13 +281,13 @@ template <class T, class I>
 void launch_sums(const BiasActParams& p, const Stream& stream) {
   const ActivationNumbers<float> numbers(p.act);
   const Sums s = sums_of(p.outer, p.channels, p.inner, kVector<T>);
-  const bool whole = aligned(p.dy) && aligned(p.ref) && aligned(p.y) && s.columns % kVector<T> == 0;
-  if (s.by_rows) {
+  const bool vector_access = aligned(p.dy) && aligned(p.ref) && aligned(p.y) && s.columns % kVector<T> == 0;
+  if (s.row_sums) {
     launch("bias_act_bwd_rows", bias_act_bwd_rows_kernel<T, I>, stream, ceil_div(s.rows, kThreads / s.lanes) * s.parts,
-           kThreads, p, numbers, s, whole);
+           kThreads, p, numbers, s, vector_access);
   } else {
     launch("bias_act_bwd_columns", bias_act_bwd_columns_kernel<T, I>, stream, s.blocks_across * s.parts, kThreads, p,
-           numbers, s, whole);
+           numbers, s, vector_access);
   }
 }
 

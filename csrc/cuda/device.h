@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a kernel sees of a GPU. The emulator of the tests (tests/emulator) defines the same names for the CPU, so
-// kernels use these and nothing else of CUDA: one-dimensional grids and blocks, shared arrays, barriers, sums across
-// lanes.
+// What kernels use of CUDA: one-dimensional grids and blocks, shared arrays, barriers and exchanges between lanes. They
+// use nothing else of it, as the emulator of the tests (tests/emulator) defines the same names for the CPU.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +13,12 @@
 #include <cuda_runtime.h>
 
 #define HSR_DEVICE __device__ __forceinline__
-// A kernel for blocks of so many threads.
+// Declares a kernel for blocks of so many threads.
 #define HSR_KERNEL(threads) __global__ void __launch_bounds__(threads)
-// One of which so many blocks are to fit a multiprocessor (0: as many as come out): left to itself, the assembler would
-// rather spill a register than give up a round number of them.
+// Declares a kernel of which so many blocks are to fit on a multiprocessor. With 0 the assembler chooses, and may spill
+// registers rather than give up a round number of blocks.
 #define HSR_KERNEL_OF(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
-// Declares a shared array of the block: Shared<T, n> name.
+// Declares a shared array of the block, Shared<T, n> name.
 #define HSR_SHARED(T, n, name) __shared__ __align__(16)::hsr::cuda::Shared<T, n> name
 
 namespace hsr {
@@ -35,10 +34,10 @@ HSR_DEVICE int64_t block_index() { return blockIdx.x; }
 HSR_DEVICE int thread_index() { return threadIdx.x; }
 HSR_DEVICE void sync() { __syncthreads(); }
 
-// The value of the lane whose number differs in the bits of `mask`; every lane of the warp takes part.
+// Returns the value of the lane whose number differs in the bits of `mask`; every lane of the warp has to take part.
 HSR_DEVICE float exchange(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
-// V elements that are moved at once: `p` is aligned to all of them.
+// V elements that are moved at once; their address is aligned to the size of all of them.
 template <class T, int V>
 struct alignas(sizeof(T) * V) Pack {
   T v[V];
@@ -52,7 +51,7 @@ HSR_DEVICE void store(T* p, const T& value) {
   *p = value;
 }
 
-// V elements of a shared array from i on, which V divides.
+// Loads or stores V elements of a shared array from i on, which is a multiple of V.
 template <int V, class T, int N>
 HSR_DEVICE Pack<T, V> shared_load(Shared<T, N>& array, int i) {
   return *reinterpret_cast<const Pack<T, V>*>(array.data + i);
@@ -72,14 +71,15 @@ HSR_DEVICE void shared_store(Shared<T, N>& array, int i, const Pack<T, V>& pack)
 namespace hsr {
 namespace cuda {
 
-// Elements of 16 bytes: the widest access.
+// The elements of the widest access, 16 bytes.
 template <class T>
 constexpr int kVector = 16 / int(sizeof(T));
 
-// `count` of V elements from p on as floats, the rest 0; `whole`: all of them are there and aligned.
+// Reads `count` of V elements from p on as floats, and 0 for the others. `vector_access` says that all V exist and are
+// aligned.
 template <class T, int V>
-HSR_DEVICE void read(const T* p, int count, bool whole, float (&out)[V]) {
-  if (whole) {
+HSR_DEVICE void read(const T* p, int count, bool vector_access, float (&out)[V]) {
+  if (vector_access) {
     const Pack<T, V> pack = load(reinterpret_cast<const Pack<T, V>*>(p));
 #pragma unroll
     for (int j = 0; j < V; j++) out[j] = widen(pack.v[j]);
@@ -89,10 +89,10 @@ HSR_DEVICE void read(const T* p, int count, bool whole, float (&out)[V]) {
   }
 }
 
-// Writes `count` of V floats from p on.
+// Writes `count` of V floats from p on; `vector_access` as above.
 template <class T, int V>
-HSR_DEVICE void write(T* p, int count, bool whole, const float (&in)[V]) {
-  if (whole) {
+HSR_DEVICE void write(T* p, int count, bool vector_access, const float (&in)[V]) {
+  if (vector_access) {
     Pack<T, V> pack;
 #pragma unroll
     for (int j = 0; j < V; j++) pack.v[j] = narrow(in[j], T{});
@@ -104,18 +104,18 @@ HSR_DEVICE void write(T* p, int count, bool whole, const float (&in)[V]) {
   }
 }
 
-// Writes a float to element `at` of a tensor of a dtype that is known at run time.
-HSR_DEVICE void store_as(DType dtype, void* to, int64_t at, float value) {
+// Writes a float to an element of a tensor whose dtype is known at run time.
+HSR_DEVICE void store_as(DType dtype, void* tensor, int64_t index, float value) {
   if (dtype == DType::float32) {
-    store(static_cast<float*>(to) + at, value);
+    store(static_cast<float*>(tensor) + index, value);
   } else if (dtype == DType::float16) {
-    store(static_cast<half*>(to) + at, narrow(value, half{}));
+    store(static_cast<half*>(tensor) + index, narrow(value, half{}));
   } else {
-    store(static_cast<bfloat16*>(to) + at, narrow(value, bfloat16{}));
+    store(static_cast<bfloat16*>(tensor) + index, narrow(value, bfloat16{}));
   }
 }
 
-// The sum over `lanes` consecutive lanes of a warp (a power of 2), known to each of them.
+// Returns to each lane the sum over its group of `lanes` consecutive lanes of a warp; `lanes` is a power of 2.
 HSR_DEVICE float sum_over_lanes(float value, int lanes) {
   for (int mask = 1; mask < lanes; mask *= 2) value += exchange(value, mask);
   return value;

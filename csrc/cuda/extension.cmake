@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# HSR_CUDA_ARCHS: compute capabilities times 10, separated by commas; machine code for each and PTX of the last, which a
-# driver compiles for GPUs that are newer. HSR_CUDA_STRICT: what spills registers or uses local memory is an error.
+# HSR_CUDA_ARCHS lists compute capabilities times 10, separated by commas. There is machine code for each, and PTX for
+# the last, which drivers compile for newer GPUs. With HSR_CUDA_STRICT spilled registers and local memory are errors.
 set(HSR_CUDA_ARCHS 80,86,89,90,100,120 CACHE STRING "Architectures to compile for")
 option(HSR_CUDA_STRICT "Fail on spilled registers and local memory" OFF)
 
@@ -14,9 +14,9 @@ foreach(arch IN LISTS HSR_CUDA_ARCH_LIST)
   list(APPEND CMAKE_CUDA_ARCHITECTURES ${arch}-real)
   string(APPEND HSR_ARCHITECTURES "sm_${arch} ")
 endforeach()
-list(GET HSR_CUDA_ARCH_LIST -1 last)
-list(APPEND CMAKE_CUDA_ARCHITECTURES ${last}-virtual)
-string(APPEND HSR_ARCHITECTURES "and PTX of compute_${last}")
+list(GET HSR_CUDA_ARCH_LIST -1 ptx_arch)
+list(APPEND CMAKE_CUDA_ARCHITECTURES ${ptx_arch}-virtual)
+string(APPEND HSR_ARCHITECTURES "and PTX of compute_${ptx_arch}")
 
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches kernels on the caller's device and stream; every error becomes a sentence.
+// Launches kernels on the caller's device and stream, and turns errors into sentences.
 #pragma once
 
 #include <cstdint>
@@ -13,19 +13,22 @@
 namespace hsr {
 namespace cuda {
 
+// Keeps a parameter from deducing T.
 template <class T>
-struct Same {
+struct Identity {
   using type = T;
 };
 
-constexpr int64_t kMostBlocks = 0x7fffffff;   // of a grid
-constexpr int64_t kInt32 = int64_t(1) << 30;  // offsets below this fit 32 bits, those beyond the end of a tile too
+// The limit of CUDA's grids.
+constexpr int64_t kMaxBlocks = 0x7fffffff;
+// Smaller tensors have 32-bit offsets; these then also hold offsets up to a tile beyond the end.
+constexpr int64_t kMaxInt32Elements = int64_t(1) << 30;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// What is compiled of a launcher.
+// Compiles a launcher for each storage type.
 #define HSR_INSTANTIATE(launcher, Params)                      \
   template void launcher<float>(const Params&, const Stream&); \
   template void launcher<half>(const Params&, const Stream&);  \
@@ -36,22 +39,23 @@ inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 
 // Throws unless `status` is success.
 void check(cudaError_t status, const char* what);
 
-// Makes a device the current one, and the earlier one again at the end.
-class OnDevice {
+// Makes a device the current one until the end of its scope.
+class DeviceGuard {
  public:
-  explicit OnDevice(int device);
-  ~OnDevice();
+  explicit DeviceGuard(int device);
+  ~DeviceGuard();
 
  private:
-  int before_;
+  // The device to return to, or -1.
+  int previous_;
 };
 
 template <class... A>
 void launch(const char* name, void (*kernel)(A...), const Stream& stream, int64_t blocks, int threads,
-            typename Same<A>::type... arguments) {
+            typename Identity<A>::type... arguments) {
   if (blocks == 0) return;
-  if (blocks > kMostBlocks) throw std::runtime_error(std::string("hsr_kernels: too many blocks for ") + name);
-  const OnDevice device(stream.device);
+  if (blocks > kMaxBlocks) throw std::runtime_error(std::string("hsr_kernels: too many blocks for ") + name);
+  const DeviceGuard guard(stream.device);
   void* pointers[] = {&arguments...};
   check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(unsigned(blocks)), dim3(unsigned(threads)),
                          pointers, 0, reinterpret_cast<cudaStream_t>(stream.handle)),
@@ -62,16 +66,16 @@ void launch(const char* name, void (*kernel)(A...), const Stream& stream, int64_
 
 template <class... A>
 void launch(const char* name, void (*kernel)(A...), const Stream&, int64_t blocks, int threads,
-            typename Same<A>::type... arguments) {
+            typename Identity<A>::type... arguments) {
   emulate(name, blocks, threads, [&] { kernel(arguments...); });
 }
 
 #endif
 
-// Calls f with an index type that holds offsets up to n.
+// Calls f with a zero of an index type that holds offsets up to n.
 template <class F>
 void with_index(int64_t n, F&& f) {
-  if (n < kInt32) {
+  if (n < kMaxInt32Elements) {
     f(int32_t{});
   } else {
     f(int64_t{});

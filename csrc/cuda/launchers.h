@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launchers of the CUDA kernels, one file of kernels per operator, which instantiates them for the storage types T
-// of p.dtype.
+// The launchers of the CUDA kernels. The file that defines a launcher instantiates it for each storage type T, which is
+// that of the parameters' dtype.
 #pragma once
 
 #include <cstdint>
@@ -12,19 +12,19 @@
 namespace hsr {
 namespace cuda {
 
-// Where to launch: the tensors' device, and a stream of it.
+// The tensors' device, and one of its streams.
 struct Stream {
   int device;
   uintptr_t handle;
 };
 
-// Why kernels can't run on this machine, or on one of its devices; empty where they can.
+// Return the reason why kernels can't run on this machine, or on one of its devices; empty if they can.
 std::string problem();
 std::string problem_of(int device);
-// What the kernels were compiled for.
+// Returns what the kernels were compiled for.
 const char* architectures();
 
-// Float32 sums that blocks keep apart: [rows, columns], to be added up over rows.
+// The size of the float32 sums of single blocks: [rows, columns], to be added up over rows.
 struct PartialSums {
   int64_t rows, columns;
 };
@@ -35,12 +35,13 @@ template <class T>
 void launch_bias_act_bwd(const BiasActParams&, const Stream&);
 template <class T>
 void launch_bias_act_bwd_bwd(const BiasActParams&, const Stream&);
-// Of the backward with a gradient of the bias; the columns are those of the channels, over and over.
+// Returns the size of the partial sums of a backward with a gradient of the bias. Column i belongs to channel
+// i % channels.
 PartialSums bias_act_bwd_sums(int64_t outer, int64_t channels, int64_t inner, DType);
 
 template <class T>
 void launch_upfirdn2d(const Upfirdn2dParams&, const Stream&);
-// Of 4 x 4 taps at the same size; or of a single one, of a float32 image.
+// Takes filters of 4 x 4 taps at the same size, or of a single tap on a float32 image.
 template <class T>
 void launch_modulated_conv2d_fir_epilogue(const ModulatedConv2dEpilogueParams&, const Stream&);
 
@@ -54,7 +55,8 @@ template <class T>
 void launch_modulated_conv2d_epilogue_bwd(const ModulatedConv2dEpilogueParams&, const Stream&);
 template <class T>
 void launch_modulated_conv2d_epilogue_bwd_bwd(const ModulatedConv2dEpilogueParams&, const Stream&);
-// Of these three's backwards: sums per channel are [kinds, n, parts, c], sums per pixel [channel_blocks, n, h * w].
+// The size of the partial sums of the backwards of these operators: per channel [kinds, n, parts, c], per pixel
+// [channel_blocks, n, h * w].
 struct TileSums {
   int64_t parts, channel_blocks;
 };

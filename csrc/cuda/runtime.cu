@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CUDA's runtime says of the machine, and its errors in words.
+// What CUDA's runtime says about the machine, and its errors in sentences.
 #include "launch.h"
 
 namespace hsr {
@@ -30,18 +30,19 @@ std::string describe(cudaError_t status) {
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // an error that doesn't last shouldn't fail the next launch
+  // Clears the error, which would otherwise fail the next launch as well.
+  cudaGetLastError();
   throw std::runtime_error(std::string("hsr_kernels: ") + what + " couldn't be launched: " + describe(status));
 }
 
-OnDevice::OnDevice(int device) : before_(device) {
-  check(cudaGetDevice(&before_), "a kernel");
-  if (before_ != device) check(cudaSetDevice(device), "a kernel");
-  if (before_ == device) before_ = -1;
+DeviceGuard::DeviceGuard(int device) : previous_(device) {
+  check(cudaGetDevice(&previous_), "a kernel");
+  if (previous_ != device) check(cudaSetDevice(device), "a kernel");
+  if (previous_ == device) previous_ = -1;
 }
 
-OnDevice::~OnDevice() {
-  if (before_ >= 0) cudaSetDevice(before_);
+DeviceGuard::~DeviceGuard() {
+  if (previous_ >= 0) cudaSetDevice(previous_);
 }
 
 std::string problem() {
@@ -53,7 +54,7 @@ std::string problem() {
 }
 
 std::string problem_of(int device) {
-  const OnDevice on(device);
+  const DeviceGuard guard(device);
   cudaFuncAttributes attributes;
   const cudaError_t status = cudaFuncGetAttributes(&attributes, probe_kernel);
   if (status == cudaSuccess) return "";

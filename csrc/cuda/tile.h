@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernels around the convolution of a modulated layer share: images [n, c, h * w] cut into tiles [channels,
-// pixels] that never cross a sample.
+// pixels], each within one sample.
 //
 // A thread holds 16 bytes of consecutive channels of two adjacent pixels (8 bytes where it keeps sums of 16-bit
-// images), so images in nhwc are read and written as they lie in memory. Those in nchw go through shared memory: as
-// rows of pixels on the outside, as pairs of pixels on the inside.
+// images), so images in nhwc are read and written as they lie in memory. Images in nchw pass through shared memory,
+// which is written and read in rows of pixels on the image's side, and in pairs of pixels on the thread's side.
 //
-// Pointers to a tile are 64 bits wide, as images may be of any size; offsets inside it are 32-bit integers, but for
-// those of whole planes.
+// Pointers to a tile have 64 bits, as images may be of any size; offsets within a tile have 32 bits, except
+// those of planes.
 #pragma once
 
 #include <initializer_list>
@@ -21,206 +21,218 @@ namespace tiles {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kHeld = 2;           // pixels that a thread holds
-constexpr int kLogPixels = 9;      // log2 of a tile's pixels where one thread has all of its channels
-constexpr int kMostLanes = 16;     // threads side by side along channels
-constexpr int kUsualLanes = 8;     // where there are channels and pixels enough
-constexpr int kFew = 4;            // channels that a thread of them holds, as sums take registers too
-constexpr int64_t kBlocks = 2048;  // where sums are kept, blocks take several tiles each rather than be many more
+constexpr int kPixelsPerThread = 2;
+// The binary logarithm of a tile's pixels where one thread has all of its channels.
+constexpr int kLogPixels = 9;
+// Threads side by side along channels: kTargetLanes, or up to kMaxLanes where images have few pixels.
+constexpr int kTargetLanes = 8;
+constexpr int kMaxLanes = 16;
+// The channels of a thread in kernels with sums, which take registers too.
+constexpr int kSumChannels = 4;
+// About so many blocks fill a GPU; with more work, the blocks of a kernel with sums take several tiles
+// each.
+constexpr int64_t kTargetBlocks = 2048;
 
-// How blocks share out images.
+// How images are cut into blocks.
 struct Tiling {
   int64_t hw;
   int c;
   int pixels_per_block;
-  int parts;  // blocks that share a sample's pixels
+  // The blocks that share the pixels of a sample.
+  int parts;
   int channel_blocks;
   int log_lanes;
-  bool nhwc;            // layout of the images that have either
-  bool whole_channels;  // what lies in nhwc can be moved in vectors
-  bool whole_pixels;    // what lies in nchw can
-  bool whole_vectors;   // vectors per channel can
+  // The layout of the images that may have either.
+  bool nhwc;
+  // Whether images in nhwc are moved in vectors of channels, images in nchw in vectors of pixels, and the vectors with
+  // a value per channel four at a time.
+  bool channel_vectors, pixel_vectors, coefficient_vectors;
 };
 
-// log2 of the threads side by side along channels. The fewer they are, the more pixels a tile has.
+// Returns the binary logarithm of the threads side by side along channels. The fewer they are, the more pixels a
+// tile has.
 inline int log_lanes_of(int64_t c, int64_t hw, int vector) {
   int log = 0;
-  const auto more = [&] { return int64_t(vector) << log < c; };
-  while (1 << log < kUsualLanes && more()) log++;
-  while (1 << log < kMostLanes && more() && (1 << kLogPixels >> log) / 2 >= hw) log++;
+  const auto has_channels_left = [&] { return int64_t(vector) << log < c; };
+  while (1 << log < kTargetLanes && has_channels_left()) log++;
+  while (1 << log < kMaxLanes && has_channels_left() && (1 << kLogPixels >> log) / 2 >= hw) log++;
   return log;
 }
 
 inline Tiling tiling_of(int64_t n, int64_t c, int64_t hw, int vector, bool sums) {
-  require(c <= kInt32 >> kLogPixels, "the cuda backend takes images of up to 2097152 channels");
+  require(c <= kMaxInt32Elements >> kLogPixels, "the cuda backend takes images of up to 2097152 channels");
   Tiling t{};
   t.c = int(c), t.hw = hw, t.log_lanes = log_lanes_of(c, hw, vector);
   t.channel_blocks = int(ceil_div(c, int64_t(vector) << t.log_lanes));
   const int64_t pixels = 1 << kLogPixels >> t.log_lanes, per_sample = ceil_div(hw, pixels);
-  int64_t tiles = sums ? n * per_sample * t.channel_blocks / kBlocks : 1;
+  int64_t tiles = sums ? n * per_sample * t.channel_blocks / kTargetBlocks : 1;
   if (tiles > per_sample) tiles = per_sample;
   if (tiles < 1) tiles = 1;
-  require(tiles * pixels < kInt32, "the cuda backend doesn't take images of so many pixels");
+  require(tiles * pixels < kMaxInt32Elements, "the cuda backend doesn't take images of so many pixels");
   t.pixels_per_block = int(tiles * pixels);
   t.parts = int(ceil_div(per_sample, tiles));
   return t;
 }
 
-// The same for the images and vectors of a launch, null ones aside.
+// The same for the images and vectors of a launch, of which any may be null.
 inline Tiling tiling_of(int64_t n, int64_t c, int64_t hw, int vector, bool sums, Layout layout,
                         std::initializer_list<const void*> images, std::initializer_list<const void*> vectors) {
   const auto all_aligned = [](std::initializer_list<const void*> tensors) {
-    bool all = true;
-    for (const void* tensor : tensors) all = all && aligned(tensor);
-    return all;
+    bool result = true;
+    for (const void* tensor : tensors) result = result && aligned(tensor);
+    return result;
   };
   Tiling t = tiling_of(n, c, hw, vector, sums);
   t.nhwc = layout == Layout::nhwc;
-  t.whole_channels = c % vector == 0 && all_aligned(images), t.whole_pixels = hw % vector == 0 && all_aligned(images);
-  t.whole_vectors = c % 4 == 0 && all_aligned(vectors);
+  t.channel_vectors = c % vector == 0 && all_aligned(images), t.pixel_vectors = hw % vector == 0 && all_aligned(images);
+  t.coefficient_vectors = c % 4 == 0 && all_aligned(vectors);
   return t;
 }
 
 inline int64_t blocks_of(int64_t n, const Tiling& t) { return n * t.parts * t.channel_blocks; }
 
-// A block's tiles, one after the other, and of the one at hand this thread's share: V channels of kHeld pixels.
+// The tiles of a block, one after the other; of the current one this thread holds V channels of kPixelsPerThread
+// pixels.
 template <class T, int V>
 class Tile {
  public:
-  static constexpr int kElements = kThreads * kHeld * V;
-  static constexpr int kSums = kWarps * kMostLanes * V;
+  static constexpr int kElements = kThreads * kPixelsPerThread * V;
+  static constexpr int kSums = kWarps * kMaxLanes * V;
   using Memory = Shared<T, kElements>;
   using Sums = Shared<float, kSums>;
 
   int64_t sample;
 
-  HSR_DEVICE explicit Tile(const Tiling& tiling) : by(tiling) {
-    const int block = int(block_index()), row = block / by.channel_blocks, n = row / by.parts;
-    channel_block = block - row * by.channel_blocks;
-    sample = n, part = row - n * by.parts;
-    lane = thread_index() & (lanes() - 1), line = thread_index() >> by.log_lanes;
-    block_channel = channel_block * (V << by.log_lanes);
-    const int rest = by.c - channel();
-    count = rest < V ? rest : V;
-    first = 0;
-    const int64_t after = by.hw - begin();
-    size = after < by.pixels_per_block ? int(after) : by.pixels_per_block;
+  HSR_DEVICE explicit Tile(const Tiling& image_tiling) : tiling(image_tiling) {
+    const int block = int(block_index()), row = block / tiling.channel_blocks, n = row / tiling.parts;
+    channel_block = block - row * tiling.channel_blocks;
+    sample = n, part = row - n * tiling.parts;
+    lane = thread_index() & (lanes() - 1), pixel_lane = thread_index() >> tiling.log_lanes;
+    block_channel = channel_block * (V << tiling.log_lanes);
+    const int channels_left = tiling.c - channel();
+    count = channels_left < V ? channels_left : V;
+    first_pixel = 0;
+    const int64_t rest = tiling.hw - begin();
+    pixel_count = rest < tiling.pixels_per_block ? int(rest) : tiling.pixels_per_block;
   }
 
-  HSR_DEVICE bool there() const { return first < size; }
-  HSR_DEVICE void advance() { first += pixels(); }
+  HSR_DEVICE bool has_pixels() const { return first_pixel < pixel_count; }
+  HSR_DEVICE void advance() { first_pixel += pixels(); }
 
-  // Where the block's pixels begin in images in nhwc; and in those that have either layout.
-  HSR_DEVICE const T* nhwc(const void* images) const { return static_cast<const T*>(images) + nhwc_offset(); }
-  HSR_DEVICE T* nhwc(void* images) const { return static_cast<T*>(images) + nhwc_offset(); }
-  HSR_DEVICE const T* either(const void* images) const { return static_cast<const T*>(images) + either_offset(); }
-  HSR_DEVICE T* either(void* images) const { return static_cast<T*>(images) + either_offset(); }
+  // Return where the pixels of the block begin: in images in nhwc, and in images of the layout `tiling.nhwc` says.
+  HSR_DEVICE const T* nhwc_start(const void* images) const { return static_cast<const T*>(images) + nhwc_offset(); }
+  HSR_DEVICE T* nhwc_start(void* images) const { return static_cast<T*>(images) + nhwc_offset(); }
+  HSR_DEVICE const T* image_start(const void* images) const { return static_cast<const T*>(images) + image_offset(); }
+  HSR_DEVICE T* image_start(void* images) const { return static_cast<T*>(images) + image_offset(); }
 
-  // This thread's part of a vector per channel that begins at `start`, or `absent` where there is none.
-  HSR_DEVICE void read_vector(const void* vector, int64_t start, float absent, float (&out)[V]) const {
+  // Reads this thread's part of a vector with a value per channel that begins at `start`; `default_value` if it is
+  // null.
+  HSR_DEVICE void read_vector(const void* vector, int64_t start, float default_value, float (&out)[V]) const {
 #pragma unroll
     for (int j = 0; j < V; j += 4) {
-      float four[4] = {absent, absent, absent, absent};
-      const int valid = count - j;
+      float values[4] = {default_value, default_value, default_value, default_value};
+      const int valid_count = count - j;
       if (vector)
-        read(static_cast<const float*>(vector) + (start + channel() + j), valid, by.whole_vectors && valid >= 4, four);
+        read(static_cast<const float*>(vector) + (start + channel() + j), valid_count,
+             tiling.coefficient_vectors && valid_count >= 4, values);
 #pragma unroll
-      for (int i = 0; i < 4; i++) out[j + i] = four[i];
+      for (int i = 0; i < 4; i++) out[j + i] = values[i];
     }
   }
 
-  // Of an image in nhwc.
-  HSR_DEVICE void read_nhwc(const T* image, float (&out)[kHeld][V]) const {
-    const T* from = image + int64_t(pixel()) * by.c;
+  // Move this thread's part of an image in nhwc.
+  HSR_DEVICE void read_nhwc(const T* image, float (&out)[kPixelsPerThread][V]) const {
+    const T* source = image + int64_t(pixel()) * tiling.c;
 #pragma unroll
-    for (int i = 0; i < kHeld; i++) {
-      const int valid = pixel() + i < size ? count : 0;
-      read(from + i * by.c, valid, by.whole_channels && valid == V, out[i]);
+    for (int i = 0; i < kPixelsPerThread; i++) {
+      const int valid_count = pixel() + i < pixel_count ? count : 0;
+      read(source + i * tiling.c, valid_count, tiling.channel_vectors && valid_count == V, out[i]);
     }
   }
-  HSR_DEVICE void write_nhwc(T* image, const float (&in)[kHeld][V]) const {
-    T* to = image + int64_t(pixel()) * by.c;
+  HSR_DEVICE void write_nhwc(T* image, const float (&in)[kPixelsPerThread][V]) const {
+    T* target = image + int64_t(pixel()) * tiling.c;
 #pragma unroll
-    for (int i = 0; i < kHeld; i++) {
-      const int valid = pixel() + i < size ? count : 0;
-      write(to + i * by.c, valid, by.whole_channels && valid == V, in[i]);
+    for (int i = 0; i < kPixelsPerThread; i++) {
+      const int valid_count = pixel() + i < pixel_count ? count : 0;
+      write(target + i * tiling.c, valid_count, tiling.channel_vectors && valid_count == V, in[i]);
     }
   }
 
-  // Brings a tile of an image in nchw to shared memory, where all threads have it after a barrier.
+  // Copies a tile of an image in nchw to shared memory, which all threads may read after a barrier.
   HSR_DEVICE void fetch(const T* image, Memory& memory) const {
-    if (by.whole_pixels) {
-      for_each_vector([&](int64_t at, int slot, bool inside) {
+    if (tiling.pixel_vectors) {
+      for_each_vector([&](int64_t offset, int index, bool inside) {
         Pack<T, V> pack{};
-        if (inside) pack = load(reinterpret_cast<const Pack<T, V>*>(image + at));
-        shared_store<V>(memory, slot, pack);
+        if (inside) pack = load(reinterpret_cast<const Pack<T, V>*>(image + offset));
+        shared_store<V>(memory, index, pack);
       });
     } else {
-      for_each_element([&](int64_t at, int slot, bool inside) {
+      for_each_element([&](int64_t offset, int index, bool inside) {
         T value{};
-        if (inside) value = load(image + at);
-        memory[slot] = value;
+        if (inside) value = load(image + offset);
+        memory[index] = value;
       });
     }
   }
-  // The way back. What a thread writes to the image is what it fetched, so a fetch may follow without a barrier.
+  // Copies it back. Each thread copies the elements that it fetched, so a fetch may follow without a barrier.
   HSR_DEVICE void flush(Memory& memory, T* image) const {
-    if (by.whole_pixels) {
-      for_each_vector([&](int64_t at, int slot, bool inside) {
-        if (inside) store(reinterpret_cast<Pack<T, V>*>(image + at), shared_load<V>(memory, slot));
+    if (tiling.pixel_vectors) {
+      for_each_vector([&](int64_t offset, int index, bool inside) {
+        if (inside) store(reinterpret_cast<Pack<T, V>*>(image + offset), shared_load<V>(memory, index));
       });
     } else {
-      for_each_element([&](int64_t at, int slot, bool inside) {
+      for_each_element([&](int64_t offset, int index, bool inside) {
         if (!inside) return;
-        const T value = memory[slot];
-        store(image + at, value);
+        const T value = memory[index];
+        store(image + offset, value);
       });
     }
   }
 
-  // Of what lies in shared memory.
-  HSR_DEVICE void take(Memory& memory, float (&out)[kHeld][V]) const {
-    const int at = own();
+  // Move this thread's part of a tile in shared memory.
+  HSR_DEVICE void read_memory(Memory& memory, float (&out)[kPixelsPerThread][V]) const {
+    const int index = thread_index_in_memory();
 #pragma unroll
     for (int j = 0; j < V; j++) {
-      const Pack<T, kHeld> pair = shared_load<kHeld>(memory, at + (j << log_pixels()));
+      const Pack<T, kPixelsPerThread> pair = shared_load<kPixelsPerThread>(memory, index + (j << log_pixels()));
 #pragma unroll
-      for (int i = 0; i < kHeld; i++) out[i][j] = widen(pair.v[i]);
+      for (int i = 0; i < kPixelsPerThread; i++) out[i][j] = widen(pair.v[i]);
     }
   }
-  HSR_DEVICE void give(Memory& memory, const float (&in)[kHeld][V]) const {
-    const int at = own();
+  HSR_DEVICE void write_memory(Memory& memory, const float (&in)[kPixelsPerThread][V]) const {
+    const int index = thread_index_in_memory();
 #pragma unroll
     for (int j = 0; j < V; j++) {
-      Pack<T, kHeld> pair;
+      Pack<T, kPixelsPerThread> pair;
 #pragma unroll
-      for (int i = 0; i < kHeld; i++) pair.v[i] = narrow(in[i][j], T{});
-      shared_store<kHeld>(memory, at + (j << log_pixels()), pair);
+      for (int i = 0; i < kPixelsPerThread; i++) pair.v[i] = narrow(in[i][j], T{});
+      shared_store<kPixelsPerThread>(memory, index + (j << log_pixels()), pair);
     }
   }
 
-  // This thread's pixels of a map of one channel, that of `sample`, or 0 where there is none.
-  HSR_DEVICE void read_map(const void* map, int64_t start, float (&out)[kHeld]) const {
-    const int64_t at = start + begin() + pixel();
+  // Reads this thread's pixels of a map of one channel, which begins at `start`; 0 if it is null.
+  HSR_DEVICE void read_map(const void* map, int64_t start, float (&out)[kPixelsPerThread]) const {
+    const int64_t offset = start + begin() + pixel();
 #pragma unroll
-    for (int i = 0; i < kHeld; i++)
-      out[i] = map && pixel() + i < size ? load(static_cast<const float*>(map) + (at + i)) : 0.0f;
+    for (int i = 0; i < kPixelsPerThread; i++)
+      out[i] = map && pixel() + i < pixel_count ? load(static_cast<const float*>(map) + (offset + i)) : 0.0f;
   }
-  // Adds up over the tile's channels and writes to the maps [channel blocks, n, hw] of partial sums.
-  HSR_DEVICE void write_map(void* maps, int64_t samples, const float (&in)[kHeld]) const {
-    const int64_t at = (channel_block * samples + sample) * by.hw + begin() + pixel();
+  // Adds up over the channels of the tile and writes the sums to maps [channel_blocks, n, hw].
+  HSR_DEVICE void write_map(void* maps, int64_t samples, const float (&in)[kPixelsPerThread]) const {
+    const int64_t offset = (channel_block * samples + sample) * tiling.hw + begin() + pixel();
 #pragma unroll
-    for (int i = 0; i < kHeld; i++) {
+    for (int i = 0; i < kPixelsPerThread; i++) {
       const float sum = sum_over_lanes(in[i], lanes());
-      if (lane == 0 && pixel() + i < size) store(static_cast<float*>(maps) + (at + i), sum);
+      if (lane == 0 && pixel() + i < pixel_count) store(static_cast<float*>(maps) + (offset + i), sum);
     }
   }
 
-  // Adds up over the block's pixels and writes to the partial sums [n, parts, c] of one kind; divided by the vector of
-  // this sample in `divisors` [n, c], where that is given.
-  HSR_DEVICE void write_sums(float* to, const float (&in)[V], const void* divisors, Sums& memory) const {
-    const int t = thread_index(), width = V << by.log_lanes;
-    sync();  // the memory may still be read
+  // Adds up over the pixels of the block and writes the partial sums [n, parts, c] of one kind, divided by `divisors`
+  // [n, c] unless that is null.
+  HSR_DEVICE void write_sums(float* partial, const float (&in)[V], const void* divisors, Sums& memory) const {
+    const int t = thread_index(), width = V << tiling.log_lanes;
+    // Other threads may still read the memory.
+    sync();
 #pragma unroll
     for (int j = 0; j < V; j++) {
       float sum = in[j];
@@ -228,65 +240,75 @@ class Tile {
       if (t % 32 < lanes()) memory[t / 32 * width + lane * V + j] = sum;
     }
     sync();
-    const int at = block_channel + t;
-    if (t >= width || at >= by.c) return;
+    const int channel = block_channel + t;
+    if (t >= width || channel >= tiling.c) return;
     float total = 0;
     for (int warp = 0; warp < kWarps; warp++) total += memory[warp * width + t];
-    if (divisors) total /= load(static_cast<const float*>(divisors) + (sample * by.c + at));
-    store(to + ((sample * by.parts + part) * by.c + at), total);
+    if (divisors) total /= load(static_cast<const float*>(divisors) + (sample * tiling.c + channel));
+    store(partial + ((sample * tiling.parts + part) * tiling.c + channel), total);
   }
 
  private:
-  HSR_DEVICE int lanes() const { return 1 << by.log_lanes; }
-  HSR_DEVICE int log_pixels() const { return kLogPixels - by.log_lanes; }
+  HSR_DEVICE int lanes() const { return 1 << tiling.log_lanes; }
+  HSR_DEVICE int log_pixels() const { return kLogPixels - tiling.log_lanes; }
   HSR_DEVICE int pixels() const { return 1 << log_pixels(); }
   HSR_DEVICE int channel() const { return block_channel + lane * V; }
-  HSR_DEVICE int pixel() const { return first + line * kHeld; }
-  HSR_DEVICE int64_t begin() const { return int64_t(part) * by.pixels_per_block; }
-  HSR_DEVICE int64_t nhwc_offset() const { return (sample * by.hw + begin()) * by.c + channel(); }
-  HSR_DEVICE int64_t either_offset() const {
-    return by.nhwc ? nhwc_offset() : (sample * by.c + block_channel) * by.hw + begin();
+  HSR_DEVICE int pixel() const { return first_pixel + pixel_lane * kPixelsPerThread; }
+  HSR_DEVICE int64_t begin() const { return int64_t(part) * tiling.pixels_per_block; }
+  HSR_DEVICE int64_t nhwc_offset() const { return (sample * tiling.hw + begin()) * tiling.c + channel(); }
+  HSR_DEVICE int64_t image_offset() const {
+    return tiling.nhwc ? nhwc_offset() : (sample * tiling.c + block_channel) * tiling.hw + begin();
   }
 
-  // Calls f with where this thread's vectors of V pixels lie, in an image in nchw and in shared memory, and whether
-  // there are such pixels.
+  // Calls f(offset in an image in nchw, index in shared memory, whether the image has it) for each vector of V pixels
+  // that this thread copies.
   template <class F>
   HSR_DEVICE void for_each_vector(F&& f) const {
     const int e = thread_index() * V, row = e >> log_pixels(), p = e & (pixels() - 1);
-    const int step = kThreads * V >> log_pixels();  // rows
+    const int row_step = kThreads * V >> log_pixels();
 #pragma unroll
-    for (int i = 0; i < kHeld; i++) {
-      const int r = row + i * step;
-      f(r * by.hw + (first + p), place(r, p / V), block_channel + r < by.c && first + p < size);
+    for (int i = 0; i < kPixelsPerThread; i++) {
+      const int r = row + i * row_step;
+      f(r * tiling.hw + (first_pixel + p), memory_index(r, p / V),
+        block_channel + r < tiling.c && first_pixel + p < pixel_count);
     }
   }
-  // The same one by one.
+  // The same for single elements.
   template <class F>
   HSR_DEVICE void for_each_element(F&& f) const {
 #pragma unroll 1
-    for (int i = 0; i < kHeld * V; i++) {
+    for (int i = 0; i < kPixelsPerThread * V; i++) {
       const int e = thread_index() + i * kThreads, row = e >> log_pixels(), p = e & (pixels() - 1);
-      f(row * by.hw + (first + p), place(row, p / V) + p % V, block_channel + row < by.c && first + p < size);
+      f(row * tiling.hw + (first_pixel + p), memory_index(row, p / V) + p % V,
+        block_channel + row < tiling.c && first_pixel + p < pixel_count);
     }
   }
 
-  // Where V pixels of a channel lie in shared memory: rows of channels, in each of which groups of V pixels change
-  // places, so that threads with different channels meet different banks.
-  HSR_DEVICE int place(int row, int group) const {
-    constexpr int kLog = V * sizeof(T) == 16 ? 3 : 4;  // log2 of the groups in all banks
-    const int spread = by.log_lanes < kLog ? kLog - by.log_lanes : 0;
-    const int turn = (row / V << spread) & (pixels() / V - 1);
-    return (row << log_pixels()) + (group ^ turn) * V;
+  // Returns the index of a group of V pixels of a channel in shared memory, which holds a row per channel. The groups
+  // of a row are permuted, so that threads with different channels use different banks.
+  HSR_DEVICE int memory_index(int row, int group) const {
+    // The binary logarithm of the groups in all banks.
+    constexpr int kLogBankGroups = V * sizeof(T) == 16 ? 3 : 4;
+    const int spread = tiling.log_lanes < kLogBankGroups ? kLogBankGroups - tiling.log_lanes : 0;
+    const int permutation = (row / V << spread) & (pixels() / V - 1);
+    return (row << log_pixels()) + (group ^ permutation) * V;
   }
-  // Where this thread's pixels of its first channel lie; the next channel's are pixels() further on.
-  HSR_DEVICE int own() const { return place(lane * V, line * kHeld / V) + line * kHeld % V; }
+  // Returns the index of this thread's pixels of its first channel; those of the next channel are pixels()
+  // further on.
+  HSR_DEVICE int thread_index_in_memory() const {
+    return memory_index(lane * V, pixel_lane * kPixelsPerThread / V) + pixel_lane * kPixelsPerThread % V;
+  }
 
-  Tiling by;
+  Tiling tiling;
   int part, channel_block;
-  int lane, line;
-  int block_channel;  // the block's first
-  int count;          // of this thread's channels that there are; none or less: it has none
-  int first, size;    // the tile at hand begins at this pixel of the block, which has so many
+  // This thread's place along channels and along pixels.
+  int lane, pixel_lane;
+  // The first channel of the block.
+  int block_channel;
+  // How many of this thread's channels exist; 0 or less if none does.
+  int count;
+  // The first pixel of the current tile within the block, and the pixels of the block.
+  int first_pixel, pixel_count;
 };
 
 }  // namespace tiles

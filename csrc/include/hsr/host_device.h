@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Functions that host and device compile alike.
+// Marks functions for both host and device.
 #pragma once
 
 #ifdef __CUDACC__

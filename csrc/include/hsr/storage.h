@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The 16-bit storage types and their conversion to the float that is computed in: to nearest, ties to even.
+// The 16-bit storage types and their conversion to and from float: to nearest, ties to even.
 #pragma once
 
 #include <cstdint>
@@ -65,14 +65,16 @@ HSR_HD half narrow(float v, half) { return {uint16_t(_cvtss_sh(v, _MM_FROUND_TO_
 HSR_HD float widen(half v) {
   const uint32_t sign = uint32_t(v.bits & 0x8000u) << 16, magnitude = v.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
-  // Read as a float of exponent bias 15, then rescale by 2^112: exact, subnormals included.
+  // The bits are read as a float of exponent bias 15, then rescaled by 2^112: exact, also for subnormals.
   return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * 0x1p112f));
 }
 HSR_HD half narrow(float v, half) {
   const uint32_t bits = float_to_bits(v), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
-  if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // 65520 and above round to infinity
-  if (magnitude < 0x38800000u) {                                    // below 2^-14: subnormal, in steps of 2^-24
+  // 65520 and above round to infinity.
+  if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};
+  // Below 2^-14 numbers are subnormal, in steps of 2^-24.
+  if (magnitude < 0x38800000u) {
     const float steps = bits_to_float(magnitude) * 0x1p24f;
     const float rounded = (steps + 8388608.0f) - 8388608.0f;
     return {uint16_t(sign | uint32_t(rounded))};
