@@ -85,7 +85,7 @@ struct PlaneCut {
   int vector, below, log_x, threads, step, row_step, max_padding, staged, row_outputs, up, down, taps;
 
   template <class S, class F>
-  static PlaneCut of() {
+  static PlaneCut make() {
     return {S::vector,      S::below,  S::log_x,
             S::threads,     S::step,   S::row_step,
             S::max_padding, S::staged, S::separable ? S::row_outputs : 0,

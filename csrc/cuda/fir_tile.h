@@ -13,7 +13,7 @@
 namespace hsr {
 namespace cuda {
 
-// A thread issues so many loads before it uses the first one's value.
+// A thread issues so many loads before it uses their values.
 constexpr int kLoadsInFlight = 2;
 
 HSR_HD constexpr int maximum(int a, int b) { return a > b ? a : b; }
@@ -102,7 +102,7 @@ struct ChannelCut {
   int vector, across, below, threads, lanes, staged, up, down, taps;
 
   template <class S, class F>
-  static ChannelCut of() {
+  static ChannelCut make() {
     return {S::vector, S::across, S::below, S::threads, S::lanes, S::staged, F::up, F::down, F::taps};
   }
   int columns(int log_x) const { return group_pixels(across << log_x, taps, up, down); }

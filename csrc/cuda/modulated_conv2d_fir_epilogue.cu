@@ -129,7 +129,7 @@ void launch_fused(const ModulatedConv2dEpilogueParams& p, const Stream& stream) 
   const Upfirdn2dParams& fir = *p.fir;
   using F = Fir<1, 1, 4>;
   using S = ChannelShape<T, F>;
-  const ChannelTiles t(fir, ChannelCut::of<S, F>());
+  const ChannelTiles t(fir, ChannelCut::make<S, F>());
   require(fir.h * fir.w > 0, "the image that a layer filters is empty");
   require(axes_fit_int32(fir) && t.fits_int32(F::up) && p.h * p.w < kMaxInt32Elements,
           "the image is too large for the epilogue's tiles");

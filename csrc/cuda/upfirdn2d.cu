@@ -166,7 +166,7 @@ template <class T>
 bool launch_channels(const Upfirdn2dParams& p, const Stream& stream) {
   return with_fir<4>(p, [&](auto fir) {
     using F = decltype(fir);
-    const ChannelTiles t(p, ChannelCut::of<ChannelShape<T, F>, F>());
+    const ChannelTiles t(p, ChannelCut::make<ChannelShape<T, F>, F>());
     if (!t.fits_int32(F::up)) return false;
     launch("upfirdn2d_channels", upfirdn2d_channels_kernel<T, F>, stream, t.blocks, t.threads,
            static_cast<const T*>(p.x), static_cast<T*>(p.y), p.filter, p.separable, t, t.vector_reads && aligned(p.y));
@@ -273,7 +273,7 @@ template <class T>
 bool launch_planes(const Upfirdn2dParams& p, const Stream& stream) {
   return with_fir<4>(p, [&](auto fir) {
     using F = decltype(fir);
-    const PlaneTiles t(p, PlaneCut::of<PlaneShape<kVector<T>, F>, F>());
+    const PlaneTiles t(p, PlaneCut::make<PlaneShape<kVector<T>, F>, F>());
     if (!t.fits_int32()) return false;
     launch("upfirdn2d_planes", upfirdn2d_planes_kernel<T, F>, stream, t.blocks, t.threads, static_cast<const T*>(p.x),
            static_cast<T*>(p.y), p.filter, p.separable, t);
@@ -284,7 +284,7 @@ bool launch_planes(const Upfirdn2dParams& p, const Stream& stream) {
 bool launch_separable(const Upfirdn2dParams& p, const Stream& stream) {
   return with_fir<12>(p, [&](auto fir) {
     using F = decltype(fir);
-    const PlaneTiles t(p, PlaneCut::of<PlaneShape<4, F>, F>());
+    const PlaneTiles t(p, PlaneCut::make<PlaneShape<4, F>, F>());
     if (!t.fits_int32()) return false;
     launch("upfirdn2d_separable", upfirdn2d_separable_kernel<F>, stream, t.blocks, t.threads, p.x, p.y, p.filter, t);
     return true;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the emulated extensions into build/emulator, once for all processes that want them."""
+"""Builds the emulated extensions in build/emulator, once for all processes."""
 
 import fcntl
 import functools
@@ -55,11 +55,11 @@ def load(target: str, name: str) -> ModuleType:
 
 
 def _run(*command: str) -> None:
-    # CMake and ninja may stand beside the interpreter in an environment that isn't activated.
+    # CMake and ninja may lie beside the interpreter of an environment that isn't activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     program = shutil.which(command[0], path=path)
     if program is None:
-        raise RuntimeError(f"there is no {command[0]}; it comes with the [test] extra")
+        raise RuntimeError(f"there is no {command[0]}; the [test] extra installs it")
     environment = {**os.environ, "PATH": path}
     done = subprocess.run([program, *command[1:]], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

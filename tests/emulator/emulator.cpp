@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fibres and their schedule. A fibre is created through ucontext and switched by _setjmp and _longjmp, which make no
-// system call; it lives as long as the process, and runs one thread of a block after another.
+// Fibres and their schedule. A fibre is created by ucontext and switched by _setjmp and _longjmp, which make no system
+// call. It lives as long as the process and runs one thread of a block after another.
 
-// The checked longjmp takes a jump to another stack for a mistake.
+// The checked longjmp would reject a jump to another stack.
 #undef _FORTIFY_SOURCE
 
 #include "emulator.h"
@@ -30,11 +30,11 @@ Position position;
 
 namespace {
 
-constexpr int kWarp = 32;
-constexpr int kMostThreads = 1024;
-constexpr int64_t kMostBlocks = 0x7fffffff;
-constexpr int64_t kMostShared = 48 * 1024;
-constexpr size_t kStack = 64 * 1024;
+constexpr int kWarpSize = 32;
+constexpr int kMaxThreads = 1024;
+constexpr int64_t kMaxBlocks = 0x7fffffff;
+constexpr int64_t kMaxSharedBytes = 48 * 1024;
+constexpr size_t kStackBytes = 64 * 1024;
 
 enum class State { ready, barrier, exchange, done };
 
@@ -44,24 +44,27 @@ struct Fibre {
   bool started = false;
 };
 
-// Lanes that meet in exchange(). The values of the last meeting stay until the next one is complete.
+// The lanes of a warp in exchange(). The values of an exchange stay until the next one is complete.
 struct Warp {
   int arrived = 0;
   int mask = 0;
-  float arriving[kWarp], values[kWarp];
+  float arriving[kWarpSize], values[kWarpSize];
 };
 
-// Thrown in fibres that wait when a launch ends with an error, so that their objects are destroyed.
+// Thrown in waiting fibres when a launch ends with an error, so that their objects are destroyed.
 struct Abandoned {};
 
-std::mutex mutex;  // one launch at a time
+// Held by a launch, as there is one at a time.
+std::mutex mutex;
 std::vector<std::string> names;
 int order_seed = 0;
 bool idle = false;
 
-std::vector<std::unique_ptr<Fibre>> fibres;  // as many as the largest block so far has threads
+// One for each thread of the largest block so far.
+std::vector<std::unique_ptr<Fibre>> fibres;
 std::vector<Warp> warps;
-std::vector<int> order;  // in which the threads of the block take turns in this epoch
+// The order of the block's threads in this epoch.
+std::vector<int> order;
 std::mt19937_64 shuffler;
 const std::function<void()>* body;
 int threads;
@@ -88,7 +91,7 @@ __attribute__((noinline)) void enter_first(const ucontext_t& context) {
   if (!_setjmp(scheduler)) setcontext(&context);
 }
 
-// No exception may leave the fibre's stack.
+// Catches all exceptions, as none may leave the fibre's stack.
 void run_body() {
   try {
     (*body)();
@@ -111,15 +114,15 @@ void fibre_main(unsigned high, unsigned low) {
 
 void create_fibre() {
   const size_t guard = size_t(sysconf(_SC_PAGESIZE));
-  void* memory = mmap(nullptr, guard + kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory = mmap(nullptr, guard + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("emulator: no memory for a stack");
   mprotect(memory, guard, PROT_NONE);
   fibres.push_back(std::make_unique<Fibre>());
   ucontext_t context;
   getcontext(&context);
   context.uc_stack.ss_sp = static_cast<char*>(memory) + guard;
-  // Stacks that all begin at the same place of a page would share a few lines of the cache.
-  context.uc_stack.ss_size = kStack - fibres.size() % 16 * 256;
+  // If all stacks began at the same offset in a page, they would share a few lines of the cache.
+  context.uc_stack.ss_size = kStackBytes - fibres.size() % 16 * 256;
   context.uc_link = nullptr;
   const uint64_t address = reinterpret_cast<uintptr_t>(fibres.back().get());
   makecontext(&context, reinterpret_cast<void (*)()>(fibre_main), 2, unsigned(address >> 32), unsigned(address));
@@ -143,7 +146,7 @@ void wait(State state) {
 template <class T>
 void arrange(std::vector<T>& numbers) {
   if (order_seed < 2) return;
-  // Not std::shuffle, whose result differs between libraries.
+  // std::shuffle gives other results with other libraries.
   for (size_t i = numbers.size(); i > 1; i--) std::swap(numbers[i - 1], numbers[shuffler() % i]);
 }
 
@@ -170,19 +173,20 @@ int count(State state) {
   return int(std::count_if(fibres.begin(), fibres.begin() + threads, [&](auto& f) { return f->state == state; }));
 }
 
-// The first thread in this state, or in another one, from a thread on; there is one.
-int find(State state, bool equal, int from) {
-  while ((fibres[from]->state == state) != equal) from++;
-  return from;
+// Returns the first thread from `thread` on whose state is `state`, or differs from it if not `equal`; there has to be
+// one.
+int find(State state, bool equal, int thread) {
+  while ((fibres[thread]->state == state) != equal) thread++;
+  return thread;
 }
 
-// No thread can go on, though some wait.
-void explain_deadlock() {
+// Records the error that some threads wait and none can continue.
+void record_deadlock() {
   if (count(State::exchange)) {
     position.thread = find(State::exchange, true, 0);
-    const int missing = find(State::exchange, false, position.thread / kWarp * kWarp);
-    const bool left = fibres[missing]->state == State::done;
-    record("thread " + std::to_string(missing) + (left ? " left the block" : " waits at a barrier") +
+    const int missing = find(State::exchange, false, position.thread / kWarpSize * kWarpSize);
+    const bool done = fibres[missing]->state == State::done;
+    record("thread " + std::to_string(missing) + (done ? " left the block" : " waits at a barrier") +
            " while others of its warp wait in exchange");
   } else {
     position.thread = find(State::barrier, true, 0);
@@ -198,7 +202,7 @@ void abandon() {
   abandoning = false;
 }
 
-// Leaves `error` empty where all went well.
+// Runs the threads of a block; `error` stays empty if there is none.
 void run_block(int64_t block) {
   position.block = block;
   for (Warp& warp : warps) warp.arrived = 0;
@@ -211,7 +215,7 @@ void run_block(int64_t block) {
     if (count(State::barrier) == threads) {
       next_epoch();
     } else {
-      explain_deadlock();
+      record_deadlock();
     }
   }
   if (!error.empty()) abandon();
@@ -226,7 +230,7 @@ void number(std::vector<T>& numbers, int64_t n) {
 
 void run_blocks(int64_t blocks) {
   while (int(fibres.size()) < threads) create_fibre();
-  warps.resize(size_t(threads / kWarp));
+  warps.resize(size_t(threads / kWarpSize));
   error.clear();
   shared_bytes = 0;
   shuffler.seed(uint64_t(order_seed));
@@ -256,8 +260,8 @@ void emulate(const char* name, int64_t blocks, int block_threads, const std::fun
   const auto refuse = [&](const std::string& what) {
     throw std::runtime_error("emulator: " + std::string(name) + ": " + what);
   };
-  if (blocks < 0 || blocks > kMostBlocks) refuse(std::to_string(blocks) + " blocks");
-  if (block_threads < 1 || block_threads > kMostThreads) refuse(std::to_string(block_threads) + " threads in a block");
+  if (blocks < 0 || blocks > kMaxBlocks) refuse(std::to_string(blocks) + " blocks");
+  if (block_threads < 1 || block_threads > kMaxThreads) refuse(std::to_string(block_threads) + " threads in a block");
   names.push_back(name);
   if (idle) return;
   if (blocks * block_threads > INT32_MAX) refuse("too many threads to emulate");
@@ -276,23 +280,24 @@ void sync() {
 
 float exchange(float value, int mask) {
   require_launch("exchange");
-  if (threads % kWarp) fail("exchange in a block of " + std::to_string(threads) + " threads, which aren't whole warps");
-  if (mask < 0 || mask >= kWarp) fail("exchange with the mask " + std::to_string(mask));
-  Warp& warp = warps[position.thread / kWarp];
-  const int lane = position.thread % kWarp;
+  if (threads % kWarpSize)
+    fail("exchange in a block of " + std::to_string(threads) + " threads, which aren't whole warps");
+  if (mask < 0 || mask >= kWarpSize) fail("exchange with the mask " + std::to_string(mask));
+  Warp& warp = warps[position.thread / kWarpSize];
+  const int lane = position.thread % kWarpSize;
   if (warp.arrived && warp.mask != mask) {
     fail("exchange with the mask " + std::to_string(mask) + " while others of the warp have " +
          std::to_string(warp.mask));
   }
   warp.mask = mask;
   warp.arriving[lane] = value;
-  if (++warp.arrived < kWarp) {
+  if (++warp.arrived < kWarpSize) {
     wait(State::exchange);
   } else {
     warp.arrived = 0;
-    std::copy_n(warp.arriving, kWarp, warp.values);
-    const int first = position.thread - lane;
-    for (int t = first; t < first + kWarp; t++) fibres[t]->state = State::ready;
+    std::copy_n(warp.arriving, kWarpSize, warp.values);
+    const int first_thread = position.thread - lane;
+    for (int t = first_thread; t < first_thread + kWarpSize; t++) fibres[t]->state = State::ready;
   }
   return warp.values[lane ^ mask];
 }
@@ -300,9 +305,9 @@ float exchange(float value, int mask) {
 void use_shared(const char* name, int64_t bytes) {
   require_launch("a shared array");
   shared_bytes += (bytes + 15) / 16 * 16;
-  if (shared_bytes > kMostShared) {
+  if (shared_bytes > kMaxSharedBytes) {
     fail("too much shared memory: " + std::to_string(shared_bytes) + " bytes with the array " + name + ", at most " +
-         std::to_string(kMostShared));
+         std::to_string(kMaxSharedBytes));
   }
 }
 
@@ -314,9 +319,9 @@ void fail_unwritten(const char* name, int i) {
   fail("read of shared array " + std::string(name) + "[" + std::to_string(i) + "], which nobody wrote");
 }
 
-void fail_race(const char* name, int i, int before) {
+void fail_race(const char* name, int i, int other_thread) {
   fail("race on shared array " + std::string(name) + "[" + std::to_string(i) + "] between threads " +
-       std::to_string(before) + " and " + std::to_string(position.thread));
+       std::to_string(other_thread) + " and " + std::to_string(position.thread));
 }
 
 std::vector<std::string> launch_names() {
@@ -343,11 +348,12 @@ void set_idle(bool value) {
 }
 
 void define_emulator(pybind11::module_& m) {
-  m.def("emulator_launches", &launch_names, "The kernels launched since the last reset, by name.");
+  m.def("emulator_launches", &launch_names, "Returns the names of the kernels launched since the last reset.");
   m.def("emulator_reset", &reset_launches, "Forgets the launches so far.");
   m.def("emulator_order", &set_order, pybind11::arg("seed"),
-        "The order of threads between barriers and of blocks: 0 forward, 1 reverse, from 2 on shuffled by that seed.");
-  m.def("emulator_idle", &set_idle, pybind11::arg("idle"), "Counts launches without running them.");
+        "Sets the order of threads between barriers and of blocks: 0 forward, 1 reverse, from 2 on shuffled by that "
+        "seed.");
+  m.def("emulator_idle", &set_idle, pybind11::arg("idle"), "Makes launches count without running.");
 }
 
 }  // namespace cuda

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The names of csrc/cuda/device.h for the CPU. Kernels run one block after another, each thread as a fibre, and every
-// access to memory is checked: bounds, alignment, races, elements that nobody wrote. Errors are thrown by emulate().
+// access to memory is checked: bounds, alignment, races, elements that no thread wrote. emulate() throws the errors.
 #pragma once
 
 #include <cstdint>
@@ -23,24 +23,26 @@ class module_;
 namespace hsr {
 namespace cuda {
 
-// What runs at this moment. An epoch lasts from one barrier to the next, and no two blocks share one.
+// What is running. An epoch lasts from one barrier to the next, and no two blocks share one.
 struct Position {
-  int64_t launch = 0;  // the number of the launch, 0 outside of one
+  // The number of the launch, or 0 between launches.
+  int64_t launch = 0;
   int64_t block = 0;
   int thread = 0;
   int64_t epoch = 0;
-  int64_t first_epoch = 0;  // of the block
+  // The first epoch of the block.
+  int64_t first_epoch = 0;
 };
 extern Position position;
 
 // Runs body once per thread of each block.
 void emulate(const char* name, int64_t blocks, int threads, const std::function<void()>& body);
 
-// Makes a buffer known to the launches of this thread that follow. Where one is known, so must all others be.
+// Declares a buffer to the next launches of this thread. Once a buffer is declared, kernels may touch no other memory.
 void extent(const void* p, int64_t bytes, bool writable);
 void clear_extents();
 
-// Forgets the buffers at the end of a call.
+// Clears the declared buffers at the end of a call.
 struct Extents {
   Extents() = default;
   Extents(const Extents&) = delete;
@@ -48,11 +50,14 @@ struct Extents {
   ~Extents() { clear_extents(); }
 };
 
-int64_t launches();                       // since the last reset
-std::vector<std::string> launch_names();  // the same by name
+// Return the number and the names of the launches since the last reset.
+int64_t launches();
+std::vector<std::string> launch_names();
 void reset_launches();
-void set_order(int seed);  // of threads between barriers, and of blocks: 0 forward, 1 reverse, from 2 on shuffled
-void set_idle(bool idle);  // count launches without running them
+// Sets the order of threads between barriers and of blocks: 0 forward, 1 reverse, from 2 on shuffled.
+void set_order(int seed);
+// Makes emulate() record launches without running them.
+void set_idle(bool idle);
 
 // Defines emulator_launches, emulator_reset, emulator_order and emulator_idle.
 void define_emulator(pybind11::module_& m);
@@ -62,7 +67,7 @@ inline int thread_index() { return position.thread; }
 void sync();
 float exchange(float value, int mask);
 
-// Ends the launch with this error, at the thread that runs.
+// Ends the launch with this error of the running thread.
 [[noreturn]] void fail(const std::string& what);
 
 void check_load(const void* p, int bytes, int alignment);
@@ -83,21 +88,23 @@ void store(T* p, const T& value) {
   *p = value;
 }
 
-// Who touched an element of a shared array, and in which epoch; zeros at the start, as epochs count from 1.
+// The threads that touched an element of a shared array last, and the epochs in which they did; epochs count from 1, so
+// 0 is none.
 struct SharedState {
-  int64_t written, read;
-  int16_t writer, reader, other_reader;  // reader and other_reader differ; other_reader may be -1
+  int64_t write_epoch, read_epoch;
+  // The two readers differ; other_reader is -1 if there is none.
+  int16_t writer, reader, other_reader;
 };
 
 [[noreturn]] void fail_index(const char* name, int64_t i, int64_t n);
 [[noreturn]] void fail_unwritten(const char* name, int i);
-[[noreturn]] void fail_race(const char* name, int i, int before);
+[[noreturn]] void fail_race(const char* name, int i, int other_thread);
 void use_shared(const char* name, int64_t bytes);
 
 template <class T, int N>
 class Shared {
  public:
-  // Stands for T&, except that `auto` would copy the reference rather than the value.
+  // Stands for T&, except that `auto` copies the reference rather than the value.
   class Element {
    public:
     Element(Shared& array, int i) : array_(array), i_(i) {}
@@ -122,7 +129,7 @@ class Shared {
     return {*this, i};
   }
 
-  // A thread of the launch declares the array.
+  // Called by each thread of a launch where it declares the array.
   void use(const char* name) {
     if (position.launch && launch_ == position.launch) return;
     name_ = name;
@@ -136,29 +143,29 @@ class Shared {
 
   T get(int i) {
     SharedState& s = states_[i];
-    const int16_t me = int16_t(position.thread);
-    if (s.written < position.first_epoch) fail_unwritten(name_, i);
-    if (s.written == position.epoch && s.writer != me) fail_race(name_, i, s.writer);
-    if (s.read != position.epoch) {
-      s.read = position.epoch, s.reader = me, s.other_reader = -1;
-    } else if (s.reader != me && s.other_reader < 0) {
-      s.other_reader = me;
+    const int16_t self = int16_t(position.thread);
+    if (s.write_epoch < position.first_epoch) fail_unwritten(name_, i);
+    if (s.write_epoch == position.epoch && s.writer != self) fail_race(name_, i, s.writer);
+    if (s.read_epoch != position.epoch) {
+      s.read_epoch = position.epoch, s.reader = self, s.other_reader = -1;
+    } else if (s.reader != self && s.other_reader < 0) {
+      s.other_reader = self;
     }
     return values_[i];
   }
 
   void set(int i, const T& value) {
     SharedState& s = states_[i];
-    const int16_t me = int16_t(position.thread);
-    if (s.written == position.epoch && s.writer != me) fail_race(name_, i, s.writer);
-    if (s.read == position.epoch && s.reader != me) fail_race(name_, i, s.reader);
-    if (s.read == position.epoch && s.other_reader >= 0) fail_race(name_, i, s.other_reader);
-    s.written = position.epoch, s.writer = me;
+    const int16_t self = int16_t(position.thread);
+    if (s.write_epoch == position.epoch && s.writer != self) fail_race(name_, i, s.writer);
+    if (s.read_epoch == position.epoch && s.reader != self) fail_race(name_, i, s.reader);
+    if (s.read_epoch == position.epoch && s.other_reader >= 0) fail_race(name_, i, s.other_reader);
+    s.write_epoch = position.epoch, s.writer = self;
     values_[i] = value;
   }
 
  private:
-  // All zeros at the start, so that arrays take no room in the binary.
+  // Initialised to zeros, so that arrays take no space in the binary.
   T values_[N];
   SharedState states_[N];
   const char* name_;

@@ -14,19 +14,21 @@ namespace {
 struct Extent {
   uintptr_t begin, end;
   bool writable;
-  bool tracked;  // a part of it may be stored to, so that races are possible
+  // Whether a part of it may be stored to, so that races are possible.
+  bool tracked;
 };
 
-// A thread of Python declares buffers and launches; another one that does so at the same time has its own.
+// The buffers that a thread of Python declared for its launches; threads that launch at the same time have their own.
 thread_local std::vector<Extent> declared;
 
-constexpr uintptr_t kPage = 4096;
-constexpr uint32_t kSeveral = 0xffffffffu;
+constexpr uintptr_t kPageBytes = 4096;
+// Stands for several readers.
+constexpr uint32_t kSeveralThreads = 0xffffffffu;
 
-// Per byte the thread that stored it and the one that loaded it, from 1 on; 0: none.
+// For each byte, the thread that stored it and the one that loaded it, counted from 1; 0 if there is none.
 struct Page {
-  uint32_t writer[kPage] = {};
-  uint32_t reader[kPage] = {};
+  uint32_t writer[kPageBytes] = {};
+  uint32_t reader[kPageBytes] = {};
 };
 
 struct CachedPage {
@@ -34,14 +36,14 @@ struct CachedPage {
   Page* page;
 };
 
-// Of the launch that runs; there is one at a time.
+// The state of the running launch; there is one at a time.
 std::vector<Extent>* extents;
 int block_threads;
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
 std::array<CachedPage, 64> cache;
 
 std::string thread_name(uint32_t id) {
-  if (id == kSeveral) return "other threads";
+  if (id == kSeveralThreads) return "other threads";
   return "thread " + std::to_string((id - 1) % block_threads) + " of block " + std::to_string((id - 1) / block_threads);
 }
 
@@ -54,35 +56,35 @@ Page& page_of(uintptr_t number) {
   return *page;
 }
 
-// The buffer closest to an address, for messages.
-std::string nearest(uintptr_t at) {
+// Returns a phrase with the buffer that is closest to an address.
+std::string nearest_buffer(uintptr_t address) {
   std::string text;
-  uintptr_t least = UINTPTR_MAX;
+  uintptr_t min_distance = UINTPTR_MAX;
   for (const Extent& e : *extents) {
-    const bool after = at >= e.begin;
-    const uintptr_t distance = !after ? e.begin - at : at >= e.end ? at - e.end : e.end - at;
-    if (distance >= least) continue;
-    least = distance;
+    const bool past_begin = address >= e.begin;
+    const uintptr_t distance = !past_begin ? e.begin - address : address >= e.end ? address - e.end : e.end - address;
+    if (distance >= min_distance) continue;
+    min_distance = distance;
     const std::string size = " a buffer of " + std::to_string(e.end - e.begin) + " bytes";
-    text =
-        after ? std::to_string(at - e.begin) + " bytes into" + size : std::to_string(distance) + " bytes before" + size;
+    text = past_begin ? std::to_string(address - e.begin) + " bytes into" + size
+                      : std::to_string(distance) + " bytes before" + size;
   }
   return text;
 }
 
-// The checks that need no memory of other accesses; false where there is nothing to remember either.
-bool check_place(uintptr_t at, int bytes, int alignment, bool storing) {
+// Checks an access by itself; returns whether it has to be remembered.
+bool check_access(uintptr_t address, int bytes, int alignment, bool storing) {
   const auto access = [&] { return (storing ? "store of " : "load of ") + std::to_string(bytes) + " bytes"; };
-  if (at % uintptr_t(alignment)) fail("misaligned " + access());
+  if (address % uintptr_t(alignment)) fail("misaligned " + access());
   if (extents->empty()) return true;
-  bool known = false;
+  bool in_bounds = false;
   for (const Extent& e : *extents) {
-    if (at < e.begin || at > e.end || e.end - at < uintptr_t(bytes)) continue;
-    known = true;
+    if (address < e.begin || address > e.end || e.end - address < uintptr_t(bytes)) continue;
+    in_bounds = true;
     if (!storing || e.writable) return e.tracked;
   }
-  if (known) fail(access() + " into a read-only buffer");
-  fail(access() + " out of bounds, " + nearest(at));
+  if (in_bounds) fail(access() + " into a read-only buffer");
+  fail(access() + " out of bounds, " + nearest_buffer(address));
 }
 
 uint32_t thread_id() { return uint32_t(position.block * block_threads + position.thread + 1); }
@@ -112,30 +114,30 @@ void end_memory() {
 
 void check_load(const void* p, int bytes, int alignment) {
   if (!position.launch) return;
-  const uintptr_t at = reinterpret_cast<uintptr_t>(p);
-  if (!check_place(at, bytes, alignment, false)) return;
-  const uint32_t me = thread_id();
-  for (uintptr_t byte = at; byte < at + uintptr_t(bytes); byte++) {
-    Page& page = page_of(byte / kPage);
-    const uint32_t writer = page.writer[byte % kPage];
-    if (writer && writer != me) fail("race in global memory: load of what " + thread_name(writer) + " stored");
-    uint32_t& reader = page.reader[byte % kPage];
-    reader = reader == 0 || reader == me ? me : kSeveral;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
+  if (!check_access(address, bytes, alignment, false)) return;
+  const uint32_t self = thread_id();
+  for (uintptr_t byte = address; byte < address + uintptr_t(bytes); byte++) {
+    Page& page = page_of(byte / kPageBytes);
+    const uint32_t writer = page.writer[byte % kPageBytes];
+    if (writer && writer != self) fail("race in global memory: load of what " + thread_name(writer) + " stored");
+    uint32_t& reader = page.reader[byte % kPageBytes];
+    reader = reader == 0 || reader == self ? self : kSeveralThreads;
   }
 }
 
 void check_store(const void* p, int bytes, int alignment) {
   if (!position.launch) return;
-  const uintptr_t at = reinterpret_cast<uintptr_t>(p);
-  check_place(at, bytes, alignment, true);
-  const uint32_t me = thread_id();
-  for (uintptr_t byte = at; byte < at + uintptr_t(bytes); byte++) {
-    Page& page = page_of(byte / kPage);
-    const uint32_t reader = page.reader[byte % kPage];
-    if (reader && reader != me) fail("race in global memory: store to what " + thread_name(reader) + " loaded");
-    uint32_t& writer = page.writer[byte % kPage];
-    if (writer && writer != me) fail("race in global memory: store to what " + thread_name(writer) + " stored");
-    writer = me;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
+  check_access(address, bytes, alignment, true);
+  const uint32_t self = thread_id();
+  for (uintptr_t byte = address; byte < address + uintptr_t(bytes); byte++) {
+    Page& page = page_of(byte / kPageBytes);
+    const uint32_t reader = page.reader[byte % kPageBytes];
+    if (reader && reader != self) fail("race in global memory: store to what " + thread_name(reader) + " loaded");
+    uint32_t& writer = page.writer[byte % kPageBytes];
+    if (writer && writer != self) fail("race in global memory: store to what " + thread_name(writer) + " stored");
+    writer = self;
   }
 }
 

@@ -7,9 +7,9 @@
 namespace hsr {
 namespace cuda {
 
-// A launch begins; `threads` per block, by which messages tell threads apart.
+// Begins a launch with `threads` per block, which messages need to name a thread.
 void begin_memory(int threads);
-// Forgets who loaded and stored.
+// Forgets which threads loaded and stored.
 void end_memory();
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small kernels, right and wrong ones: each wrong one makes a single mistake that the emulator has to report.
+// Small kernels, correct ones and wrong ones. Each wrong one makes a single mistake, which the emulator has to report.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -18,19 +18,21 @@ constexpr int kThreads = 128;
 struct Params {
   const float* in;
   float* out;
-  int n;       // elements of `in`
-  int offset;  // where the mistake is, for those that need a place
+  // The elements of `in`.
+  int n;
+  // The place of the mistake, in kernels that need one.
+  int offset;
 };
 
-HSR_DEVICE int64_t own() { return block_index() * kThreads + thread_index(); }
+HSR_DEVICE int64_t own_index() { return block_index() * kThreads + thread_index(); }
 
-// The sum of a block's elements, as a tree; two barriers where `levels` is 1.
+// The sum of a block's elements, as a tree.
 template <class T>
 HSR_KERNEL(kThreads)
 sum_kernel(Params p) {
   HSR_SHARED(T, kThreads, memory);
   const int t = thread_index();
-  memory[t] = own() < p.n ? load(p.in + own()) : T(0);
+  memory[t] = own_index() < p.n ? load(p.in + own_index()) : T(0);
   sync();
   for (int width = kThreads / 2; width > 0; width /= 2) {
     if (t < width) memory[t] += memory[t + width];
@@ -42,7 +44,7 @@ sum_kernel(Params p) {
 HSR_KERNEL(kThreads) sum_lanes_kernel(Params p) {
   HSR_SHARED(float, kThreads / 32, memory);
   const int t = thread_index();
-  const float sum = sum_over_lanes(own() < p.n ? load(p.in + own()) : 0.0f, 32);
+  const float sum = sum_over_lanes(own_index() < p.n ? load(p.in + own_index()) : 0.0f, 32);
   if (t % 32 == 0) memory[t / 32] = sum;
   sync();
   if (t > 0) return;
@@ -55,13 +57,14 @@ HSR_KERNEL(kThreads) sum_lanes_kernel(Params p) {
 HSR_KERNEL(kThreads) packs_kernel(Params p) {
   HSR_SHARED(float, kThreads * 4, memory);
   const int t = thread_index();
-  const int64_t at = own() * 4;
-  shared_store<4>(memory, t * 4, load(reinterpret_cast<const Pack<float, 4>*>(p.in + at)));
+  const int64_t first_index = own_index() * 4;
+  shared_store<4>(memory, t * 4, load(reinterpret_cast<const Pack<float, 4>*>(p.in + first_index)));
   const Pack<float, 4> pack = shared_load<4>(memory, t * 4);
-  store(reinterpret_cast<Pack<float, 4>*>(p.out + at), Pack<float, 4>{{pack.v[3], pack.v[2], pack.v[1], pack.v[0]}});
+  store(reinterpret_cast<Pack<float, 4>*>(p.out + first_index),
+        Pack<float, 4>{{pack.v[3], pack.v[2], pack.v[1], pack.v[0]}});
 }
 
-// Two barriers and little else, to measure what they cost.
+// Consists of two barriers and little else, to measure their cost.
 HSR_KERNEL(256) barriers_kernel(Params p) {
   HSR_SHARED(float, 256, memory);
   const int t = thread_index();
@@ -77,7 +80,7 @@ HSR_KERNEL(kThreads) missing_barrier_kernel(Params p) {
   HSR_SHARED(float, kThreads, memory);
   const int t = thread_index();
   memory[t] = 1.0f;
-  store(p.out + own(), float(memory[t > 0 ? t - 1 : 0]));
+  store(p.out + own_index(), float(memory[t > 0 ? t - 1 : 0]));
 }
 
 HSR_KERNEL(kThreads) missing_second_barrier_kernel(Params p) {
@@ -86,10 +89,10 @@ HSR_KERNEL(kThreads) missing_second_barrier_kernel(Params p) {
   sync();
   const float value = memory[(thread_index() + 1) % kThreads];
   memory[thread_index()] = value;
-  store(p.out + own(), value);
+  store(p.out + own_index(), value);
 }
 
-// The exchange isn't a barrier: the first reader writes while others may still have to read.
+// The exchange isn't a barrier: the first reader writes while others may not have read yet.
 HSR_KERNEL(kThreads) exchange_for_barrier_kernel(Params) {
   HSR_SHARED(float, 1, memory);
   if (thread_index() == 0) memory[0] = 1.0f;
@@ -111,10 +114,10 @@ HSR_KERNEL(kThreads) divergent_kernel(Params p) {
 
 HSR_KERNEL(kThreads) unwritten_kernel(Params p) {
   HSR_SHARED(float, kThreads, memory);
-  // What the block before wrote doesn't count.
+  // What an earlier block wrote doesn't count.
   if (block_index() == 0 || thread_index() != p.offset) memory[thread_index()] = 1.0f;
   sync();
-  store(p.out + own(), float(memory[thread_index()]));
+  store(p.out + own_index(), float(memory[thread_index()]));
 }
 
 HSR_KERNEL(kThreads) shared_index_kernel(Params p) {
@@ -128,30 +131,30 @@ HSR_KERNEL(kThreads) shared_pack_kernel(Params p) {
 }
 
 HSR_KERNEL(kThreads) load_kernel(Params p) {
-  const float value = load(p.in + own() + p.offset);
-  store(p.out + own(), value);
+  const float value = load(p.in + own_index() + p.offset);
+  store(p.out + own_index(), value);
 }
 
 HSR_KERNEL(kThreads) load_pack_kernel(Params p) {
-  load(reinterpret_cast<const Pack<float, 4>*>(p.in + own() * 4 + p.offset));
+  load(reinterpret_cast<const Pack<float, 4>*>(p.in + own_index() * 4 + p.offset));
 }
 
-HSR_KERNEL(kThreads) store_kernel(Params p) { store(p.out + own() + p.offset, 1.0f); }
+HSR_KERNEL(kThreads) store_kernel(Params p) { store(p.out + own_index() + p.offset, 1.0f); }
 
-HSR_KERNEL(kThreads) store_input_kernel(Params p) { store(const_cast<float*>(p.in) + own(), 1.0f); }
+HSR_KERNEL(kThreads) store_input_kernel(Params p) { store(const_cast<float*>(p.in) + own_index(), 1.0f); }
 
-HSR_KERNEL(kThreads) double_store_kernel(Params p) { store(p.out + own() % p.offset, 1.0f); }
+HSR_KERNEL(kThreads) double_store_kernel(Params p) { store(p.out + own_index() % p.offset, 1.0f); }
 
 HSR_KERNEL(kThreads) load_stored_kernel(Params p) {
-  store(p.out + own(), 1.0f);
+  store(p.out + own_index(), 1.0f);
   sync();
-  load(p.out + (own() ^ 1));
+  load(p.out + (own_index() ^ 1));
 }
 
 HSR_KERNEL(kThreads) store_loaded_kernel(Params p) {
-  load(p.out + (own() ^ 1));
+  load(p.out + (own_index() ^ 1));
   sync();
-  store(p.out + own(), 1.0f);
+  store(p.out + own_index(), 1.0f);
 }
 
 HSR_KERNEL(kThreads) half_warp_kernel(Params) {
@@ -169,9 +172,9 @@ HSR_KERNEL(kThreads) exchange_or_barrier_kernel(Params) {
 HSR_KERNEL(kThreads) masks_kernel(Params) { exchange(1.0f, thread_index() % 32 < 16 ? 1 : 2); }
 
 HSR_KERNEL(kThreads) too_much_shared_kernel(Params) {
-  HSR_SHARED(float, 8192, first);
+  HSR_SHARED(float, 8192, array);
   HSR_SHARED(float, 8192, second);
-  first[thread_index()] = 1.0f;
+  array[thread_index()] = 1.0f;
   second[thread_index()] = 1.0f;
 }
 
@@ -181,7 +184,7 @@ HSR_KERNEL(kThreads) throwing_kernel(Params p) {
   sync();
 }
 
-// Counts what is alive on the stacks of fibres.
+// The objects that are alive on the stacks of fibres.
 int alive = 0;
 struct Counted {
   Counted() { alive++; }

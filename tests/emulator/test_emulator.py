@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The emulator reports every mistake that it is there to find, and runs right kernels in any order."""
+"""The emulator reports every mistake that it is meant to find, and runs correct kernels in any order."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from tests.native import requires_native
 
 pytestmark = requires_native
 ORDERS = [0, 1, 2, 3, 4]
-# kernel, arguments, what is reported where threads run forward, at which thread of which block
+# Each is (kernel, arguments, report, thread, block), the last three as in the order forward.
 MISTAKES = [
     ("missing_barrier", {}, "race on shared array memory[0] between threads 0 and 1", 1, 0),
     ("missing_second_barrier", {}, "race on shared array memory[1] between threads 0 and 1", 1, 0),
@@ -43,18 +43,19 @@ MISTAKES = [
 
 
 def _buffers():
-    # Aligned to 16 bytes, which numpy doesn't promise.
-    def fresh():
-        raw = np.zeros(1028, np.float32)
-        start = -raw.ctypes.data % 16 // 4
-        return raw[start : start + 1024]
+    """(input, output), aligned to 16 bytes, which numpy doesn't promise."""
 
-    x, y = fresh(), fresh()
+    def zeros():
+        memory = np.zeros(1028, np.float32)
+        start = -memory.ctypes.data % 16 // 4
+        return memory[start : start + 1024]
+
+    x, y = zeros(), zeros()
     x[:] = np.random.default_rng(0).standard_normal(1024)
     return x, y
 
 
-def _bits_in_every_order(kernels, name, expected, **arguments):
+def _check_bits_in_every_order(kernels, name, expected, **arguments):
     results = []
     for order in ORDERS:
         kernels.emulator_order(order)
@@ -67,11 +68,11 @@ def _bits_in_every_order(kernels, name, expected, **arguments):
 
 @pytest.mark.parametrize("name", ["sum", "sum_double", "sum_lanes"])
 def test_reduction_has_the_same_bits_in_every_order(kernels, name):
-    _bits_in_every_order(kernels, name, lambda x: x.reshape(8, 128).sum(1), blocks=8)
+    _check_bits_in_every_order(kernels, name, lambda x: x.reshape(8, 128).sum(1), blocks=8)
 
 
 def test_packs(kernels):
-    _bits_in_every_order(kernels, "packs", lambda x: x.reshape(-1, 4)[:, ::-1].ravel(), blocks=2)
+    _check_bits_in_every_order(kernels, "packs", lambda x: x.reshape(-1, 4)[:, ::-1].ravel(), blocks=2)
 
 
 def test_a_thread_may_store_what_it_loaded(kernels):
@@ -82,30 +83,30 @@ def test_a_thread_may_store_what_it_loaded(kernels):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "what", "thread", "block"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)]
+    ("name", "arguments", "report", "thread", "block"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)]
 )
-def test_mistake_is_reported(kernels, name, arguments, what, thread, block):
+def test_mistake_is_reported(kernels, name, arguments, report, thread, block):
     arguments = {"blocks": 2, **arguments}
-    sentence = f"emulator: {name}: {what}, thread {thread} of block {block}"
+    sentence = f"emulator: {name}: {report}, thread {thread} of block {block}"
     with pytest.raises(RuntimeError, match=f"^{re.escape(sentence)}$"):
         kernels.run(name, *_buffers(), **arguments)
     for order in ORDERS[1:]:
         kernels.emulator_order(order)
         with pytest.raises(RuntimeError, match=rf"^emulator: {name}: .*, thread \d+ of block \d+$"):
             kernels.run(name, *_buffers(), **arguments)
-    _bits_in_every_order(kernels, "sum", lambda x: x.reshape(8, 128).sum(1), blocks=8)
+    _check_bits_in_every_order(kernels, "sum", lambda x: x.reshape(8, 128).sum(1), blocks=8)
 
 
-def test_end_of_a_launch_destroys_what_its_threads_hold(kernels):
+def test_the_end_of_a_launch_destroys_its_threads_objects(kernels):
     with pytest.raises(RuntimeError, match="the end"):
         kernels.run("destroyed", *_buffers(), offset=9)
     assert kernels.alive() == 0
 
 
-def test_without_known_buffers_bounds_are_not_checked_but_races_are(kernels):
+def test_without_declared_buffers_bounds_are_not_checked_but_races_are(kernels):
     x, y = _buffers()
-    both = np.zeros(256, np.float32)
-    kernels.run("load", both[:128], y, offset=1, check_bounds=False)
+    memory = np.zeros(256, np.float32)
+    kernels.run("load", memory[:128], y, offset=1, check_bounds=False)
     with pytest.raises(RuntimeError, match="race in global memory"):
         kernels.run("double_store", x, y, offset=100, check_bounds=False)
 
@@ -125,7 +126,7 @@ def test_launches_of_several_threads_keep_their_buffers_apart(kernels):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "what"),
+    ("arguments", "report"),
     [
         ({"threads": 1025}, "1025 threads in a block"),
         ({"threads": 0}, "0 threads in a block"),
@@ -133,15 +134,16 @@ def test_launches_of_several_threads_keep_their_buffers_apart(kernels):
         ({"blocks": (1 << 31) - 1}, "too many threads to emulate"),
     ],
 )
-def test_launch_of_impossible_size(kernels, arguments, what):
-    with pytest.raises(RuntimeError, match=f"^emulator: sum: {what}$"):
+def test_launch_of_impossible_size(kernels, arguments, report):
+    with pytest.raises(RuntimeError, match=f"^emulator: sum: {report}$"):
         kernels.run("sum", *_buffers(), **arguments)
 
 
 def test_launches_are_counted(kernels):
     x, y = _buffers()
     kernels.run("sum", x, y)
-    kernels.run("packs", x, y, blocks=0)  # launches nothing
+    # Without blocks nothing is launched.
+    kernels.run("packs", x, y, blocks=0)
     kernels.run("sum_lanes", x, y)
     assert kernels.emulator_launches() == ["sum", "sum_lanes"]
     kernels.emulator_reset()
@@ -156,6 +158,6 @@ def test_idle_launches_are_counted_and_do_nothing(kernels):
     assert not y.any()
 
 
-def test_order_is_refused_below_zero(kernels):
+def test_negative_order_is_refused(kernels):
     with pytest.raises(RuntimeError, match="not -1"):
         kernels.emulator_order(-1)
