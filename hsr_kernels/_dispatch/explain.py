@@ -70,7 +70,7 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
     Args:
         op: An operator's name, such as "upfirdn2d".
         *tensors: The operator's tensors; the first decides device and dtype. None given: a float32 CPU tensor.
-            `modulated_conv2d` tells its routes from x and weight.
+            With x and weight, `modulated_conv2d` gives its routes too.
 
     Raises:
         ValueError: No operator of that name.

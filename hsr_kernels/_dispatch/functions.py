@@ -22,7 +22,7 @@ class Function:
     """An autograd Function of this package: `@Function` above a class with forward, setup_context and backward.
 
     forward takes no ctx and saves nothing; setup_context saves inputs and outputs only; backward goes through `.apply`
-    of other Functions. Under vmap, forward runs on batched tensors: see `_registry.define` for the operators in it.
+    of other Functions. Under vmap, forward runs on batched tensors: see `library.define` for its operators.
     """
 
     def __init__(self, written: type[torch.autograd.Function]) -> None:

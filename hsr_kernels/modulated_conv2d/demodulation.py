@@ -7,7 +7,7 @@ from .._dispatch.functions import Function
 from .._tensors import accumulation_dtype
 from . import ops, reference
 
-# One launch takes convolution kernels of no more taps: this is kRow of csrc/cuda/demodulation.cu.
+# One launch takes convolution kernels of no more taps: this is kMaxPieceWeights of csrc/cuda/demodulation.cu.
 MAX_TAPS = 4608
 
 

@@ -136,7 +136,7 @@ def test_tensors_without_memory_are_refused():
         lambda: cpu.bias_act(0, 0, x.data_ptr(), 1, 2, 12, 0, LRELU, 1),
         lambda: cpu.bias_act_bwd(x.data_ptr(), 0, 0, x.data_ptr(), 0, 1, 2, 12, True, 0, LRELU, 1),
         lambda: cpu.scale_channels(x.data_ptr(), 0, x.data_ptr(), (1, 2, 12), 0, 0, 1),
-        lambda: cpu.epilogue(x.data_ptr(), 0, 0, 0, 0, 0, (1, 2, 3, 4), 0, 0, LRELU, 1),
+        lambda: cpu.modulated_conv2d_epilogue(x.data_ptr(), 0, 0, 0, 0, 0, (1, 2, 3, 4), 0, 0, LRELU, 1),
     ):
         with pytest.raises((RuntimeError, ValueError), match="no memory"):
             call()
