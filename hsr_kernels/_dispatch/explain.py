@@ -65,7 +65,7 @@ class Explanation:
 def explain(op: str, *tensors: torch.Tensor) -> Explanation:
     """Which backend would run `op` on tensors of that device and dtype, and why not the others; print it.
 
-    What depends on other arguments (a filter that requires grad, say) is told by the warning when the operator runs.
+    What depends on other arguments (a filter that requires grad, say) shows in the warning when the operator runs.
 
     Args:
         op: An operator's name, such as "upfirdn2d".
