@@ -1,5 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HSR loss: generator features, projected by small heads, against a frozen network's features."""
+"""The HSR loss: generator features, projected by small heads, against a frozen network's features.
+
+reference           the specification, in plain PyTorch
+ops                 the native operators
+autograd            derivatives over the native operators
+cpu_impl            the operators on the CPU
+triton_impl         the operators in Triton: launches
+triton_hidden       Triton kernels of the hidden layer
+triton_hidden_bwd   Triton kernels of its gradient
+triton_projection   Triton kernels of the second layer, its gradients, and sums over parts
+triton_common       helpers of these kernels
+"""
 
 from collections.abc import Sequence
 
@@ -70,22 +81,22 @@ def _check_scale(i: int, x: torch.Tensor, target: torch.Tensor, head: Head) -> N
     if not isinstance(head, (list, tuple)) or len(head) != 4:
         got = f"{len(head)} entries" if isinstance(head, (list, tuple)) else type(head).__name__
         raise ValueError(f"heads[{i}] must be (w1, b1, w2, b2), got {got}")
-    named = dict(zip(("w1", "b1", "w2", "b2"), head, strict=True))
-    for name, value in named.items():
+    tensors = dict(zip(("w1", "b1", "w2", "b2"), head, strict=True))
+    for name, value in tensors.items():
         _checks.tensor(f"heads[{i}].{name}", value, ndim=2 if name.startswith("w") else 1)
     _checks.same_device(
-        f"features[{i}]", x, **{f"targets[{i}]": target}, **{f"heads[{i}].{k}": v for k, v in named.items()}
+        f"features[{i}]", x, **{f"targets[{i}]": target}, **{f"heads[{i}].{k}": v for k, v in tensors.items()}
     )
-    hidden, out = named["w1"].shape[0], named["w2"].shape[0]
-    _checks.shape(f"heads[{i}].w1", named["w1"], (hidden, x.shape[1]))
-    _checks.shape(f"heads[{i}].b1", named["b1"], (hidden,))
-    _checks.shape(f"heads[{i}].w2", named["w2"], (out, hidden))
-    _checks.shape(f"heads[{i}].b2", named["b2"], (out,))
+    hidden_channels, out_channels = tensors["w1"].shape[0], tensors["w2"].shape[0]
+    _checks.shape(f"heads[{i}].w1", tensors["w1"], (hidden_channels, x.shape[1]))
+    _checks.shape(f"heads[{i}].b1", tensors["b1"], (hidden_channels,))
+    _checks.shape(f"heads[{i}].w2", tensors["w2"], (out_channels, hidden_channels))
+    _checks.shape(f"heads[{i}].b2", tensors["b2"], (out_channels,))
     for name, images in ((f"features[{i}]", x), (f"targets[{i}]", target)):
         if 0 in images.shape[2:]:
             raise ValueError(f"{name} must have pixels, got shape {list(images.shape)}")
-    if tuple(target.shape) != (x.shape[0], out, target.shape[2], target.shape[2]):
+    if tuple(target.shape) != (x.shape[0], out_channels, target.shape[2], target.shape[2]):
         raise ValueError(
-            f"targets[{i}] must have shape [{x.shape[0]}, {out}, T, T] for features {list(x.shape)} "
-            f"and w2 {list(named['w2'].shape)}, got {list(target.shape)}"
+            f"targets[{i}] must have shape [{x.shape[0]}, {out_channels}, T, T] for features {list(x.shape)} "
+            f"and w2 {list(tensors['w2'].shape)}, got {list(target.shape)}"
         )

@@ -17,32 +17,32 @@ def feature_projection_loss(
     heads: Sequence[Head],
     hidden_gain: float,
 ) -> torch.Tensor:
-    """See `hsr_kernels.feature_projection_loss`. Scales of one dtype are one call of the operators."""
+    """See `hsr_kernels.feature_projection_loss`. The scales of one dtype are one call of the operators."""
     scales = [(x, target.detach(), *head) for x, target, head in zip(features, targets, heads, strict=True)]
     losses: dict[int, torch.Tensor] = {}
     for dtype in dict.fromkeys(x.dtype for x in features):
         group = [i for i, x in enumerate(features) if x.dtype == dtype]
         tensors = [t for i in group for t in scales[i]]
-        found = ProjectionLoss.apply(hidden_gain, backend, *tensors)[0]
+        group_losses = ProjectionLoss.apply(hidden_gain, backend, *tensors)[0]
         if len(group) == len(scales):
-            return found
-        losses.update(zip(group, found.unbind(), strict=True))
+            return group_losses
+        losses.update(zip(group, group_losses.unbind(), strict=True))
     return torch.stack([losses[i] for i in range(len(scales))])
 
 
-def _by_argument(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """x, target, w1, b1, w2, b2 of the first scale, then of the next one ... as a list of each."""
+def _group_by_argument(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Returns lists of x, target, w1, b1, w2 and b2 from those six of the first scale, of the next scale, and so on."""
     return [list(tensors[i::6]) for i in range(6)]
 
 
 @Function
 class ProjectionLoss(torch.autograd.Function):
-    """The losses of scales of one dtype, whose x, target, w1, b1, w2 and b2 follow one another; and what is kept."""
+    """(losses, *tensors kept for the backward) of scales of one dtype, whose x, target, w1, b1, w2, b2 are in turn."""
 
     @staticmethod
     def forward(gain, backend, *tensors):
-        x, target, *heads = _by_argument(tensors)
-        loss, kept = ops.feature_loss[backend](x, target, *_like(x, heads), gain)
+        x, target, *heads = _group_by_argument(tensors)
+        loss, kept = ops.feature_loss[backend](x, target, *_cast_heads(heads, x[0].dtype), gain)
         return loss, *kept
 
     @staticmethod
@@ -62,35 +62,36 @@ class ProjectionLoss(torch.autograd.Function):
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
         if torch.is_grad_enabled():
             return _through_reference(ctx, tensors, dloss)
-        x, target, *heads = _by_argument(tensors)
+        x, target, *heads = _group_by_argument(tensors)
         needs = [need for i, need in enumerate(ctx.needs_input_grad[2:]) if i % 6 != 1]
         sides = [t.shape[2] for t in target]
-        # PyTorch batches no operator that returns a list. Gradients are linear in dloss, which can as well come later.
+        # PyTorch's vmap has no rule for operators that return a list. Gradients are linear in dloss, so it can wait.
         batched = is_batched(dloss)
-        given = torch.ones_like(loss) if batched else dloss
-        # Cast again rather than kept: heads are often larger than all that is.
-        found = iter(ops.feature_loss_bwd[ctx.backend](given, loss, kept, x, *_like(x, heads), sides, ctx.gain, needs))
-        grads = [None if i % 6 == 1 else next(found) for i in range(ctx.count)]
+        operator_dloss = torch.ones_like(loss) if batched else dloss
+        # The heads are cast again rather than kept: they are often larger than all that is kept.
+        heads = _cast_heads(heads, x[0].dtype)
+        backward = ops.feature_loss_bwd[ctx.backend]
+        results = iter(backward(operator_dloss, loss, kept, x, *heads, sides, ctx.gain, needs))
+        grads = [None if i % 6 == 1 else next(results) for i in range(ctx.count)]
         if batched:
             grads = [g if g is None or not g.numel() else g * dloss[i // 6] for i, g in enumerate(grads)]
         grads = [g if g is None else g.to(t.dtype) for g, t in zip(grads, tensors, strict=True)]
         return None, None, *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[2:], strict=True))
 
 
-def _like(x: Sequence[torch.Tensor], heads: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]:
-    """w1, b1, w2 and b2 in the dtype of the features."""
-    return [[t.to(x[0].dtype) for t in tensors] for tensors in heads]
+def _cast_heads(heads: Sequence[Sequence[torch.Tensor]], dtype: torch.dtype) -> list[list[torch.Tensor]]:
+    return [[t.to(dtype) for t in tensors] for tensors in heads]
 
 
 def _through_reference(ctx, tensors, dloss):
-    """The same gradients as a graph that can be differentiated again."""
-    wanted = [i for i, need in enumerate(ctx.needs_input_grad[2:]) if need]
+    """Returns the same gradients as a graph that can be differentiated again."""
+    needed = [i for i, need in enumerate(ctx.needs_input_grad[2:]) if need]
 
-    def losses(*varied: torch.Tensor) -> torch.Tensor:
-        given = dict(zip(wanted, varied, strict=True))
-        features, targets, *heads = _by_argument([given.get(i, t) for i, t in enumerate(tensors)])
+    def losses(*arguments: torch.Tensor) -> torch.Tensor:
+        varied = dict(zip(needed, arguments, strict=True))
+        features, targets, *heads = _group_by_argument([varied.get(i, t) for i, t in enumerate(tensors)])
         return reference.feature_projection_loss(features, targets, list(zip(*heads, strict=True)), ctx.gain)
 
-    pull = torch.func.vjp(losses, *(tensors[i] for i in wanted))[1]
-    found = dict(zip(wanted, pull(dloss), strict=True))
-    return None, None, *(found.get(i) for i in range(ctx.count))
+    vjp = torch.func.vjp(losses, *(tensors[i] for i in needed))[1]
+    grads = dict(zip(needed, vjp(dloss), strict=True))
+    return None, None, *(grads.get(i) for i in range(ctx.count))

@@ -6,7 +6,7 @@ passed, is all that the backward needs of it. The second layer is linear and so 
 hidden layer is pooled first and the second layer sees T x T pixels instead of H x W. Where it grows, the second layer
 comes first and its output is resized.
 
-Results don't depend on the number of threads. That rules BLAS out, which chooses its kernels, and with them the order
+Results don't depend on the number of threads. That rules out BLAS, which chooses its kernels, and with them the order
 of sums, by how it splits a product among threads, and PyTorch's sum to one number, which adds up per thread.
 """
 
@@ -18,7 +18,8 @@ from .._dispatch import native
 from .._tensors import DTYPE_CODES, accumulation_dtype, address, is_channels_last
 from .ops import empty_gradient, pooled_size
 
-_BLOCK = 1 << 20  # elements of the hidden layer at a time
+# Elements of the hidden layer that are computed at a time.
+_BLOCK_ELEMENTS = 1 << 20
 
 
 def feature_loss(x, target, w1, b1, w2, b2, gain):
@@ -30,16 +31,17 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
 def _loss(x, target, w1, b1, w2, b2, *, gain):
     dtype = accumulation_dtype(x.dtype)
     size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
-    pooled, mask = _hidden(x, w1, b1, *pooled_size(x, out[0]), gain)
+    pooled, relu_mask = _hidden(x, w1, b1, *pooled_size(x, out[0]), gain)
     projected = _product(w2.to(dtype), pooled).add_(b2.to(dtype)[:, None])
     if pooled_size(x, out[0]) != out:
         projected = _resize(projected, size, out)
-    difference = projected.sub_(target.to(dtype).flatten(2))
-    return _mean_square(difference, out), (pooled, mask, difference)
+    errors = projected.sub_(target.to(dtype).flatten(2))
+    return _mean_square(errors, out), (pooled, relu_mask, errors)
 
 
 def _mean_square(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Of maps [N, D, H * W]. Axis by axis: then no sum is split among threads."""
+    """Returns the mean square of maps [N, D, H * W]."""
+    # Axis by axis, no sum is split among threads.
     total = x.square().unflatten(2, size)
     for _ in range(4):
         total = total.sum(-1, dtype=torch.float64)
@@ -49,37 +51,43 @@ def _mean_square(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     grads: list[torch.Tensor] = []
     for i, scale in enumerate(zip(x, w1, b1, w2, b2, strict=True)):
-        found = _loss_bwd(dloss[i], kept[3 * i : 3 * i + 3], *scale, sides[i], gain, needs[5 * i : 5 * i + 5])
+        scale_grads = _loss_bwd(dloss[i], kept[3 * i : 3 * i + 3], *scale, sides[i], gain, needs[5 * i : 5 * i + 5])
         dtypes = (x[i].dtype, *[accumulation_dtype(x[i].dtype)] * 4)
-        grads += [x[i].new_empty(0, dtype=d) if g is None else g.to(d) for g, d in zip(found, dtypes, strict=True)]
+        pairs = zip(scale_grads, dtypes, strict=True)
+        grads += [x[i].new_empty(0, dtype=dtype) if g is None else g.to(dtype) for g, dtype in pairs]
     return grads
 
 
 def _loss_bwd(dloss, kept, x, w1, b1, w2, b2, side, gain, needs):
-    """Gradients of one scale, None where there is no need."""
-    pooled, mask, difference = kept
+    """Returns the gradients of one scale, None for those that aren't needed."""
+    pooled, relu_mask, errors = kept
     needs_dx, needs_dw1, needs_db1, needs_dw2, needs_db2 = needs
-    size, out, pooled_to = (x.shape[2], x.shape[3]), (side, side), pooled_size(x, side)
-    dprojected = difference * (dloss * (2 / max(difference.numel(), 1)))
-    if pooled_to != out:
+    size, out, pooled_hw = (x.shape[2], x.shape[3]), (side, side), pooled_size(x, side)
+    dprojected = errors * (dloss * (2 / max(errors.numel(), 1)))
+    if pooled_hw != out:
         dprojected = _resize(dprojected, size, out, transposed=True)
     dx = dw1 = db1 = dw2 = db2 = None
     if needs_dw2:
         dw2 = pooled.new_zeros(w2.shape)
-        for error, hidden in zip(dprojected, pooled, strict=True):
-            _product(error, hidden.t(), dw2, add=True)
+        for sample_gradient, hidden in zip(dprojected, pooled, strict=True):
+            _product(sample_gradient, hidden.t(), dw2, add=True)
     if needs_db2:
         db2 = dprojected.new_zeros(w2.shape[0])
-        for error in dprojected:
-            db2 += error.sum(1)
+        for sample_gradient in dprojected:
+            db2 += sample_gradient.sum(1)
     if needs_dx or needs_dw1 or needs_db1:
         dpooled = _product(w2.to(dprojected.dtype).t(), dprojected)
-        dx, dw1, db1 = _hidden_bwd(dpooled, mask, x, w1, *pooled_to, gain, needs_dx, needs_dw1)
+        dx, dw1, db1 = _hidden_bwd(dpooled, relu_mask, x, w1, *pooled_hw, gain, needs_dx, needs_dw1)
     return dx if needs_dx else None, dw1 if needs_dw1 else None, db1 if needs_db1 else None, dw2, db2
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None, *, add: bool = False) -> torch.Tensor:
-    """a [M, K] @ b [K, N] or, sample by sample, b [samples, K, N], for any strides; `add`: added to `out`."""
+    """Returns a [M, K] @ b [K, N] or, sample by sample, b [samples, K, N], for any strides.
+
+    Args:
+        out: Where the product is stored, or None.
+        add: Whether the product is added to `out`.
+    """
     samples, n = b.shape[:-2], b.shape[-1]
     m, k = a.shape
     out = b.new_empty((*samples, m, n)) if out is None else out
@@ -91,12 +99,12 @@ def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None, 
 
 
 def _strides(matrices: torch.Tensor) -> tuple[int, int, int]:
-    """Of samples (0 where there is one for all), rows and columns."""
+    """Returns the strides of samples (0 where all share one matrix), rows and columns."""
     return (matrices.stride(0) if matrices.ndim == 3 else 0), matrices.stride(-2), matrices.stride(-1)
 
 
 def _matrices(x: torch.Tensor) -> list[torch.Tensor]:
-    """Each sample as a matrix [C, H * W] in the accumulation dtype; a view where x already has it."""
+    """Returns each sample as a matrix [C, H * W] in the accumulation dtype, as views where x has that dtype."""
     n, c, h, w = x.shape
     x = x.to(accumulation_dtype(x.dtype))
     if x.stride(1) == 1 and c > 1 and not x.is_contiguous():
@@ -105,77 +113,79 @@ def _matrices(x: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _blocks(k: int, hw: int) -> list[tuple[int, int]]:
-    step = max(min(_BLOCK // max(hw, 1), k), 16)
-    return [(first, min(first + step, k)) for first in range(0, k, step)]
+    """Returns the blocks [begin, end) of rows of the hidden layer [K, H * W]."""
+    step = max(min(_BLOCK_ELEMENTS // max(hw, 1), k), 16)
+    return [(begin, min(begin + step, k)) for begin in range(0, k, step)]
 
 
 def _hidden(x, w1, b1, th, tw, gain):
-    """The pooled hidden layer [N, K, th * tw] and the mask of its ReLU, [N, K, bytes]."""
+    """Returns the pooled hidden layer [N, K, th * tw] and the mask of its ReLU [N, K, bytes]."""
     n, _, h, w = x.shape
     k = w1.shape[0]
     w1, b1 = w1.to(accumulation_dtype(x.dtype)), b1.to(accumulation_dtype(x.dtype)).contiguous()
     pooled = w1.new_empty((n, k, th * tw))
-    mask = torch.empty((n, k, (h * w + 7) // 8), dtype=torch.uint8)
+    relu_mask = torch.empty((n, k, (h * w + 7) // 8), dtype=torch.uint8)
     blocks = _blocks(k, h * w)
     z = w1.new_empty((blocks[0][1] if blocks else 0, h * w))
     for i, matrix in enumerate(_matrices(x)):
-        for first, last in blocks:
-            part = _product(w1[first:last], matrix, z[: last - first])
+        for begin, end in blocks:
+            block = _product(w1[begin:end], matrix, z[: end - begin])
             native.cpu().feature_pool(
-                address(part), address(b1[first:]), address(pooled[i, first:]), address(mask[i, first:]),
-                (last - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
+                address(block), address(b1[begin:]), address(pooled[i, begin:]), address(relu_mask[i, begin:]),
+                (end - begin, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
             )  # fmt: skip
-    return pooled, mask
+    return pooled, relu_mask
 
 
-def _hidden_bwd(dpooled, mask, x, w1, th, tw, gain, needs_dx, needs_dw):
-    """dx (dtype and layout of x), dw1 and db1 (dtype of accumulation)."""
+def _hidden_bwd(dpooled, relu_mask, x, w1, th, tw, gain, needs_dx, needs_dw):
+    """Returns dx in the dtype and layout of x, dw1 and db1 in the accumulation dtype."""
     h, w = x.shape[2:]
     k = w1.shape[0]
     w1, dpooled = w1.to(accumulation_dtype(x.dtype)), dpooled.contiguous()
     dx = empty_gradient(x, w1.dtype).zero_() if needs_dx else w1.new_zeros(0)
-    of_samples = _matrices(dx) if needs_dx else []
-    last = is_channels_last(x)
+    dx_matrices = _matrices(dx) if needs_dx else []
+    channels_last = is_channels_last(x)
     dw = torch.zeros_like(w1, memory_format=torch.contiguous_format) if needs_dw else w1.new_zeros(0)
     db = torch.zeros(k, dtype=torch.float64)
     blocks = _blocks(k, h * w)
     z = w1.new_empty((blocks[0][1] if blocks else 0, h * w))
     for i, matrix in enumerate(_matrices(x)):
-        for first, end in blocks:
-            dz = z[: end - first]
+        for begin, end in blocks:
+            dz = z[: end - begin]
             native.cpu().feature_pool_bwd(
-                address(dz), address(dpooled[i, first:]), address(mask[i, first:]), address(db[first:]),
-                (end - first, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
+                address(dz), address(dpooled[i, begin:]), address(relu_mask[i, begin:]), address(db[begin:]),
+                (end - begin, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
             )  # fmt: skip
             if needs_dw:
-                _product(dz, matrix.t(), dw[first:end], add=True)
-            if needs_dx and last:  # rows of a product lie in memory as rows
-                _product(dz.t(), w1[first:end], of_samples[i].t(), add=True)
+                _product(dz, matrix.t(), dw[begin:end], add=True)
+            # Either way the rows of the product lie in memory as rows.
+            if needs_dx and channels_last:
+                _product(dz.t(), w1[begin:end], dx_matrices[i].t(), add=True)
             elif needs_dx:
-                _product(w1[first:end].t(), dz, of_samples[i], add=True)
+                _product(w1[begin:end].t(), dz, dx_matrices[i], add=True)
     return dx.to(x.dtype), dw, db.to(w1.dtype)
 
 
 def _windows(size: int, out: int, like: torch.Tensor) -> torch.Tensor:
-    """Adaptive average pooling of one axis as a matrix [out, size]."""
+    """Returns the matrix [out, size] of adaptive average pooling of one axis."""
     position = torch.arange(size, device=like.device)
     index = torch.arange(out, device=like.device)[:, None]
     begin = index * size // out
     end = ((index + 1) * size + out - 1) // out
-    inside = ((position >= begin) & (position < end)).to(like.dtype)
-    return inside / inside.sum(1, keepdim=True)
+    membership = ((position >= begin) & (position < end)).to(like.dtype)
+    return membership / membership.sum(1, keepdim=True)
 
 
 def _resize(z: torch.Tensor, size: tuple[int, int], out: tuple[int, int], *, transposed: bool = False) -> torch.Tensor:
-    """Area-resizes maps [N, D, H * W] from `size` to `out`; transposed: the transpose, from `out` to `size`."""
+    """Area-resizes maps [N, D, H * W] from `size` to `out`, or applies the transpose from `out` to `size`."""
     rows, columns = _windows(size[0], out[0], z), _windows(size[1], out[1], z)
     if transposed:
         rows, columns = rows.t(), columns.t()
     maps = z.unflatten(2, out if transposed else size)
-    return _along_columns(_along_columns(maps, columns), rows).flatten(2)
+    return _pool_columns(_pool_columns(maps, columns), rows).flatten(2)
 
 
-def _along_columns(maps: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-    """Each row of maps [N, D, H, W] times windows [T, W], then transposed: [N, D, T, H]."""
+def _pool_columns(maps: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """Multiplies each row of maps [N, D, H, W] by windows [T, W] and transposes: [N, D, T, H]."""
     rows = maps.reshape(-1, maps.shape[3])
     return _product(rows, windows.t()).unflatten(0, maps.shape[:3]).transpose(2, 3)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of the HSR loss that its backends implement: all scales of one dtype at once, and their gradients.
 
-Features and heads come in one dtype; the gradients of heads are in the dtype that is accumulated in, those of features
-have the dtype and the layout of the features.
-`feature_loss` returns the losses, one per scale, and what the backend keeps for `feature_loss_bwd`, which is its own
-affair: the CPU keeps the pooled hidden layer and one bit per element of the hidden layer, Triton recomputes both.
+Features and heads come in one dtype. The gradients of features have their dtype and their layout, those of heads have
+the accumulation dtype.
+`feature_loss` returns the losses, one per scale, and the tensors that the backend keeps for `feature_loss_bwd`. Each
+backend chooses them: the CPU keeps the pooled hidden layer and one bit per element of the hidden layer, Triton
+recomputes both.
 """
 
 from functools import partial
@@ -16,13 +17,13 @@ from .._tensors import accumulation_dtype, image_format
 
 
 def pooled_size(x, side: int) -> tuple[int, int]:
-    """Height and width of the layer that the CPU's second layer sees: its result is resized where the map grows."""
+    """Returns (height, width) of the CPU's pooled hidden layer: where the map grows, the second layer comes first."""
     h, w = x.shape[2], x.shape[3]
     return (side, side) if side * side <= h * w else (h, w)
 
 
 def empty_gradient(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A gradient of features x without values, laid out as they are; in their dtype where none is given."""
+    """Returns an uninitialized gradient of features x in their layout and, unless one is given, their dtype."""
     return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=image_format(x))
 
 

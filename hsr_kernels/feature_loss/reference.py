@@ -25,5 +25,5 @@ def scale_loss(x: torch.Tensor, target: torch.Tensor, head: Head, hidden_gain: f
     w1, b1, w2, b2 = (t.to(x.dtype) for t in head)
     hidden = F.relu(F.conv2d(x, w1[:, :, None, None], b1)) * hidden_gain
     projected = F.adaptive_avg_pool2d(F.conv2d(hidden, w2[:, :, None, None], b2), (target.shape[2], target.shape[3]))
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return (projected.to(wide) - target.detach().to(wide)).square().mean()
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return (projected.to(dtype) - target.detach().to(dtype)).square().mean()

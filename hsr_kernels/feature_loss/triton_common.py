@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def pick(table, scale):
-    """table[scale], for pointers and numbers."""
+    """Returns table[scale], for a tuple of pointers or of numbers."""
     value = table[0]
     for i in tl.static_range(1, len(table)):
         value = tl.where(scale == i, table[i], value)
@@ -19,41 +19,41 @@ def pick(table, scale):
 
 
 @triton.jit
-def number():
-    """The program's number, counted so that those of the last scale start first: in a generator it is the largest."""
+def program_number():
+    """Returns the program's number, counted from the end: the last scale, the largest in a generator, starts first."""
     return tl.num_programs(0) - 1 - tl.program_id(0)
 
 
 @triton.jit
-def place(starts):
-    """(scale, program within it) of this program; `starts` are the first programs of the scales."""
+def scale_and_program(starts):
+    """Returns (scale, program within the scale) of this program; `starts` are the first programs of the scales."""
     scale = 0
     for i in tl.static_range(1, len(starts)):
-        scale += (number() >= starts[i]).to(tl.int32)
-    return scale, number() - pick(starts, scale)
+        scale += (program_number() >= starts[i]).to(tl.int32)
+    return scale, program_number() - pick(starts, scale)
 
 
 @triton.jit
-def aligned(size, ALIGN: tl.constexpr):
-    """`size`, which ALIGN divides, in a form in which the compiler sees that it does: loads get wide."""
-    return size // ALIGN * ALIGN
+def assume_divisible(size, ALIGNMENT: tl.constexpr):
+    """Returns `size`, which ALIGNMENT divides, in a form that shows it to the compiler, which then vectorizes loads."""
+    return size // ALIGNMENT * ALIGNMENT
 
 
 @triton.jit
-def begin(window, size, out):
-    """First position of a window of adaptive average pooling."""
+def window_begin(window, size, out):
+    """Returns the first position of a window of adaptive average pooling from `size` to `out`."""
     return window * size // out
 
 
 @triton.jit
-def end(window, size, out):
-    """The position after the last of a window of adaptive average pooling."""
+def window_end(window, size, out):
+    """Returns the position after the last one of a window of adaptive average pooling from `size` to `out`."""
     return ((window + 1) * size + out - 1) // out
 
 
 @triton.jit
 def unit(loss):
-    """A power of 2 that brings differences near 1: in float16 their products neither overflow nor vanish."""
+    """Returns a power of 2 that brings errors near 1: in float16 their products neither overflow nor vanish."""
     square = tl.minimum(tl.maximum(tl.load(loss), 1e-36), 1e36)
     return tl.exp2(-tl.floor(tl.log2(square) * 0.5))
 
@@ -61,16 +61,16 @@ def unit(loss):
 @triton.jit
 def product(
     a, b, m, n, k, row, column,
-    A_ACROSS: tl.constexpr, B_ACROSS: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
+    A_ROW_MAJOR: tl.constexpr, B_ROW_MAJOR: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows and columns of a [m, k] @ b [k, n]; neighbours in memory lie along k of a, or along n of b, if ACROSS."""
+    """Returns the given rows and columns of a [m, k] @ b [k, n], each matrix in row-major or column-major order."""
     total = tl.zeros([row.shape[0], column.shape[0]], tl.float32)
-    along = tl.arange(0, BC).to(row.dtype)
-    for first in range(0, k, BC):
-        at = first + along
-        to_a = row[:, None] * k + at[None, :] if A_ACROSS else at[None, :] * m + row[:, None]
-        to_b = at[:, None] * n + column[None, :] if B_ACROSS else column[None, :] * k + at[:, None]
-        left = tl.load(a + to_a, mask=(row < m)[:, None] & (at < k)[None, :], other=0.0)
-        right = tl.load(b + to_b, mask=(at < k)[:, None] & (column < n)[None, :], other=0.0)
-        total = tl.dot(left, right, total, input_precision=PRECISION)
+    inner_tile = tl.arange(0, BC).to(row.dtype)
+    for start in range(0, k, BC):
+        inner = start + inner_tile
+        a_offsets = row[:, None] * k + inner[None, :] if A_ROW_MAJOR else inner[None, :] * m + row[:, None]
+        b_offsets = inner[:, None] * n + column[None, :] if B_ROW_MAJOR else column[None, :] * k + inner[:, None]
+        a_tile = tl.load(a + a_offsets, mask=(row < m)[:, None] & (inner < k)[None, :], other=0.0)
+        b_tile = tl.load(b + b_offsets, mask=(inner < k)[:, None] & (column < n)[None, :], other=0.0)
+        total = tl.dot(a_tile, b_tile, total, input_precision=PRECISION)
     return total

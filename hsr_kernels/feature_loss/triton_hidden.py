@@ -10,135 +10,150 @@ layers are matrices [K, N * th * tw], so that the second layer is one matrix pro
 import triton
 import triton.language as tl
 
-from .triton_common import aligned, begin, end, pick, place
+from .triton_common import assume_divisible, pick, scale_and_program, window_begin, window_end
 
 
 @triton.jit(do_not_specialize=["n"])
 def feature_hidden_kernel(
-    x, w1, b1, pooled, mask, starts, c, k, h, w, th, tw, sides, widths, samples, parts, n, gain,
-    BK: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
-    LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    x, w1, b1, pooled, relu_mask, starts, c, k, h, w, th, tw, programs_across, tile_widths, tile_samples,
+    programs_down, n, gain,
+    BK: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    WINDOWS_EXCEED_TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr, ALIGNMENT: tl.constexpr, PRECISION: tl.constexpr,
+    OFFSET_DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """A tile is `widths` pixels of a row, of `samples` images at a time; the program walks down the rows.
+    """Pools the hidden layer, and stores where its ReLU passed if `relu_mask` isn't None.
 
-    A row ends some windows (one at most, where the image shrinks), and what it shares with later ones is itself at
-    most: one running sum over rows is enough. Columns are pooled by a second, small GEMM where a window ends. Of all
-    windows, `parts` share those down an image and `sides` those across. `mask` (None: not asked for) gets one bit per
-    element of the hidden layer, saying where the ReLU passed: words [N, K / 32, H * W].
+    A tile is `tile_widths` pixels of a row, of `tile_samples` images at a time; the program walks down the rows. A row
+    ends some windows (one at most, where the image shrinks), and what it shares with later ones is itself at most: one
+    running sum over rows is enough. Columns are pooled by a second, small GEMM where a window ends. Of all windows,
+    `programs_down` programs share those down an image and `programs_across` those across. `relu_mask` gets one bit per
+    element of the hidden layer: words [N, K / 32, H * W].
     """
-    scale, program = place(starts)
+    scale, program = scale_and_program(starts)
     x, w1, b1, pooled = pick(x, scale), pick(w1, scale), pick(b1, scale), pick(pooled, scale)
-    c, w = aligned(pick(c, scale), ALIGN).to(INDEX), aligned(pick(w, scale), ALIGN)
+    c = assume_divisible(pick(c, scale), ALIGNMENT).to(OFFSET_DTYPE)
+    w = assume_divisible(pick(w, scale), ALIGNMENT)
     k, h, th, tw = pick(k, scale), pick(h, scale), pick(th, scale), pick(tw, scale)
-    sides, parts, samples = pick(sides, scale), pick(parts, scale), pick(samples, scale)
-    width = aligned(pick(widths, scale), 8)
+    programs_across, programs_down = pick(programs_across, scale), pick(programs_down, scale)
+    samples = pick(tile_samples, scale)
+    width = assume_divisible(pick(tile_widths, scale), 8)
     blocks = tl.cdiv(k, BK)
     first_row = program % blocks * BK
     row = first_row + tl.arange(0, BK)
-    side = program // blocks % sides
-    part = program // blocks // sides % parts
-    first_sample = program // blocks // sides // parts * samples
+    program_x = program // blocks % programs_across
+    program_y = program // blocks // programs_across % programs_down
+    first_sample = program // blocks // programs_across // programs_down * samples
     x += first_sample.to(tl.int64) * (c * (h * w))
     pooled += first_sample.to(tl.int64) * (th * tw)
-    x_c, x_p = (h * w).to(INDEX), 1
-    if LAST:
-        x_c, x_p = 1, c
+    channel_stride, pixel_stride = (h * w).to(OFFSET_DTYPE), 1
+    if CHANNELS_LAST:
+        channel_stride, pixel_stride = 1, c
 
-    across, down = tl.cdiv(tw, sides), tl.cdiv(th, parts)
-    first, last = side * across, tl.minimum(side * across + across, tw)
-    top, bottom = part * down, tl.minimum(part * down + down, th)
+    windows_across, windows_down = tl.cdiv(tw, programs_across), tl.cdiv(th, programs_down)
+    first_x, end_x = program_x * windows_across, tl.minimum(program_x * windows_across + windows_across, tw)
+    first_y, end_y = program_y * windows_down, tl.minimum(program_y * windows_down + windows_down, th)
     pixel = tl.arange(0, BP)
     sample, pitch = pixel // width, w + BP
     bias = tl.load(b1 + row, mask=row < k, other=0.0).to(tl.float32)[:, None]
-    leftmost = begin(first, w, tw) // 8 * 8
-    for left in range(leftmost, end(last - 1, w, tw), width):  # more than once only where a window exceeds a tile
-        column = left + pixel % width
-        inside = (sample < samples) & (first_sample + sample < n) & (column < w)
-        at = sample * (c * (h * w)) + column * x_p
+    first_tile_x = window_begin(first_x, w, tw) // 8 * 8
+    # This is more than one tile only where a window exceeds a tile.
+    for tile_x in range(first_tile_x, window_end(end_x - 1, w, tw), width):
+        pixel_x = tile_x + pixel % width
+        pixel_mask = (sample < samples) & (first_sample + sample < n) & (pixel_x < w)
+        pixel_offsets = sample * (c * (h * w)) + pixel_x * pixel_stride
         total = tl.zeros([BK, BP], tl.float32)
-        for y in range(begin(top, h, th), end(bottom - 1, h, th), ROWS):
+        for y in range(window_begin(first_y, h, th), window_end(end_y - 1, h, th), ROWS):
             z0 = tl.zeros([BK, BP], tl.float32) + bias
             z1 = z0
             for first_channel in range(0, c, BC):
-                u = first_channel + tl.arange(0, BC)
-                here = (u < c)[:, None] & inside[None, :]
-                to_w, to_x = row[:, None] * c + u[None, :], u[:, None] * x_c + (at + y * w * x_p)[None, :]
-                weights = tl.load(w1 + to_w, mask=(row < k)[:, None] & (u < c)[None, :], other=0.0)
-                v0 = tl.load(x + to_x, mask=here, other=0.0)
-                z0 = tl.dot(weights, v0, z0, input_precision=PRECISION)
+                channel = first_channel + tl.arange(0, BC)
+                x_mask = (channel < c)[:, None] & pixel_mask[None, :]
+                w_offsets = row[:, None] * c + channel[None, :]
+                x_offsets = channel[:, None] * channel_stride + (pixel_offsets + y * w * pixel_stride)[None, :]
+                weights = tl.load(w1 + w_offsets, mask=(row < k)[:, None] & (channel < c)[None, :], other=0.0)
+                x0 = tl.load(x + x_offsets, mask=x_mask, other=0.0)
+                z0 = tl.dot(weights, x0, z0, input_precision=PRECISION)
                 if ROWS == 2:
-                    v1 = tl.load(x + w * x_p + to_x, mask=here & (y + 1 < h), other=0.0)
-                    z1 = tl.dot(weights, v1, z1, input_precision=PRECISION)
-            for below in tl.static_range(ROWS):
-                z = z0 if below == 0 else z1
-                if mask is not None:
-                    to = pick(mask, scale)
-                    there = inside & (y + below < h)
-                    pixels = (y + below) * w + column
-                    _store_bits(to, z > 0, first_row, first_sample + sample, pixels, there, k, h * w, BK, BP, INDEX)
+                    x1 = tl.load(x + w * pixel_stride + x_offsets, mask=x_mask & (y + 1 < h), other=0.0)
+                    z1 = tl.dot(weights, x1, z1, input_precision=PRECISION)
+            for tile_y in tl.static_range(ROWS):
+                z = z0 if tile_y == 0 else z1
+                if relu_mask is not None:
+                    bits_mask = pixel_mask & (y + tile_y < h)
+                    pixels = (y + tile_y) * w + pixel_x
+                    _store_bits(
+                        pick(relu_mask, scale), z > 0, first_row, first_sample + sample, pixels, bits_mask, k, h * w,
+                        BK, BP, OFFSET_DTYPE,
+                    )  # fmt: skip
                 total = _pool_row(
-                    total, z, y + below, pooled, gain, n, first_sample, samples, first_row, sample * pitch + column,
-                    pitch, left > leftmost, top, bottom, first, last, across, k, h, w, th, tw, x.dtype.element_ty,
-                    COLUMNS, WIDE, PRECISION, INDEX,
+                    total, z, y + tile_y, pooled, gain, n, first_sample, samples, first_row, sample * pitch + pixel_x,
+                    pitch, tile_x > first_tile_x, first_y, end_y, first_x, end_x, windows_across, k, h, w, th, tw,
+                    x.dtype.element_ty, COLUMNS, WINDOWS_EXCEED_TILES, PRECISION, OFFSET_DTYPE,
                 )  # fmt: skip
-        if WIDE:
-            tl.debug_barrier()  # another thread may read what one has stored
+        # The next tile adds to what this one stored, which another thread may then read.
+        if WINDOWS_EXCEED_TILES:
+            tl.debug_barrier()
 
 
 @triton.jit
 def _pool_row(
-    total, z, y, pooled, gain, n, first_sample, samples, first_row, place, pitch, adds, top, bottom, first, last,
-    across, k, h, w, th, tw, DTYPE: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    INDEX: tl.constexpr,
+    total, z, y, pooled, gain, n, first_sample, samples, first_row, position, pitch, accumulates, first_y, end_y,
+    first_x, end_x, windows_across, k, h, w, th, tw, DTYPE: tl.constexpr, COLUMNS: tl.constexpr,
+    WINDOWS_EXCEED_TILES: tl.constexpr, PRECISION: tl.constexpr, OFFSET_DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """total + relu(z), once the windows that end with row `y` are stored: what is left for those that don't."""
+    """Returns total + relu(z) less the windows that end with row `y`, which are stored."""
     z = tl.where(z > 0, z, 0.0)
     total += z
-    for window in range(tl.maximum(y * th // h, top), tl.minimum((y + 1) * th // h, bottom)):
+    for window_y in range(tl.maximum(y * th // h, first_y), tl.minimum((y + 1) * th // h, end_y)):
         # The mean over rows before it is rounded, so that it is in range wherever the hidden layer is.
-        mean = (total * (gain / (y + 1 - begin(window, h, th)))).to(DTYPE)
+        mean = (total * (gain / (y + 1 - window_begin(window_y, h, th)))).to(DTYPE)
         _store_columns(
-            pooled, mean, n, first_sample, samples, first_row, window, place, pitch, adds, first, last, across,
-            k, w, th, tw, COLUMNS, WIDE, PRECISION, INDEX,
+            pooled, mean, n, first_sample, samples, first_row, window_y, position, pitch, accumulates, first_x, end_x,
+            windows_across, k, w, th, tw, COLUMNS, WINDOWS_EXCEED_TILES, PRECISION, OFFSET_DTYPE,
         )  # fmt: skip
-        total = tl.where(begin(window + 1, h, th) <= y, z, 0.0)
+        total = tl.where(window_begin(window_y + 1, h, th) <= y, z, 0.0)
     return total
 
 
 @triton.jit
 def _store_bits(
-    mask, passed, first_row, sample, pixel, inside, k, pixels,
-    BK: tl.constexpr, BP: tl.constexpr, INDEX: tl.constexpr,
+    relu_mask, passed, first_row, sample, pixel, mask, k, pixels,
+    BK: tl.constexpr, BP: tl.constexpr, OFFSET_DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Packs 32 neighbours along K to a word: no alignment of rows of pixels matters."""
+    """Packs 32 neighbours along K into a word: no alignment of rows of pixels matters."""
     bits = tl.reshape(passed.to(tl.int32), [BK // 32, 32, BP]) << tl.arange(0, 32)[None, :, None]
     words = tl.cdiv(k, 32)
     word = first_row // 32 + tl.arange(0, BK // 32)
-    to = mask + (sample.to(tl.int64) * words * pixels + pixel)[None, :] + word.to(INDEX)[:, None] * pixels
-    tl.store(to, tl.sum(bits, 1), mask=(word < words)[:, None] & inside[None, :])
+    sample_offsets = (sample.to(tl.int64) * words * pixels + pixel)[None, :]
+    pointers = relu_mask + sample_offsets + word.to(OFFSET_DTYPE)[:, None] * pixels
+    tl.store(pointers, tl.sum(bits, 1), mask=(word < words)[:, None] & mask[None, :])
 
 
 @triton.jit
 def _store_columns(
-    pooled, mean, n, first_sample, samples, first_row, window, place, pitch, adds, first, last, across, k, w, th, tw,
-    COLUMNS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    pooled, mean, n, first_sample, samples, first_row, window_y, position, pitch, accumulates, first_x, end_x,
+    windows_across, k, w, th, tw, COLUMNS: tl.constexpr, WINDOWS_EXCEED_TILES: tl.constexpr, PRECISION: tl.constexpr,
+    OFFSET_DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Pools `mean` [BK, BP], over rows already, over columns: windows [first, last) of row `window` of the windows.
+    """Pools `mean` [BK, BP], already pooled over rows, over columns: windows [first_x, end_x) of row `window_y`.
 
-    Pixels lie at `place` = sample * pitch + column.
+    Pixels have the `position` sample * pitch + x. Where it `accumulates`, an earlier tile began the windows' sums.
     """
-    for at in range(0, samples * across, COLUMNS):  # a few at a time: registers are scarce
-        # In a form that depends on `at`: what doesn't occupies registers all the way down the image.
-        row = first_row + tl.minimum(at, 0) + tl.arange(0, mean.shape[0])
-        index = at + tl.arange(0, COLUMNS)
-        own, column = index // across, first + index % across
-        left, right = begin(column, w, tw), end(column, w, tw)
-        belongs = (place[:, None] >= (own * pitch + left)[None, :]) & (place[:, None] < (own * pitch + right)[None, :])
+    # Only COLUMNS windows at a time: registers are scarce.
+    for start in range(0, samples * windows_across, COLUMNS):
+        # In a form that depends on `start`: what doesn't occupies registers all the way down the image.
+        row = first_row + tl.minimum(start, 0) + tl.arange(0, mean.shape[0])
+        index = start + tl.arange(0, COLUMNS)
+        sample, window_x = index // windows_across, first_x + index % windows_across
+        begin, end = window_begin(window_x, w, tw), window_end(window_x, w, tw)
+        after_begin = position[:, None] >= (sample * pitch + begin)[None, :]
+        membership = after_begin & (position[:, None] < (sample * pitch + end)[None, :])
         sums = tl.zeros([mean.shape[0], COLUMNS], tl.float32)
-        sums = tl.dot(mean, belongs.to(tl.float32).to(mean.dtype), sums, input_precision=PRECISION)
-        sums /= (right - left).to(tl.float32)[None, :]
-        to = row.to(INDEX)[:, None] * (n * th * tw) + (own * th * tw + window * tw + column)[None, :]
-        here = (row < k)[:, None] & ((column < last) & (own < samples) & (first_sample + own < n))[None, :]
-        if WIDE:
-            sums += tl.load(pooled + to, mask=here & adds, other=0.0).to(tl.float32)
-        tl.store(pooled + to, sums.to(pooled.dtype.element_ty), mask=here)
+        sums = tl.dot(mean, membership.to(tl.float32).to(mean.dtype), sums, input_precision=PRECISION)
+        sums /= (end - begin).to(tl.float32)[None, :]
+        columns = (sample * th * tw + window_y * tw + window_x)[None, :]
+        offsets = row.to(OFFSET_DTYPE)[:, None] * (n * th * tw) + columns
+        mask = (row < k)[:, None] & ((window_x < end_x) & (sample < samples) & (first_sample + sample < n))[None, :]
+        if WINDOWS_EXCEED_TILES:
+            sums += tl.load(pooled + offsets, mask=mask & accumulates, other=0.0).to(tl.float32)
+        tl.store(pooled + offsets, sums.to(pooled.dtype.element_ty), mask=mask)

@@ -3,7 +3,7 @@
 
 Forward: hidden layers, projections, sums. Backward: hidden layers again, with the mask of the ReLU; dw2; the gradient
 of the pooled layers; dx; dw1 and db1; sums. The forward's own kernel decides again where the ReLU passes, so the
-derivative belongs to the value, and no more is kept in between than the differences at the targets' resolution.
+derivative belongs to the value, and no more is kept in between than the errors at the targets' resolution.
 Recomputing costs one more GEMM of the first layer; a mask kept instead of it would save that, but the pooled layers,
 which a kernel makes with the mask at almost no cost, would have to be kept too, and they are the larger part.
 """
@@ -11,6 +11,7 @@ which a kernel makes with the mask at almost no cost, would have to be kept too,
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
@@ -27,54 +28,84 @@ from .triton_projection import (
     feature_sum_kernel,
 )
 
-# Tiles by how tl.dot multiplies, as large as registers allow, which were counted ahead of time for each kind of chip.
-# "small": chips whose tensor cores take operands from registers (all but sm_90 and sm_100), and unaligned shapes.
-_HIDDEN = {  # BK, BC, BP, ROWS, COLUMNS
+# Tilings by how tl.dot multiplies, as large as registers allow, which were counted ahead of time for each kind of chip.
+# BK, BC, BP, ROWS and COLUMNS of feature_hidden_kernel. "small" is for unaligned shapes, and for chips other than sm_90
+# and sm_100: their tensor cores take operands from registers, which leaves fewer registers to everything else.
+_HIDDEN_TILINGS = {
     "half": (128, 64, 64, 2, 16),
     "tf32": (64, 32, 64, 2, 32),
     "ieee": (64, 16, 32, 1, 16),
     "small": (64, 32, 64, 1, 32),
 }
-_PRODUCT = {"half": (128, 128, 64), "tf32": (128, 128, 32), "ieee": (64, 64, 32)}  # BM, BN, BC
-_BWD_DATA = {"half": (32, 256, 64), "tf32": (32, 64, 64), "ieee": (32, 64, 64)}  # BK, BC, BP
-_BWD_WEIGHT = {"half": (64, 128, 32), "tf32": (64, 128, 32), "ieee": (32, 64, 32)}  # BK, BC, BP
-_MOST = {"maxnreg": 255}  # registers: ptxas would rather spill than pass 128 where a kernel isn't all tensor cores
-_CHUNK = {"half": 64, "tf32": 64, "ieee": 32}  # windows that the backward spreads over a tile at a time, at most
-_SUM = (16, 256)
+# BM, BN and BC of the second layer's kernels.
+_PRODUCT_TILINGS = {"half": (128, 128, 64), "tf32": (128, 128, 32), "ieee": (64, 64, 32)}
+# BK, BC and BP of the kernels of the hidden layer's gradient.
+_BWD_DATA_TILINGS = {"half": (32, 256, 64), "tf32": (32, 64, 64), "ieee": (32, 64, 64)}
+_BWD_WEIGHT_TILINGS = {"half": (64, 128, 32), "tf32": (64, 128, 32), "ieee": (32, 64, 32)}
+# BP and BN of feature_sum_kernel.
+_SUM_TILING = (16, 256)
+# Windows that the backward spreads over a tile at a time.
+_MAX_CHUNK_WINDOWS = {"half": 64, "tf32": 64, "ieee": 32}
+# Where a kernel isn't all tensor cores, ptxas would rather spill than give a thread more than 128 registers.
+_MAX_REGISTERS = {"maxnreg": 255}
+
+
+class _RowTiling(NamedTuple):
+    """How feature_hidden_kernel divides the rows of images.
+
+    Attributes:
+        programs: Programs that share a row of windows.
+        width: Pixels of a row in a tile.
+        samples: Images in a tile.
+        windows_exceed_tiles: Whether some windows are wider than a tile.
+    """
+
+    programs: int
+    width: int
+    samples: int
+    windows_exceed_tiles: bool
 
 
 @lru_cache(maxsize=256)
-def _across(w: int, tw: int, pixels: int) -> tuple[int, int, int, bool]:
-    """How rows fall into tiles: (sides, pixels of a row in a tile, images at a time, whether windows exceed tiles)."""
-    for across in range(tw, 0, -1):
-        firsts = range(0, tw, across)
-        spans = [cdiv(min(j + across, tw) * w, tw) - j * w // tw // 8 * 8 for j in firsts]
-        if max(spans) <= pixels or across == 1:
-            width = min(cdiv(max(spans), 8) * 8, pixels)
-            return len(firsts), width, pixels // width, max(spans) > width
-    raise AssertionError("a side has at least one window")
+def _row_tiling(w: int, tw: int, tile_pixels: int) -> _RowTiling:
+    """Returns the tiling of rows of `w` pixels, pooled to `tw` windows, that has the fewest programs."""
+    for windows in range(tw, 0, -1):
+        first_windows = range(0, tw, windows)
+        spans = [cdiv(min(first + windows, tw) * w, tw) - first * w // tw // 8 * 8 for first in first_windows]
+        if max(spans) <= tile_pixels or windows == 1:
+            width = min(cdiv(max(spans), 8) * 8, tile_pixels)
+            return _RowTiling(len(first_windows), width, tile_pixels // width, max(spans) > width)
+    raise AssertionError("a row has at least one window")
 
 
 @lru_cache(maxsize=256)
-def _spreading(h: int, w: int, th: int, tw: int, tile: int, most: int) -> tuple[int, int]:
-    """Windows that are spread over a tile at a time, and how many times; (0, 0) where windows are pixels."""
+def _window_chunks(h: int, w: int, th: int, tw: int, tile_pixels: int, max_windows: int) -> tuple[int, int]:
+    """Returns (windows that are spread over a tile at a time, how many times); (0, 0) where windows are pixels."""
     if (th, tw) == (h, w):
         return 0, 0
-    touched = 0  # windows, in whole rows of windows
-    for pixel in range(0, h * w, tile):
-        first, last = pixel // w, min(pixel + tile, h * w) - 1
+    # A tile touches whole rows of windows.
+    touched = 0
+    for pixel in range(0, h * w, tile_pixels):
+        first, last = pixel // w, min(pixel + tile_pixels, h * w) - 1
         touched = max(touched, (cdiv((last // w + 1) * th, h) - first * th // h) * tw)
-    chunk = power_of_2(touched, 16, most)
+    chunk = power_of_2(touched, 16, max_windows)
     return chunk, cdiv(touched, chunk)
 
 
-def _layout(last: bool) -> torch.memory_format:
-    return torch.channels_last if last else torch.contiguous_format
+def _memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 @dataclass(frozen=True)
 class _Scales:
-    """The scales of one call: x, w1, b1, w2 and b2 of each, contiguous and of one dtype, and their sizes."""
+    """The scales of one call.
+
+    Attributes:
+        x, w1, b1, w2, b2: Of each scale, dense and of one dtype.
+        sides: Of each scale's target.
+        gain: Factor on the hidden layer.
+        channels_last: The layout of all x.
+    """
 
     x: tuple[torch.Tensor, ...]
     w1: tuple[torch.Tensor, ...]
@@ -83,15 +114,15 @@ class _Scales:
     b2: tuple[torch.Tensor, ...]
     sides: tuple[int, ...]
     gain: float
-    last: bool  # channels are the images' last dimension in memory
+    channels_last: bool
 
     @classmethod
     def of(cls, x, w1, b1, w2, b2, sides, gain) -> "_Scales":
-        last = all(t.is_contiguous(memory_format=torch.channels_last) for t in x)
-        last = last and not all(t.is_contiguous() for t in x)
-        images = tuple(t.contiguous(memory_format=_layout(last)) for t in x)
+        channels_last = all(t.is_contiguous(memory_format=torch.channels_last) for t in x)
+        channels_last = channels_last and not all(t.is_contiguous() for t in x)
+        x = tuple(t.contiguous(memory_format=_memory_format(channels_last)) for t in x)
         w1, b1, w2, b2 = (tuple(t.contiguous() for t in tensors) for tensors in (w1, b1, w2, b2))
-        return cls(images, w1, b1, w2, b2, tuple(sides), gain, last)
+        return cls(x, w1, b1, w2, b2, tuple(sides), gain, channels_last)
 
     @property
     def n(self) -> int:
@@ -145,27 +176,23 @@ class _Scales:
         return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
 
     @property
-    def roomy(self) -> bool:
-        """Whether tensor cores take their operands from memory on chip, and leave more registers to everything else."""
-        return self.generation in (9, 10)
-
-    @property
     def generation(self) -> int:
         """The chip's compute capability before the point, 0 where there is none."""
         x = self.x[0]
         return torch.cuda.get_device_properties(x.device).major if x.is_cuda else 0
 
     @property
-    def hidden_align(self) -> int:
-        """What divides rows of pixels and channels, for wide loads."""
+    def hidden_alignment(self) -> int:
+        """A divisor of rows of pixels and of channels, in elements, for vectorized loads."""
         return math.gcd(8, *self.c, *(w for _, w in self.hw))
 
     @property
-    def product_align(self) -> int:
+    def product_alignment(self) -> int:
+        """A divisor of the rows of the second layer's matrices."""
         return math.gcd(8, *self.k, *(self.n * q for q in self.q))
 
-    def index(self, samples: int = 1) -> tl.dtype:
-        """Of offsets within matrices and within so many samples; a sample's own offset is always 64 bits wide."""
+    def offset_dtype(self, samples: int = 1) -> tl.dtype:
+        """Of offsets within matrices and within so many samples; a sample's own offset always has 64 bits."""
         images = (samples * c * h * w for c, (h, w) in zip(self.c, self.hw, strict=True))
         pooled = (k * self.n * q for k, q in zip(self.k, self.q, strict=True))
         errors = (d * self.n * q for d, q in zip(self.d, self.q, strict=True))
@@ -173,18 +200,18 @@ class _Scales:
         weights = (t.numel() for t in (*self.w1, *self.w2))
         return tl.int32 if fits_int32(max(*images, *pooled, *errors, *masks, *weights)) else tl.int64
 
-    def spreading(self, tile: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """For a tile of so many pixels: windows that the backward spreads at a time, and how many times."""
-        sizes = zip(self.hw, self.sides, strict=True)
-        pairs = [_spreading(h, w, side, side, tile, _CHUNK[self.kind]) for (h, w), side in sizes]
-        return tuple(chunk for chunk, _ in pairs), tuple(times for _, times in pairs)
+    def window_chunks(self, tile_pixels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """BQ and CHUNKS of each scale, for tiles of so many pixels."""
+        sizes, max_windows = zip(self.hw, self.sides, strict=True), _MAX_CHUNK_WINDOWS[self.kind]
+        pairs = [_window_chunks(h, w, side, side, tile_pixels, max_windows) for (h, w), side in sizes]
+        return tuple(chunk for chunk, _ in pairs), tuple(count for _, count in pairs)
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return self.x[0].new_empty(shape, dtype=dtype)
 
 
 def _starts(programs: list[int]) -> tuple[int, ...]:
-    """The first program of each scale, and their number."""
+    """The first program of each scale, and the number of all programs."""
     return tuple(sum(programs[:i]) for i in range(len(programs) + 1))
 
 
@@ -192,65 +219,71 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
     s = _Scales.of(x, w1, b1, w2, b2, [t.shape[2] for t in target], gain)
     loss = s.empty(len(x), dtype=torch.float32)
     errors = [s.empty(d, s.n * q) for d, q in zip(s.d, s.q, strict=True)]
-    sums = [s.empty(d, dtype=torch.float32) for d in s.d]
+    error_sums = [s.empty(d, dtype=torch.float32) for d in s.d]
     (bm, bn, bc), options = _product(s)
     columns = [cdiv(s.n * q, bn) for q in s.q]
     programs = [cdiv(d, bm) * count for d, count in zip(s.d, columns, strict=True)]
-    squares = [s.empty(count, 1, dtype=torch.float32) for count in programs]
-    parts = [s.empty(count, d, dtype=torch.float32) for count, d in zip(columns, s.d, strict=True)]
+    square_parts = [s.empty(count, 1, dtype=torch.float32) for count in programs]
+    error_parts = [s.empty(count, d, dtype=torch.float32) for count, d in zip(columns, s.d, strict=True)]
     starts = _starts(programs)
     with on_device_of(x[0]):
-        pooled, _ = _hidden(s, keeps_mask=False)
+        pooled, _ = _hidden(s, needs_mask=False)
         feature_projection_kernel[(starts[-1],)](
-            s.w2, tuple(pooled), s.b2, tuple(t.contiguous() for t in target), tuple(errors), tuple(squares),
-            tuple(parts), starts[:-1], *s.product_sizes, bm, bn, bc, s.product_align, s.precision, s.index(), **options,
+            s.w2, tuple(pooled), s.b2, tuple(t.contiguous() for t in target), tuple(errors), tuple(square_parts),
+            tuple(error_parts), starts[:-1], *s.product_sizes, bm, bn, bc, s.product_alignment, s.precision,
+            s.offset_dtype(), **options,
         )  # fmt: skip
-        share = [1 / e.numel() if e.numel() else math.nan for e in errors]  # the mean over nothing is not a number
-        _add_up([*squares, *parts], [*loss.unbind(), *sums], None, [*share, *([1.0] * len(sums))])
-    return loss, [t for pair in zip(errors, sums, strict=True) for t in pair]
+        # The mean over nothing is not a number.
+        mean_factors = [1 / e.numel() if e.numel() else math.nan for e in errors]
+        factors = [*mean_factors, *([1.0] * len(error_sums))]
+        _sum_parts([*square_parts, *error_parts], [*loss.unbind(), *error_sums], None, factors)
+    return loss, [t for pair in zip(errors, error_sums, strict=True) for t in pair]
 
 
 def _product(s: _Scales) -> tuple[tuple[int, int, int], dict[str, int]]:
-    """Tiles of the second layer's products, and options of their launches."""
-    bm, bn, bc = _PRODUCT[s.kind]
+    """The tiling of the second layer's products, and the options of their launches."""
+    bm, bn, bc = _PRODUCT_TILINGS[s.kind]
     options = {"num_warps": 8, "num_stages": 2 if s.kind == "ieee" else 3}
-    if s.product_align < 8:  # narrow loads have an address for every element, which occupies registers
-        return (64, bn, bc), options | ({} if s.kind == "ieee" else _MOST)
+    # Scalar loads have an address for every element, which occupies registers.
+    if s.product_alignment < 8:
+        return (64, bn, bc), options | ({} if s.kind == "ieee" else _MAX_REGISTERS)
     return (bm, bn, bc), options
 
 
-def _hidden(s: _Scales, *, keeps_mask: bool) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-    """The pooled hidden layers [K, N * Q] and the masks of their ReLUs."""
-    small = s.kind != "ieee" and not (s.roomy and s.hidden_align == 8)
-    bk, bc, bp, rows, columns = _HIDDEN["small" if small else s.kind]
-    if s.hidden_align < 8 and s.kind != "half":  # narrow loads have an address for every element
+def _hidden(s: _Scales, *, needs_mask: bool) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+    """Returns the pooled hidden layers [K, N * Q] and, if needed, the masks of their ReLUs."""
+    small = s.kind != "ieee" and not (s.generation in (9, 10) and s.hidden_alignment == 8)
+    bk, bc, bp, rows, columns = _HIDDEN_TILINGS["small" if small else s.kind]
+    # Scalar loads have an address for every element, which occupies registers.
+    if s.hidden_alignment < 8 and s.kind != "half":
         bk = 32
     pooled = [s.empty(k, s.n * q) for k, q in zip(s.k, s.q, strict=True)]
-    mask = None
-    if keeps_mask:
-        mask = [s.empty(s.n, cdiv(k, 32), h * w, dtype=torch.int32) for k, (h, w) in zip(s.k, s.hw, strict=True)]
-    tiles = [_across(w, side, bp) for (_, w), side in zip(s.hw, s.sides, strict=True)]
-    sides, widths, samples, wide = zip(*tiles, strict=True)
-    programs = [cdiv(k, bk) * a * cdiv(s.n, m) for k, a, m in zip(s.k, sides, samples, strict=True)]
-    # Few programs: split the walk down the images; neighbouring parts compute the row that they share twice.
+    relu_mask = None
+    if needs_mask:
+        relu_mask = [s.empty(s.n, cdiv(k, 32), h * w, dtype=torch.int32) for k, (h, w) in zip(s.k, s.hw, strict=True)]
+    tilings = [_row_tiling(w, side, bp) for (_, w), side in zip(s.hw, s.sides, strict=True)]
+    across, widths, samples, windows_exceed_tiles = zip(*tilings, strict=True)
+    programs = [cdiv(k, bk) * a * cdiv(s.n, m) for k, a, m in zip(s.k, across, samples, strict=True)]
+    # If programs are too few, the walk down the images is split; neighbours both compute the row that they share.
     split = cdiv(2 * s.processors, max(sum(programs), 1))
-    down = [cdiv(th, min(split, cdiv(th, 2))) for th in s.sides]
-    parts = tuple(cdiv(th, rows) for th, rows in zip(s.sides, down, strict=True))
-    starts = _starts([p * count for p, count in zip(parts, programs, strict=True)])
+    windows_down = [cdiv(th, min(split, cdiv(th, 2))) for th in s.sides]
+    down = tuple(cdiv(th, windows) for th, windows in zip(s.sides, windows_down, strict=True))
+    starts = _starts([p * count for p, count in zip(down, programs, strict=True)])
     feature_hidden_kernel[(starts[-1],)](
-        s.x, s.w1, s.b1, tuple(pooled), mask and tuple(mask), starts[:-1], *s.hidden_sizes, sides, widths, samples,
-        parts, s.n, s.gain, bk, bc, bp, rows, columns, any(wide), s.last, s.hidden_align, s.precision,
-        s.index(max(samples)), num_warps=8, num_stages=3, **(_MOST if s.kind == "ieee" else {}),
+        s.x, s.w1, s.b1, tuple(pooled), relu_mask and tuple(relu_mask), starts[:-1], *s.hidden_sizes, across, widths,
+        samples, down, s.n, s.gain, bk, bc, bp, rows, columns, any(windows_exceed_tiles), s.channels_last,
+        s.hidden_alignment, s.precision, s.offset_dtype(max(samples)), num_warps=8, num_stages=3,
+        **(_MAX_REGISTERS if s.kind == "ieee" else {}),
     )  # fmt: skip
-    return pooled, mask
+    return pooled, relu_mask
 
 
-def _add_up(parts, sums, dloss, share) -> None:
-    """Launches feature_sum_kernel: of every matrix [count, size] the sum over its rows, times share and dloss."""
-    bp, bn = _SUM
+def _sum_parts(parts, sums, dloss, factors) -> None:
+    """Launches feature_sum_kernel: the sums over the rows of matrices [count, size], times factors and dloss."""
+    bp, bn = _SUM_TILING
     starts = _starts([cdiv(t.shape[1], bn) for t in parts])
     feature_sum_kernel[(starts[-1],)](
-        tuple(parts), tuple(sums), dloss and tuple(dloss), tuple(share), starts[:-1],
+        tuple(parts), tuple(sums), dloss and tuple(dloss), tuple(factors), starts[:-1],
         tuple(t.shape[0] for t in parts), tuple(t.shape[1] for t in parts), bp, bn, num_warps=4, num_stages=2,
     )  # fmt: skip
 
@@ -258,43 +291,45 @@ def _add_up(parts, sums, dloss, share) -> None:
 def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
     s = _Scales.of(x, w1, b1, w2, b2, sides, gain)
     # What one scale needs is computed for all: they share their launches.
-    wanted = [any(needs[i::5]) for i in range(5)]
+    needs_dx, needs_dw1, needs_db1, needs_dw2, needs_db2 = (any(needs[i::5]) for i in range(5))
+    needs_mask = needs_dx or needs_dw1 or needs_db1
     dx = [t.new_empty(0) for t in x]
     dw1, db1, dw2, db2 = (
-        tuple(s.empty(*(t.shape if want else (0,)), dtype=torch.float32) for t in tensors)
-        for tensors, want in zip((w1, b1, w2, b2), wanted[1:], strict=True)
+        tuple(s.empty(*(t.shape if need else (0,)), dtype=torch.float32) for t in tensors)
+        for tensors, need in ((w1, needs_dw1), (b1, needs_db1), (w2, needs_dw2), (b2, needs_db2))
     )
     errors, dloss = tuple(kept[::2]), dloss.contiguous()
-    share = tuple(2 / max(e.numel(), 1) for e in errors)
-    totals = [(part[None], total) for part, total in zip(kept[1::2], db2, strict=True)] if wanted[4] else []
+    mean_factors = tuple(2 / max(e.numel(), 1) for e in errors)
+    parts_and_sums = [(part[None], total) for part, total in zip(kept[1::2], db2, strict=True)] if needs_db2 else []
     with on_device_of(x[0]):
-        if any(wanted[:4]):
-            pooled, mask = _hidden(s, keeps_mask=any(wanted[:3]))
-            if wanted[3]:
-                _bwd_projection_weight(s, errors, tuple(pooled), dloss, share, dw2)
-            del pooled  # its memory is that of its gradient, from here on
-            if mask:
+        if needs_mask or needs_dw2:
+            pooled, relu_mask = _hidden(s, needs_mask=needs_mask)
+            if needs_dw2:
+                _bwd_projection_weight(s, errors, tuple(pooled), dloss, mean_factors, dw2)
+            # From here on its memory serves its gradient.
+            del pooled
+            if relu_mask:
                 dpooled = _bwd_projection_data(s, errors, loss)
-                if wanted[0]:
-                    dx = _bwd_data(s, dpooled, tuple(mask), loss, dloss, share, x)
-                if wanted[1] or wanted[2]:
-                    dw, db = _bwd_weight(s, dpooled, tuple(mask), loss, dw1, db1)
-                    totals += [*zip(dw, dw1, strict=True)] if wanted[1] else []
-                    totals += [*zip(db, db1, strict=True)] if wanted[2] else []
-        if totals:
-            parts, sums = zip(*totals, strict=True)
-            times = len(totals) // len(x)
-            _add_up(parts, sums, dloss.unbind() * times, share * times)
+                if needs_dx:
+                    dx = _bwd_data(s, dpooled, tuple(relu_mask), loss, dloss, mean_factors, x)
+                if needs_dw1 or needs_db1:
+                    dw_parts, db_parts = _bwd_weight(s, dpooled, tuple(relu_mask), loss, dw1, db1)
+                    parts_and_sums += [*zip(dw_parts, dw1, strict=True)] if needs_dw1 else []
+                    parts_and_sums += [*zip(db_parts, db1, strict=True)] if needs_db1 else []
+        if parts_and_sums:
+            parts, sums = zip(*parts_and_sums, strict=True)
+            tensors_per_scale = len(sums) // len(x)
+            _sum_parts(parts, sums, dloss.unbind() * tensors_per_scale, mean_factors * tensors_per_scale)
     grads = [g for scale in zip(dx, dw1, db1, dw2, db2, strict=True) for g in scale]
     return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
 
 
-def _bwd_projection_weight(s: _Scales, errors, pooled, dloss, share, dw2) -> None:
+def _bwd_projection_weight(s: _Scales, errors, pooled, dloss, mean_factors, dw2) -> None:
     (bm, bn, bc), options = _product(s)
     starts = _starts([cdiv(d, bm) * cdiv(k, bn) for d, k in zip(s.d, s.k, strict=True)])
     feature_projection_bwd_weight_kernel[(starts[-1],)](
-        errors, pooled, dw2, dloss, share, starts[:-1], *s.product_sizes, bm, bn, bc, s.product_align, s.precision,
-        s.index(), **options,
+        errors, pooled, dw2, dloss, mean_factors, starts[:-1], *s.product_sizes, bm, bn, bc, s.product_alignment,
+        s.precision, s.offset_dtype(), **options,
     )  # fmt: skip
 
 
@@ -303,57 +338,61 @@ def _bwd_projection_data(s: _Scales, errors, loss) -> tuple[torch.Tensor, ...]:
     dpooled = tuple(s.empty(k, s.n * q) for k, q in zip(s.k, s.q, strict=True))
     starts = _starts([cdiv(k, bm) * cdiv(s.n * q, bn) for k, q in zip(s.k, s.q, strict=True)])
     feature_projection_bwd_data_kernel[(starts[-1],)](
-        s.w2, errors, dpooled, loss, starts[:-1], *s.product_sizes, bm, bn, bc, s.product_align, s.precision,
-        s.index(), **options,
+        s.w2, errors, dpooled, loss, starts[:-1], *s.product_sizes, bm, bn, bc, s.product_alignment, s.precision,
+        s.offset_dtype(), **options,
     )  # fmt: skip
     return dpooled
 
 
-def _bwd_data(s: _Scales, dpooled, mask, loss, dloss, share, x) -> list[torch.Tensor]:
-    """dx of each scale, laid out as its features `x` are."""
+def _bwd_data(s: _Scales, dpooled, relu_mask, loss, dloss, mean_factors, x) -> list[torch.Tensor]:
+    """Returns dx of each scale, laid out as its features `x` are."""
     dx = [empty_gradient(t) for t in x]
-    # A launch writes one layout; where features of several are mixed, some of their gradients are copied.
-    layout = _layout(s.last)
-    written = [g if g.is_contiguous(memory_format=layout) else torch.empty_like(g, memory_format=layout) for g in dx]
-    bk, bc, bp = _BWD_DATA[s.kind]
+    # A launch writes one layout; where the features have several, some of their gradients are copied.
+    layout = _memory_format(s.channels_last)
+    outputs = [g if g.is_contiguous(memory_format=layout) else torch.empty_like(g, memory_format=layout) for g in dx]
+    bk, bc, bp = _BWD_DATA_TILINGS[s.kind]
     bc = power_of_2(max(s.c), 16, bc)
     starts = _starts([cdiv(c, bc) * cdiv(h * w, bp) * s.n for c, (h, w) in zip(s.c, s.hw, strict=True)])
     feature_hidden_bwd_data_kernel[(starts[-1],)](
-        dpooled, mask, s.w1, tuple(written), loss, dloss, share, starts, *s.hidden_sizes, s.n, s.gain, bk, bc, bp,
-        *s.spreading(bp), s.last, s.hidden_align, s.precision, s.index(), num_warps=8, num_stages=3, **_MOST,
+        dpooled, relu_mask, s.w1, tuple(outputs), loss, dloss, mean_factors, starts, *s.hidden_sizes, s.n, s.gain,
+        bk, bc, bp, *s.window_chunks(bp), s.channels_last, s.hidden_alignment, s.precision, s.offset_dtype(),
+        num_warps=8, num_stages=3, **_MAX_REGISTERS,
     )  # fmt: skip
-    for grad, found in zip(dx, written, strict=True):
-        if grad is not found:
-            grad.copy_(found)
+    for grad, output in zip(dx, outputs, strict=True):
+        if grad is not output:
+            grad.copy_(output)
     return dx
 
 
-def _bwd_weight(s: _Scales, dpooled, mask, loss, dw1, db1) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Sums over parts of the pixels, still to be added up and multiplied by the loss's factors: of dw1 and of db1.
+def _bwd_weight(s: _Scales, dpooled, relu_mask, loss, dw1, db1) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Returns parts of dw1 and db1, still to be added up and multiplied by the loss's factors.
 
     Where there is one part, it lies in dw1 or db1 itself.
     """
-    bk, bc, bp = _BWD_WEIGHT[s.kind]
-    if s.kind == "tf32" and s.generation == 10:  # where twice as many spill
+    bk, bc, bp = _BWD_WEIGHT_TILINGS[s.kind]
+    # Twice as many channels would spill registers there.
+    if s.kind == "tf32" and s.generation == 10:
         bc = 64
     bc = power_of_2(max(s.c), 16, bc)
     blocks = [cdiv(k, bk) * cdiv(c, bc) for k, c in zip(s.k, s.c, strict=True)]
     tiles = [cdiv(h * w, bp) * s.n for h, w in s.hw]
     # About two programs a processor, of the same length: the parts are added up afterwards, always in the same order.
-    work = sum(b * t for b, t in zip(blocks, tiles, strict=True))
-    steps = max(cdiv(work, 2 * s.processors), 1)
-    parts = [cdiv(t, steps) for t in tiles]
-    dw = [_parts(p, k * c, out) for p, k, c, out in zip(parts, s.k, s.c, dw1, strict=True)]
-    db = [_parts(p, k, out) for p, k, out in zip(parts, s.k, db1, strict=True)]
+    total_tiles = sum(b * t for b, t in zip(blocks, tiles, strict=True))
+    tiles_per_part = max(cdiv(total_tiles, 2 * s.processors), 1)
+    parts = [cdiv(t, tiles_per_part) for t in tiles]
+    dw_parts = [_empty_parts(p, k * c, dw) for p, k, c, dw in zip(parts, s.k, s.c, dw1, strict=True)]
+    db_parts = [_empty_parts(p, k, db) for p, k, db in zip(parts, s.k, db1, strict=True)]
     starts = _starts([p * b for p, b in zip(parts, blocks, strict=True)])
+    # On sm_100 a limit makes ptxas spill registers that it otherwise doesn't.
+    max_registers = {} if s.generation == 10 else _MAX_REGISTERS
     feature_hidden_bwd_weight_kernel[(starts[-1],)](
-        dpooled, mask, s.x, tuple(dw), tuple(db), loss, starts, *s.hidden_sizes, steps, s.n, s.gain, bk, bc, bp,
-        *s.spreading(bp), s.last, s.hidden_align, s.precision, s.index(), num_warps=8, num_stages=2,
-        **({} if s.generation == 10 else _MOST),  # there it makes ptxas spill what otherwise it doesn't
+        dpooled, relu_mask, s.x, tuple(dw_parts), tuple(db_parts), loss, starts, *s.hidden_sizes, tiles_per_part, s.n,
+        s.gain, bk, bc, bp, *s.window_chunks(bp), s.channels_last, s.hidden_alignment, s.precision, s.offset_dtype(),
+        num_warps=8, num_stages=2, **max_registers,
     )  # fmt: skip
-    return dw, db
+    return dw_parts, db_parts
 
 
-def _parts(count: int, size: int, out: torch.Tensor) -> torch.Tensor:
-    """[count, size], in the memory of `out` where that's enough."""
-    return out.view(1, size) if count == 1 and out.numel() == size else out.new_empty((count, size))
+def _empty_parts(count: int, size: int, total: torch.Tensor) -> torch.Tensor:
+    """Returns an uninitialized tensor [count, size], in the memory of `total` where that's enough."""
+    return total.view(1, size) if count == 1 and total.numel() == size else total.new_empty((count, size))
