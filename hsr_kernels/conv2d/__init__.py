@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions that can be differentiated to any order, quickly."""
+"""Convolutions that can be differentiated to any order, quickly.
+
+reference          the specification, in plain PyTorch
+autograd           three maps that are each other's derivatives
+weight_gradients   the switch `no_weight_gradients`
+"""
 
 import functools
 from collections.abc import Sequence
@@ -13,9 +18,7 @@ from .weight_gradients import no_weight_gradients
 
 __all__ = ["conv2d", "conv_transpose2d", "no_weight_gradients"]
 
-
-_yx = functools.partial(_checks.pair, order="(y, x)")
-
+_pair = functools.partial(_checks.pair, order="(y, x)")
 
 # The Functions call PyTorch's convolutions, oneDNN's and cuDNN's, on any device.
 _conv2d = operators.register_of_pytorch("conv2d", reference.conv2d, autograd.conv2d)
@@ -52,17 +55,18 @@ def conv2d(
     may differ in its last bits between numbers of threads; all else doesn't.
     """
     input, weight, bias = _validate(input, weight, bias, groups, transposed=False)
-    pads, steps = _yx("padding", padding, minimum=0), _yx("dilation", dilation)
-    _checks.kernel_fits("input", input, [input.shape[2 + i] + 2 * pads[i] for i in (0, 1)], weight.shape[2:], steps)
+    padding, dilation = _pair("padding", padding, minimum=0), _pair("dilation", dilation)
+    padded_size = [input.shape[2 + i] + 2 * padding[i] for i in (0, 1)]
+    _checks.kernel_fits("input", input, padded_size, weight.shape[2:], dilation)
     return _conv2d.run(
         _conv2d.choose(input),
         input.device,
         input,
         weight,
         bias,
-        stride=_yx("stride", stride),
-        padding=pads,
-        dilation=steps,
+        stride=_pair("stride", stride),
+        padding=padding,
+        dilation=dilation,
         groups=groups,
     )
 
@@ -95,19 +99,20 @@ def conv_transpose2d(
     Derivatives: every order, with respect to input, weight and bias.
     """
     input, weight, bias = _validate(input, weight, bias, groups, transposed=True)
-    steps, extra = _yx("stride", stride), _yx("output_padding", output_padding, minimum=0)
-    limit = "an output_padding of the stride or more is left to the reference"
+    stride, output_padding = _pair("stride", stride), _pair("output_padding", output_padding, minimum=0)
+    exceeds_limit = output_padding[0] >= stride[0] or output_padding[1] >= stride[1]
+    limit = "an output_padding of the stride or more is left to the reference" if exceeds_limit else ""
     return _conv_transpose2d.run(
-        _conv_transpose2d.choose(input, limit if extra[0] >= steps[0] or extra[1] >= steps[1] else ""),
+        _conv_transpose2d.choose(input, limit),
         input.device,
         input,
         weight,
         bias,
-        stride=steps,
-        padding=_yx("padding", padding, minimum=0),
-        output_padding=extra,
+        stride=stride,
+        padding=_pair("padding", padding, minimum=0),
+        output_padding=output_padding,
         groups=groups,
-        dilation=_yx("dilation", dilation),
+        dilation=_pair("dilation", dilation),
     )
 
 
@@ -119,17 +124,17 @@ def _validate(input, weight, bias, groups, transposed):
     _checks.same_device("input", input, weight=weight, bias=bias)
     _checks.positive(groups=groups)
     _checks.not_empty("weight", weight)
-    channels = weight.shape[0] if transposed else weight.shape[1] * groups
-    out = weight.shape[1] * groups if transposed else weight.shape[0]
-    if channels != input.shape[1] or weight.shape[0] % groups:
+    in_channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    out_channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    if in_channels != input.shape[1] or weight.shape[0] % groups:
         expected = "[C, O / groups, kh, kw]" if transposed else "[O, C / groups, kh, kw]"
         raise ValueError(
             f"weight must have shape {expected} with C = {input.shape[1]} and groups = {groups} "
             f"for input {list(input.shape)}, got {list(weight.shape)}"
         )
     if bias is not None:
-        _checks.shape("bias", _checks.tensor("bias", bias), (out,))
-    for name, other in (("weight", weight), ("bias", bias)):
-        if other is not None and other.dtype != input.dtype:
-            raise TypeError(f"{name} must have the dtype of input ({input.dtype}), got {other.dtype}")
+        _checks.shape("bias", _checks.tensor("bias", bias), (out_channels,))
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and value.dtype != input.dtype:
+            raise TypeError(f"{name} must have the dtype of input ({input.dtype}), got {value.dtype}")
     return input, weight, bias

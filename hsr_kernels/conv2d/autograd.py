@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
 from .._dispatch.functions import Function
-from .reference import every_dtype
+from .reference import complete
 from .weight_gradients import weight_gradients_disabled
 
-_conv2d = every_dtype(F.conv2d)
-_conv_transpose2d = every_dtype(F.conv_transpose2d)
+_conv2d = complete(F.conv2d)
+_conv_transpose2d = complete(F.conv_transpose2d)
 
 
 @dataclass(frozen=True)
-class Spec:
-    """Everything about a convolution but its tensors; pairs are (y, x)."""
+class ConvolutionOptions:
+    """The arguments of a convolution other than its tensors; pairs are (y, x)."""
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -34,29 +34,29 @@ class Spec:
     groups: int = 1
     output_padding: tuple[int, int] = (0, 0)
 
-    def transposed(self, image: Sequence[int], out: torch.Size, kernel: torch.Size) -> "Spec":
-        """The transposed convolution that takes images of shape `out` back to the size that `image` ends with."""
+    def transposed(self, image: Sequence[int], out: torch.Size, kernel: torch.Size) -> "ConvolutionOptions":
+        """Returns those of the transposed convolution from images of shape `out` to the size that `image` ends with."""
         y, x = (
             image[i] - ((out[i] - 1) * self.stride[i] - 2 * self.padding[i] + self.dilation[i] * (kernel[i] - 1) + 1)
             for i in (-2, -1)
         )
         return replace(self, output_padding=(y, x))
 
-    def plain(self) -> "Spec":
+    def without_output_padding(self) -> "ConvolutionOptions":
         return replace(self, output_padding=(0, 0))
 
 
 @Function
-class Convolution(torch.autograd.Function):
+class Conv2d(torch.autograd.Function):
     """y = conv2d(x, w) + b."""
 
     @staticmethod
-    def forward(x, w, b, spec):
-        return _conv2d(x, w, b, spec.stride, spec.padding, spec.dilation, spec.groups)
+    def forward(x, w, b, options):
+        return _conv2d(x, w, b, options.stride, options.padding, options.dilation, options.groups)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w, _, ctx.spec = inputs
+        x, w, _, ctx.options = inputs
         ctx.save_for_backward(x, w)
 
     @staticmethod
@@ -64,25 +64,27 @@ class Convolution(torch.autograd.Function):
         x, w = ctx.saved_tensors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = TransposedConvolution.apply(dy, w, None, ctx.spec.transposed(x.shape, dy.shape, w.shape))
+            dx = ConvTranspose2d.apply(dy, w, None, ctx.options.transposed(x.shape, dy.shape, w.shape))
         if ctx.needs_input_grad[1] and not weight_gradients_disabled():
-            dw = WeightGradient.apply(x, dy, w.shape, ctx.spec)
+            dw = WeightGradient.apply(x, dy, w.shape, ctx.options)
         if ctx.needs_input_grad[2]:
             db = dy.sum([0, 2, 3])
         return dx, dw, db, None
 
 
 @Function
-class TransposedConvolution(torch.autograd.Function):
+class ConvTranspose2d(torch.autograd.Function):
     """y = conv_transpose2d(x, w) + b; also the input gradient of a convolution."""
 
     @staticmethod
-    def forward(x, w, b, spec):
-        return _conv_transpose2d(x, w, b, spec.stride, spec.padding, spec.output_padding, spec.groups, spec.dilation)
+    def forward(x, w, b, options):
+        return _conv_transpose2d(
+            x, w, b, options.stride, options.padding, options.output_padding, options.groups, options.dilation
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w, _, ctx.spec = inputs
+        x, w, _, ctx.options = inputs
         ctx.save_for_backward(x, w)
 
     @staticmethod
@@ -90,9 +92,9 @@ class TransposedConvolution(torch.autograd.Function):
         x, w = ctx.saved_tensors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = Convolution.apply(dy, w, None, ctx.spec.plain())
+            dx = Conv2d.apply(dy, w, None, ctx.options.without_output_padding())
         if ctx.needs_input_grad[1] and not weight_gradients_disabled():
-            dw = WeightGradient.apply(dy, x, w.shape, ctx.spec.plain())
+            dw = WeightGradient.apply(dy, x, w.shape, ctx.options.without_output_padding())
         if ctx.needs_input_grad[2]:
             db = dy.sum([0, 2, 3])
         return dx, dw, db, None
@@ -103,12 +105,12 @@ class WeightGradient(torch.autograd.Function):
     """dw of a convolution from its input x and the gradient dy of its output."""
 
     @staticmethod
-    def forward(x, dy, shape, spec):
-        return conv2d_weight(x, shape, dy, spec.stride, spec.padding, spec.dilation, spec.groups)
+    def forward(x, dy, shape, options):
+        return conv2d_weight(x, shape, dy, options.stride, options.padding, options.dilation, options.groups)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, dy, _, ctx.spec = inputs
+        x, dy, _, ctx.options = inputs
         ctx.save_for_backward(x, dy)
 
     @staticmethod
@@ -116,17 +118,17 @@ class WeightGradient(torch.autograd.Function):
         x, dy = ctx.saved_tensors
         dx = ddy = None
         if ctx.needs_input_grad[0]:
-            dx = TransposedConvolution.apply(dy, ddw, None, ctx.spec.transposed(x.shape, dy.shape, ddw.shape))
+            dx = ConvTranspose2d.apply(dy, ddw, None, ctx.options.transposed(x.shape, dy.shape, ddw.shape))
         if ctx.needs_input_grad[1]:
-            ddy = Convolution.apply(x, ddw, None, ctx.spec)
+            ddy = Conv2d.apply(x, ddw, None, ctx.options)
         return dx, ddy, None, None
 
 
 def conv2d(x, w, b=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
-    """Arguments of torch.nn.functional.conv2d, pairs given as pairs."""
-    return Convolution.apply(x, w, b, Spec(stride, padding, dilation, groups))
+    """Computes torch.nn.functional.conv2d, whose arguments it takes, with pairs given as pairs."""
+    return Conv2d.apply(x, w, b, ConvolutionOptions(stride, padding, dilation, groups))
 
 
 def conv_transpose2d(x, w, b=None, stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups=1, dilation=(1, 1)):
-    """Arguments of torch.nn.functional.conv_transpose2d, pairs given as pairs."""
-    return TransposedConvolution.apply(x, w, b, Spec(stride, padding, dilation, groups, output_padding))
+    """Computes torch.nn.functional.conv_transpose2d, whose arguments it takes, with pairs given as pairs."""
+    return ConvTranspose2d.apply(x, w, b, ConvolutionOptions(stride, padding, dilation, groups, output_padding))

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from .weight_gradients import DropGradient
 
 
-def every_dtype(function):
-    """Honours `no_weight_gradients`, and computes float16 on the CPU in float32: PyTorch lacks some of it there."""
+def complete(function):
+    """Adds to a convolution of PyTorch what it lacks: `no_weight_gradients`, and some of float16 on the CPU."""
 
     @functools.wraps(function)
     def call(input, weight, bias=None, *args, **kwargs):
-        # A trace could hold no Function of ours, and knows no backward anyway.
+        # A traced graph can't contain a Python Function, and has no backward anyway.
         if weight.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
             weight = DropGradient.apply(weight)
         if input.dtype != torch.float16 or input.device.type != "cpu":
@@ -25,5 +25,5 @@ def every_dtype(function):
     return call
 
 
-conv2d = every_dtype(F.conv2d)
-conv_transpose2d = every_dtype(F.conv_transpose2d)
+conv2d = complete(F.conv2d)
+conv_transpose2d = complete(F.conv_transpose2d)

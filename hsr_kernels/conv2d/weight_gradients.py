@@ -11,12 +11,12 @@ from torch.compiler import is_compiling
 from .._dispatch.functions import Function
 
 _KEY = "hsr_kernels.no_weight_gradients"
-# PyTorch hands these objects of a thread on to the threads of its own that compute a backward on GPUs for it.
-_HANDED_ON = hasattr(torch._C, "_remove_obj_from_tls")
-_own = threading.local()
-# How many threads have the switch on: all that PyTorch's own threads can be told where there are no such objects, and
-# what torch.compile can hold its code to.
-_threads = 0
+# Whether PyTorch has objects of a thread that it hands on to its own threads, which compute the backward on GPUs.
+_HAS_THREAD_OBJECTS = hasattr(torch._C, "_remove_obj_from_tls")
+_thread_state = threading.local()
+# The number of threads that have the switch on. PyTorch's own threads can ask nothing else where there are no such
+# objects, and it is what torch.compile can guard its code with.
+_thread_count = 0
 _lock = threading.Lock()
 
 
@@ -33,7 +33,7 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
     Args:
         disable: False makes it a no-op.
     """
-    if not disable or _is_on_here():
+    if not disable or _is_on_in_thread():
         yield
         return
     _switch(True)
@@ -46,29 +46,30 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
 def weight_gradients_disabled() -> bool:
     """Whether the gradient of the weight is being left out now, in this thread."""
     if is_compiling():
-        return _threads > 0
-    if _HANDED_ON:
+        return _thread_count > 0
+    if _HAS_THREAD_OBJECTS:
         return torch._C._is_key_in_tls(_KEY)
-    # PyTorch's own threads aren't known to Python's threading module.
-    of_python = threading.get_ident() in threading._active  # type: ignore[attr-defined]
-    return _is_on_here() if of_python else _threads > 0
+    # Python's threading module doesn't list PyTorch's own threads.
+    is_python_thread = threading.get_ident() in threading._active  # type: ignore[attr-defined]
+    return _is_on_in_thread() if is_python_thread else _thread_count > 0
 
 
-def _is_on_here() -> bool:
+def _is_on_in_thread() -> bool:
+    """Whether this thread has switched it on; under torch.compile no thread counts as such."""
     if is_compiling():
         return False
-    return torch._C._is_key_in_tls(_KEY) if _HANDED_ON else getattr(_own, "on", False)
+    return torch._C._is_key_in_tls(_KEY) if _HAS_THREAD_OBJECTS else getattr(_thread_state, "on", False)
 
 
 def _switch(on: bool) -> None:
-    global _threads
+    global _thread_count
     if is_compiling():
-        _threads += 1 if on else -1
+        _thread_count += 1 if on else -1
         return
     with _lock:
-        _threads += 1 if on else -1
-    if not _HANDED_ON:
-        _own.on = on
+        _thread_count += 1 if on else -1
+    if not _HAS_THREAD_OBJECTS:
+        _thread_state.on = on
     elif on:
         torch._C._stash_obj_in_tls(_KEY, True)
     else:

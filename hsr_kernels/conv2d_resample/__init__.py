@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution with FIR up- or downsampling."""
+"""Convolution with FIR up- or downsampling.
+
+reference   the specification, in plain PyTorch, which other backends pass their own steps to
+plan        the order of the steps
+composed    the steps of the other backends: this package's own operators
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +14,7 @@ from .. import _checks
 from .._dispatch import operators
 from ..upfirdn2d.geometry import check_filter, filter_taps, native_limit
 from . import composed, reference
-from .plan import plan
+from .plan import plan as plan_of
 
 _operator = operators.register(
     "conv2d_resample",
@@ -68,7 +73,7 @@ def conv2d_resample(
             f"w must have shape [O, {x.shape[1]} / groups, kh, kw] with O divisible by groups={groups} "
             f"for x {list(x.shape)}, got {list(w.shape)}"
         )
-    steps = plan(
+    plan = plan_of(
         (w.shape[2], w.shape[3]),
         filter_taps(f),
         up,
@@ -76,6 +81,7 @@ def conv2d_resample(
         _checks.padding4("padding", padding),
         flip_filter,
     )
-    steps.output_size(x, (w.shape[2], w.shape[3]), filter_taps(f))
+    # This raises where nothing would be left of an image.
+    plan.output_size(x, (w.shape[2], w.shape[3]), filter_taps(f))
     choice = _operator.choose(x, native_limit(f, max(up, down)))
-    return _operator.run(choice, x.device, x, w.to(x.dtype), f, steps, groups, flip_weight)
+    return _operator.run(choice, x.device, x, w.to(x.dtype), f, plan, groups, flip_weight)

@@ -13,8 +13,8 @@ from . import reference
 from .plan import Plan
 
 
-def _pair(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Lets a stride be an int, as plans have it."""
+def _with_int_stride(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Lets a convolution take its stride as an int, as plans have it."""
 
     @functools.wraps(function)
     def call(x: torch.Tensor, w: torch.Tensor, *, stride: int, padding: tuple[int, int], groups: int) -> torch.Tensor:
@@ -23,7 +23,10 @@ def _pair(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return call
 
 
-_CONVOLUTIONS: dict[str, Any] = {"conv": _pair(_conv2d.conv2d), "conv_transpose": _pair(_conv2d.conv_transpose2d)}
+_CONVOLUTIONS: dict[str, Any] = {
+    "conv": _with_int_stride(_conv2d.conv2d),
+    "conv_transpose": _with_int_stride(_conv2d.conv_transpose2d),
+}
 
 
 def conv2d_resample(

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv2d_resample in plain PyTorch, differentiable to any order; also the driver that other backends pass theirs to."""
+"""The specification of conv2d_resample in plain PyTorch, differentiable to any order.
+
+It also drives the other backends, which pass it their own FIR and convolutions.
+"""
 
 from collections.abc import Callable
 
@@ -22,7 +25,7 @@ def conv2d_resample(
     conv: Callable[..., torch.Tensor] = _conv2d.conv2d,
     conv_transpose: Callable[..., torch.Tensor] = _conv2d.conv_transpose2d,
 ) -> torch.Tensor:
-    """Follows a plan: FIR, convolution, FIR. The three steps are given so that each backend brings its own."""
+    """Follows a plan: FIR, convolution, FIR. `fir`, `conv` and `conv_transpose` are the backend's."""
     f = f if plan.filtered else None
     if plan.before is not None:
         x = fir(x, f, plan.before)
@@ -42,12 +45,13 @@ def convolve(
     conv: Callable[..., torch.Tensor],
     conv_transpose: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
-    """The convolution of a plan; weight [O, C / groups, kh, kw] whether it is transposed or not."""
+    """Runs the convolution of a plan; weight [O, C / groups, kh, kw] whether it is transposed or not."""
+    # conv2d correlates; a transposed convolution convolves.
     if flip_weight == convolution.transposed and w.shape[2] * w.shape[3] > 1:
-        w = w.flip([2, 3])  # conv2d correlates; a transposed convolution convolves
-    step = dict(stride=convolution.stride, padding=convolution.padding, groups=groups)
+        w = w.flip([2, 3])
+    options = dict(stride=convolution.stride, padding=convolution.padding, groups=groups)
     if not convolution.transposed:
-        return conv(x, w, **step)
-    out, inner, kh, kw = w.shape
-    w = w.reshape(groups, out // groups, inner, kh, kw).transpose(1, 2)
-    return conv_transpose(x, w.reshape(groups * inner, out // groups, kh, kw), **step)
+        return conv(x, w, **options)
+    out_channels, group_channels, kh, kw = w.shape
+    w = w.reshape(groups, out_channels // groups, group_channels, kh, kw).transpose(1, 2)
+    return conv_transpose(x, w.reshape(groups * group_channels, out_channels // groups, kh, kw), **options)

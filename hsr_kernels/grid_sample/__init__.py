@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bilinear sampling at given places, twice differentiable."""
+"""Bilinear sampling at given coordinates, twice differentiable.
+
+reference   the specification, in plain PyTorch
+autograd    PyTorch's own kernels with the second derivative that they lack
+"""
 
 import torch
 
@@ -16,8 +20,8 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
     Args:
         input: Images [N, C, H, W], float32, float16, bfloat16 or float64.
-        grid: Places [N, H', W', 2] as (x, y), the image spanning [-1, 1]; of any of these dtypes. Positions are
-            computed in float32 at least, whatever the dtypes. NaN means -1; infinite places are outside.
+        grid: Coordinates [N, H', W', 2] as (x, y), the image spanning [-1, 1]; of any of these dtypes. Positions are
+            computed in float32 at least, whatever the dtypes. NaN means -1; infinite coordinates are outside.
 
     Returns:
         [N, C, H', W'] in the dtype of input; under autocast in PyTorch's for this operator: float32 on the CPU, the
@@ -39,6 +43,6 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     if 0 in input.shape[1:]:
         raise ValueError(f"input must have pixels and channels, got shape {list(input.shape)}")
     if _checks.autocast_is_on(input.device):
-        at_least = torch.float32 if input.device.type == "cpu" else grid.dtype
-        input = input.to(torch.promote_types(input.dtype, at_least))
+        min_dtype = torch.float32 if input.device.type == "cpu" else grid.dtype
+        input = input.to(torch.promote_types(input.dtype, min_dtype))
     return _operator.run(_operator.choose(input), input.device, input, grid)

@@ -18,26 +18,26 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return total.to(input.dtype)
 
 
-def _neighbours(places: torch.Tensor, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The two pixels around each place along one axis, as (index, weight); outside the image the weight is 0.
+def _neighbours(coordinates: torch.Tensor, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Returns the two pixels around each coordinate along one axis, as (index, weight); weights outside are 0.
 
-    The neighbours are those at the floor and one beyond it, on pixel centres too: the derivative there is the one
-    towards larger places, as PyTorch's is. Places have at least float32, whatever the pixels have.
+    The neighbours are the pixel at the floor and the next one, on pixel centres too: the derivative there is the one
+    towards larger coordinates, as PyTorch's is. Positions have at least float32, whatever the pixels have.
     """
-    places = places.to(torch.promote_types(places.dtype, torch.float32))
-    position = ((within_reach(places) + 1) * size - 1) / 2
+    coordinates = coordinates.to(torch.promote_types(coordinates.dtype, torch.float32))
+    position = ((limit_coordinates(coordinates) + 1) * size - 1) / 2
     left = position.detach().floor()
     fraction = position - left
-    found = []
+    neighbours = []
     for index, weight in ((left.long(), 1 - fraction), (left.long() + 1, fraction)):
-        inside = (index >= 0) & (index < size)
-        found.append((index.clamp(0, size - 1), torch.where(inside, weight, 0)))
-    return found
+        in_image = (index >= 0) & (index < size)
+        neighbours.append((index.clamp(0, size - 1), torch.where(in_image, weight, 0)))
+    return neighbours
 
 
-def within_reach(places: torch.Tensor) -> torch.Tensor:
-    """Places that are numbers and near the image, giving the same samples: nothing of it lies beyond -3 or 3.
+def limit_coordinates(coordinates: torch.Tensor) -> torch.Tensor:
+    """Returns finite coordinates near the image that give the same samples: beyond -3 and 3 everything is 0.
 
-    NaN stands for -1, as in PyTorch; its derivative is 0, as are those of infinite places.
+    NaN stands for -1, as in PyTorch. Its derivative is 0, and so are those of infinite coordinates.
     """
-    return torch.where(places.isnan(), -1, places).clamp(-3, 3)
+    return torch.where(coordinates.isnan(), -1, coordinates).clamp(-3, 3)

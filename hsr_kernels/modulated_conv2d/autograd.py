@@ -208,9 +208,9 @@ def input_gradient(dv, w, x, s, f, u_size, plan, backend):
     """Computes (dx, ds) by the convolution route, from the gradient dv of the convolution's output."""
     spec = _spec(plan)
     if plan.convolution.transposed:
-        du = _conv.Convolution.apply(dv, w, None, spec)
+        du = _conv.Conv2d.apply(dv, w, None, spec)
     else:
-        du = _conv.TransposedConvolution.apply(dv, w, None, spec.transposed(u_size, dv.shape, w.shape))
+        du = _conv.ConvTranspose2d.apply(dv, w, None, spec.transposed(u_size, dv.shape, w.shape))
     if plan.before is not None:
         before_f = f if plan.filtered else None
         du = Upfirdn2d.apply(du, before_f, plan.before.adjoint(x.shape[2:], filter_taps(before_f)), backend)
@@ -231,13 +231,13 @@ def _before_convolution(x, s, f, plan, backend):
 
 
 def _convolve(u, w, plan):
-    kind = _conv.TransposedConvolution if plan.convolution.transposed else _conv.Convolution
+    kind = _conv.ConvTranspose2d if plan.convolution.transposed else _conv.Conv2d
     return kind.apply(u, w, None, _spec(plan))
 
 
-def _spec(plan: Plan) -> _conv.Spec:
+def _spec(plan: Plan) -> _conv.ConvolutionOptions:
     step = plan.convolution
-    return _conv.Spec((step.stride, step.stride), step.padding)
+    return _conv.ConvolutionOptions((step.stride, step.stride), step.padding)
 
 
 def modulated_conv2d(
