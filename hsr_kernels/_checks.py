@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import torch
 
-_Maybe = TypeVar("_Maybe", torch.Tensor, torch.Tensor | None)
+_OptionalTensor = TypeVar("_OptionalTensor", torch.Tensor, torch.Tensor | None)
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# Of padding at a side. No image is that large, and what kernels count stays far from the ends of their integers.
+# Pixels of padding at a side. No image is that large, and sizes stay far from the limits of the kernels' integers.
 MAX_PADDING = 2**24
 
 
@@ -36,15 +36,15 @@ def shape(name: str, value: torch.Tensor, expected: Sequence[int]) -> None:
 
 def same_device(reference_name: str, reference: torch.Tensor, **others: torch.Tensor | None) -> None:
     """Raises unless all tensors are on the device of `reference`."""
-    for name, other in others.items():
-        if other is not None and other.device != reference.device:
+    for name, value in others.items():
+        if value is not None and value.device != reference.device:
             raise ValueError(
-                f"{name} must be on the device of {reference_name} ({reference.device}), got {other.device}"
+                f"{name} must be on the device of {reference_name} ({reference.device}), got {value.device}"
             )
 
 
 def pair(name: str, value: int | Sequence[int], minimum: int = 1, order: str = "(x, y)") -> tuple[int, int]:
-    """Expands an int or a pair to a pair; `order` is what the message calls it."""
+    """Expands an int or a pair to a pair; error messages give its `order`."""
     values = _ints(value, 2)
     if len(values) != 2:
         raise ValueError(f"{name} must be an int or a pair {order} of ints, got {value!r}")
@@ -66,7 +66,7 @@ def padding4(name: str, value: int | Sequence[int]) -> tuple[int, int, int, int]
 
 
 def _ints(value: object, count: int) -> tuple[int, ...]:
-    """An int `count` times over, or a sequence of ints; empty where it is neither."""
+    """Returns an int `count` times, or a sequence of ints as a tuple; () for anything else."""
     if is_int(value):
         return (operator.index(value),) * count  # type: ignore[arg-type]
     if isinstance(value, Sequence) and all(is_int(v) for v in value):
@@ -87,20 +87,20 @@ def positive(**values: object) -> None:
 
 
 def number(name: str, value: object) -> float:
-    """Returns `value` as a float if it is a number, and one that compares; raises otherwise."""
+    """Returns `value` as a float if it is a number and not NaN; raises otherwise."""
     if isinstance(value, (str, torch.Tensor)) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    result = float(value)
-    if math.isnan(result):
+    number = float(value)
+    if math.isnan(number):
         raise ValueError(f"{name} must be a number, got nan")
-    return result
+    return number
 
 
 def kernel_fits(
     name: str, x: torch.Tensor, size: Sequence[int], kernel: Sequence[int], dilation: Sequence[int] = (1, 1)
 ) -> None:
-    """Raises where image `x`, of (height, width) `size` once padded, is smaller than the kernel that goes over it."""
-    extent = [step * (taps - 1) + 1 for taps, step in zip(kernel, dilation, strict=True)]
+    """Raises where image `x`, of (height, width) `size` once padded, is smaller than the kernel of a convolution."""
+    extent = [spacing * (taps - 1) + 1 for taps, spacing in zip(kernel, dilation, strict=True)]
     if size[0] < extent[0] or size[1] < extent[1]:
         raise ValueError(
             f"{name} of shape {list(x.shape)} has {size[0]} x {size[1]} pixels once padded, "
@@ -114,11 +114,11 @@ def not_empty(name: str, weight: torch.Tensor) -> None:
         raise ValueError(f"{name} must have channels and taps, got shape {list(weight.shape)}")
 
 
-def autocast(value: _Maybe) -> _Maybe:
+def autocast(value: _OptionalTensor) -> _OptionalTensor:
     """Casts a tensor to the autocast dtype where autocast is on for its device; a no-op otherwise.
 
-    The cast stands in the public functions, before the custom autograd Functions, so that what they save has
-    the dtype that they compute in.
+    The public functions cast, before the custom autograd Functions, so that what these save has the dtype that they
+    compute in.
     """
     if not isinstance(value, torch.Tensor) or not autocast_is_on(value.device):
         return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Triton implementations share; imported only by them, since it imports Triton."""
+"""What the launches of Triton kernels share. It imports Triton, so only they import it."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,19 +7,20 @@ import torch
 import triton
 
 cdiv = triton.cdiv
-_INT32_LIMIT = 1 << 30
+# Half of what int32 counts, as tiles reach beyond the end of a tensor.
+_MAX_INT32_ELEMENTS = 1 << 30
 
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager:
-    """Makes the tensor's device current, as a launch needs it; its current stream is the caller's."""
+    """Makes the tensor's device current, as a launch needs it; the device's current stream is the caller's."""
     return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()
 
 
 def fits_int32(elements: int) -> bool:
-    """Whether offsets into so many elements, those of tiles beyond their end too, fit in int32."""
-    return elements < _INT32_LIMIT
+    """Whether offsets into so many elements fit in int32, those of tiles that reach beyond their end included."""
+    return elements < _MAX_INT32_ELEMENTS
 
 
-def power_of_2(n: int, least: int, most: int) -> int:
-    """The smallest power of 2 that isn't below n, within [least, most]."""
-    return max(least, min(most, triton.next_power_of_2(max(n, 1))))
+def power_of_2(n: int, minimum: int, maximum: int) -> int:
+    """Returns the smallest power of 2 that isn't below n, limited to [minimum, maximum]."""
+    return max(minimum, min(maximum, triton.next_power_of_2(max(n, 1))))

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bias, activation, gain and clamp in one pass."""
+"""Bias, activation, gain and clamp in one pass.
+
+activations   the activations: codes, defaults, and what a backward needs
+reference     the specification, in plain PyTorch
+ops           the native operators
+autograd      derivatives over the native operators
+cpu_impl      the operators on the CPU
+triton_impl   the operators in Triton: kernels and launches
+cuda_impl     the operators in CUDA, and launches that can be repeated
+"""
 
 import torch
 from torch import is_grad_enabled
@@ -55,7 +64,7 @@ def bias_act(
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
     key = None
-    # Inline, since each call in Python costs as much as a tenth of the launch: see _dispatch/replay.py.
+    # Inline, as each call of a Python function costs as much as a tenth of the launch: see _dispatch/replay.py.
     if (
         not is_compiling()
         and type(x) in TENSOR_TYPES
@@ -64,13 +73,13 @@ def bias_act(
         and not is_watched()
         and not (is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)))
     ):
-        of_b = None if b is None else (b.shape, b.is_contiguous(), b.dtype, b.device)
+        b_key = None if b is None else (b.shape, b.is_contiguous(), b.dtype, b.device)
         strides = x.is_contiguous() or x.stride()
-        key = (x.shape, strides, x.dtype, x.device, of_b, dim, act, alpha, gain, clamp, request.BACKEND.value())
+        key = (x.shape, strides, x.dtype, x.device, b_key, dim, act, alpha, gain, clamp, request.BACKEND.value())
         try:
             if launch := _launches.get(key):
                 return launch(x, b)
-        # What can't be hashed is an error, which the checks below find.
+        # An argument that can't be hashed is an error, which the checks below report.
         except TypeError:
             key = None
     x = _checks.tensor("x", x)

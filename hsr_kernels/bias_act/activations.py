@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The activations, written once: code shared with the native kernels, defaults, and what a backward needs."""
+"""The activations, defined once: codes shared with the native kernels, defaults, and what a backward needs."""
 
 import math
 from collections.abc import Callable
@@ -21,8 +21,8 @@ class Activation:
         function: (x, alpha) -> act(x), in plain differentiable PyTorch.
         alpha: Default of the parameter alpha (0 where there is none).
         gain: Default gain.
-        from_output: Its derivative can be computed from its output, so that the input needn't be kept.
-        curved: Its second derivative isn't zero everywhere.
+        from_output: Whether its derivative can be computed from its output, so that the input needn't be kept.
+        curved: Whether its second derivative is nonzero anywhere.
     """
 
     code: int
@@ -45,14 +45,20 @@ ACTIVATIONS = {
     "swish": Activation(8, lambda x, alpha: x * torch.sigmoid(x), gain=sqrt(2), from_output=False, curved=True),
 }
 
-
 NAMES = {activation.code: name for name, activation in ACTIVATIONS.items()}
 _SLOPES_BELOW_ZERO = {"linear": 1.0, "relu": 0.0}
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """A validated activation with its parameters: clamp(act(x) * gain); clamp below 0 means none."""
+    """A validated activation with its parameters: clamp(act(x) * gain).
+
+    Attributes:
+        act: Name of the activation.
+        alpha: Its parameter.
+        gain: Factor after the activation.
+        clamp: Limit of the output's magnitude; negative for no limit.
+    """
 
     act: str
     alpha: float
@@ -70,17 +76,17 @@ class Epilogue:
 
     @property
     def piecewise_linear(self) -> bool:
-        """Whether it is x above zero and a multiple of x below: lrelu and its special cases."""
+        """Whether act(x) is x above zero and a multiple of x below: lrelu and its special cases."""
         return self.act == "lrelu" or self.act in _SLOPES_BELOW_ZERO
 
     @property
     def slope_below_zero(self) -> float:
-        """That multiple."""
+        """The factor of x below zero, of a piecewise linear activation."""
         return _SLOPES_BELOW_ZERO.get(self.act, self.alpha)
 
     @property
     def args(self) -> tuple[int, float, float, float]:
-        """What the native kernels take."""
+        """(code, alpha, gain, clamp), as the native kernels take them."""
         return self.activation.code, self.alpha, self.gain, self.clamp
 
 
@@ -89,21 +95,21 @@ def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | N
 
     Raises:
         ValueError: Unknown activation, or NaN.
-        TypeError: A parameter that isn't a number.
+        TypeError: A parameter isn't a number.
     """
     if not isinstance(act, str) or act not in ACTIVATIONS:
         raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
-    spec = ACTIVATIONS[act]
+    activation = ACTIVATIONS[act]
     return Epilogue(
         act,
-        spec.alpha if alpha is None else _checks.number("alpha", alpha),
-        spec.gain if gain is None else _checks.number("gain", gain),
+        activation.alpha if alpha is None else _checks.number("alpha", alpha),
+        activation.gain if gain is None else _checks.number("gain", gain),
         -1.0 if clamp is None or _checks.number("clamp", clamp) < 0 else _rounded(float(clamp), dtype),
     )
 
 
 def _rounded(value: float, dtype: torch.dtype) -> float:
-    """The number of a 16-bit dtype that is nearest to a non-negative value; wider dtypes leave it as it is."""
+    """Returns the number of a 16-bit dtype that is nearest to a non-negative value; the value for other dtypes."""
     bits = {torch.float16: 11, torch.bfloat16: 8}.get(dtype)
     if bits is None or value == 0 or math.isinf(value):
         return value

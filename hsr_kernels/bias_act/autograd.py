@@ -65,10 +65,10 @@ class BiasActBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, ddx, ddb):
         dy, ref, b = ctx.saved_tensors
-        along = [-1 if d == ctx.dim else 1 for d in range(ref.ndim)]
+        bias_shape = [-1 if d == ctx.dim else 1 for d in range(ref.ndim)]
         if ddb is not None and ddb.numel():
-            bias_part = ddb.to(ref.dtype).reshape(along).expand_as(ref)
-            ddx = bias_part if ddx is None else ddx + bias_part
+            ddb_image = ddb.to(ref.dtype).reshape(bias_shape).expand_as(ref)
+            ddx = ddb_image if ddx is None else ddx + ddb_image
         if ddx is None:
             return (None,) * 7
         if not ctx.epilogue.activation.curved:
@@ -96,6 +96,6 @@ class BiasActSecond(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *cotangents):
         raise NotImplementedError(
-            "the third derivative of bias_act with a curved activation is only known to the reference backend: "
+            "only the reference backend has the third derivative of bias_act with a curved activation: "
             "run it under hsr_kernels.use_backend('reference')"
         )

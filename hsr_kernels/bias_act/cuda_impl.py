@@ -12,27 +12,28 @@ from .activations import Epilogue
 Launch = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
-def _vector(b: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-    """The bias as the kernels read it."""
-    if b is None or (b.dtype == like.dtype and b.is_contiguous()):
+def _cast_bias(b: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
+    """Returns the bias as the kernels read it: dense and in the dtype of x."""
+    if b is None or (b.dtype == x.dtype and b.is_contiguous()):
         return b
-    return b.to(like.dtype).contiguous()
+    return b.to(x.dtype).contiguous()
 
 
 def bias_act(x, b, dim, act, alpha, gain, clamp):
     y = torch.empty_like(x)
-    x, b = dense(x), _vector(b, x)
-    call = native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], (act, alpha, gain, clamp))
-    call(x.data_ptr(), address(b), y.data_ptr(), *device_and_stream(x))
+    x, b = dense(x), _cast_bias(b, x)
+    launch = native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], (act, alpha, gain, clamp))
+    launch(x.data_ptr(), address(b), y.data_ptr(), *device_and_stream(x))
     return y
 
 
 def prepared(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue) -> Launch | None:
-    """A forward launch for tensors like these; None where they would have to be copied or are reference's."""
-    plain = b is None or (b.dtype == x.dtype and b.is_contiguous())
-    if not plain or not x.numel() or epilogue.gain == 0 or dense(x) is not x:
+    """Returns a forward launch for tensors like these; None where they need copies or nothing is launched."""
+    needs_copy = dense(x) is not x or (b is not None and not (b.dtype == x.dtype and b.is_contiguous()))
+    if needs_copy or not x.numel() or epilogue.gain == 0:
         return None
-    run = native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], epilogue.args).__call__  # bound: found once
+    # The bound method, so that it is looked up only once.
+    run = native.cuda().BiasAct(walk(x, dim), DTYPE_CODES[x.dtype], epilogue.args).__call__
     empty_like, stream_of, device = torch.empty_like, stream, x.get_device()
 
     def launch(x: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
@@ -45,24 +46,24 @@ def prepared(x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilog
 
 def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp):
     cuda, dx = native.cuda(), torch.empty_like(ref)
-    ref, dy, b = dense(ref), laid_out_like(dy, dx), _vector(b, ref)
-    size, dtype, partial = walk(ref, dim), DTYPE_CODES[ref.dtype], None
+    ref, dy, b = dense(ref), laid_out_like(dy, dx), _cast_bias(b, ref)
+    size, dtype, db_parts = walk(ref, dim), DTYPE_CODES[ref.dtype], None
     if needs_db:
-        partial = dx.new_empty(cuda.bias_act_bwd_sums(size, dtype), dtype=torch.float32)
+        db_parts = dx.new_empty(cuda.bias_act_bwd_sums(size, dtype), dtype=torch.float32)
     cuda.bias_act_bwd(
-        dy.data_ptr(), ref.data_ptr(), address(b), dx.data_ptr(), address(partial), size, from_output, dtype,
+        dy.data_ptr(), ref.data_ptr(), address(b), dx.data_ptr(), address(db_parts), size, from_output, dtype,
         (act, alpha, gain, clamp), device_and_stream(ref),
     )  # fmt: skip
-    if partial is None:
+    if db_parts is None:
         return dx, dx.new_empty(0, dtype=torch.float64)
-    if not partial.numel():
+    if not db_parts.numel():
         return dx, dx.new_zeros(ref.shape[dim], dtype=torch.float64)
-    return dx, partial.view(-1, ref.shape[dim]).sum(0, dtype=torch.float64)
+    return dx, db_parts.view(-1, ref.shape[dim]).sum(0, dtype=torch.float64)
 
 
 def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp):
     ddy, dref = torch.empty_like(ref), torch.empty_like(ref)
-    ref, ddx, dy, b = dense(ref), laid_out_like(ddx, ddy), laid_out_like(dy, ddy), _vector(b, ref)
+    ref, ddx, dy, b = dense(ref), laid_out_like(ddx, ddy), laid_out_like(dy, ddy), _cast_bias(b, ref)
     native.cuda().bias_act_bwd_bwd(
         ddx.data_ptr(), dy.data_ptr(), ref.data_ptr(), address(b), ddy.data_ptr(), dref.data_ptr(), walk(ref, dim),
         from_output, DTYPE_CODES[ref.dtype], (act, alpha, gain, clamp), device_and_stream(ref),

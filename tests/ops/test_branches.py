@@ -53,7 +53,7 @@ def test_rows_in_vectors(case, device, dtype, monkeypatch):
 @pytest.fixture
 def int64_offsets(monkeypatch):
     """Lowers the limit, so that small tensors take the branch for more than 2^30 elements per sample or matrix."""
-    monkeypatch.setattr(pytest.importorskip("hsr_kernels._triton"), "_INT32_LIMIT", 0)
+    monkeypatch.setattr(pytest.importorskip("hsr_kernels._triton"), "_MAX_INT32_ELEMENTS", 0)
 
 
 @pytest.mark.usefixtures("poisoned_memory", "int64_offsets")
