@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m hsr_kernels.aot` compiles every GPU kernel without a GPU and fails on what would be slow or not run."""
+"""`python -m hsr_kernels.aot` compiles every GPU kernel without a GPU and fails if one would be slow or not run."""
 
 import importlib.util
 import os
@@ -28,9 +28,9 @@ def main(
     The CUDA kernels, which the package's build has compiled, are read from hsr_kernels._cuda into the same table.
 
     In full, that is every kernel in each combination of compile-time constants, tile sizes, warps, stages and dtypes
-    that networks of 4 to 1024 pixels, images of odd sizes and images of more than 2^31 elements come to, for each of
-    what Triton knows of the arguments' values (that 16 divides a size or an address, that a number is 1, that it fits
-    32 bits): none of these is always the one that needs most registers or shared memory.
+    that networks of 4 to 1024 pixels, images of odd sizes and images of more than 2^31 elements launch it in, and for
+    everything that Triton then knows of the arguments' values (that 16 divides a size or an address, that a number is
+    1, that it fits 32 bits): none of these is always the one that needs the most registers or shared memory.
 
     Exits with 1 where a kernel doesn't compile, spills registers, needs more shared memory than the chip has, computes
     a tl.dot in tf32, fp16 or bf16 without tensor cores, or is never launched.
@@ -48,28 +48,30 @@ def main(
         _fail("Triton isn't installed")
     if triton_interprets():
         _fail("TRITON_INTERPRET=1 makes Triton interpret its kernels, which then can't be compiled: unset it")
-    from . import native, record, report, workload  # only now: they import Triton
+    # These import Triton, which needn't be installed.
+    from . import native, record, report, workload
     from .build import build_all
 
     names = _listed("arch", arch, list(record.CHIPS))
-    whole = _listed("full", full, names) if full else [] if sample else names
-    demanded = _listed("cuda", cuda, names) if cuda else []
+    full_names = _listed("full", full, names) if full else [] if sample else names
+    required = _listed("cuda", cuda, names) if cuda else []
     dtypes = [workload.DTYPES[name] for name in _listed("dtype", dtype, list(workload.DTYPES))]
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         _fail(f"--csv must be a file in an existing folder, got {csv}")
     compiled = list(native.builds(names, kernel))
-    known = sorted({name.rpartition(".")[2] for name in record.library_kernels()} | {b.kernel for b in compiled})
-    if not any(kernel in name for name in known):
-        _fail(f"no kernel is called {kernel!r}; there are {', '.join(known)}")
+    kernels = sorted({name.rpartition(".")[2] for name in record.library_kernels()} | {b.kernel for b in compiled})
+    if not any(kernel in name for name in kernels):
+        _fail(f"no kernel is called {kernel!r}; there are {', '.join(kernels)}")
 
     with console.status("Recording launches"):
-        recorded = record.record(workload.calls(dtypes), [record.CHIPS[name] for name in names])
+        recordings = record.record(workload.calls(dtypes), [record.CHIPS[name] for name in names])
     jobs = []
-    for chip, found in recorded.items():
-        launches = [launch for launch in found.launches.values() if kernel in launch.kernel]
-        jobs += [(launch, chip) for launch in (launches if chip.name in whole else report.sampled(launches))]
+    for chip, recording in recordings.items():
+        launches = [launch for launch in recording.launches.values() if kernel in launch.kernel]
+        jobs += [(launch, chip) for launch in (launches if chip.name in full_names else report.sampled(launches))]
     with console.status(f"Compiling {len(jobs)} kernels"):
-        jobs.sort(key=lambda job: job[0].size, reverse=True)  # no core waits at the end for one that takes long
+        # The largest come first, so that no core waits at the end for one that takes long.
+        jobs.sort(key=lambda job: job[0].size, reverse=True)
         builds = list(build_all(jobs, len(os.sched_getaffinity(0))))
     console.print(report.table(builds, compiled))
     if csv is not None:
@@ -77,9 +79,9 @@ def main(
     faults = [f"{b.launch.kernel} ({report.configuration(b.launch)}) on {b.chip.name}: {p}"
               for b in builds for p in b.problems]  # fmt: skip
     faults += [f"{b.kernel} ({b.configuration}) on {b.arch}: {p}" for b in compiled for p in b.problems]
-    without = [name for name in demanded if name not in {b.arch for b in compiled}]
-    faults += [f"there are no CUDA kernels for {name}: {native.why_none()}" for name in without]
-    faults += [f"{name} is never launched" for name in record.forgotten(recorded.values()) if kernel in name]
+    missing = [name for name in required if name not in {b.arch for b in compiled}]
+    faults += [f"there are no CUDA kernels for {name}: {native.why_none()}" for name in missing]
+    faults += [f"{name} is never launched" for name in record.forgotten(recordings.values()) if kernel in name]
     for fault in faults:
         console.print(fault, highlight=False, markup=False, soft_wrap=True)
     counts = f"{len(builds)} Triton and {len(compiled)} CUDA kernels" if compiled else f"{len(builds)} Triton kernels"
@@ -88,11 +90,11 @@ def main(
         raise SystemExit(1)
 
 
-def _listed(option: str, given: str, allowed: list[str]) -> list[str]:
-    """The distinct names in a comma-separated list."""
-    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
-    if not set(names) <= set(allowed):
-        _fail(f"--{option} must be a comma-separated list out of {', '.join(allowed)}, got {given!r}")
+def _listed(option: str, value: str, choices: list[str]) -> list[str]:
+    """Returns the distinct names in a comma-separated list; exits if one is none of the choices."""
+    names = list(dict.fromkeys(name.strip() for name in value.split(",")))
+    if not set(names) <= set(choices):
+        _fail(f"--{option} must be a comma-separated list out of {', '.join(choices)}, got {value!r}")
     return names
 
 

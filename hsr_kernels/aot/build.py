@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a launch for a chip and tells what the chip would need for it; with what Triton ships, no CUDA toolkit."""
+"""Compiles a launch for a chip and finds out what it needs of the chip, with the tools that Triton ships alone."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,21 +21,24 @@ from triton.compiler import ASTSource
 
 from .record import Chip, Launch
 
-_TENSOR_CORE = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma": r"\bmma\.sync"}
-_TENSOR_MEMORY = 512  # columns that a block of sm_100 may have
-_NARROW = re.compile(r"xf16|xbf16|xf8|inputPrecision = (?!ieee)")  # of a tl.dot that tensor cores can multiply
+# Kind -> pattern of the instruction in PTX.
+_TENSOR_CORE_INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma": r"\bmma\.sync"}
+# Columns of tensor memory that a block of sm_100 may have.
+_MAX_TENSOR_MEMORY_COLUMNS = 512
+# Found in the lines of those tl.dot that tensor cores can multiply.
+_TENSOR_CORE_OPERANDS = re.compile(r"xf16|xbf16|xf8|inputPrecision = (?!ieee)")
 
 
 @dataclass(frozen=True)
 class Build:
-    """What became of a launch on a chip.
+    """A launch compiled for a chip.
 
     Attributes:
-        registers: Of a thread.
-        spills: Bytes of local memory of a thread. The kernels have no arrays there, so this is spilled registers.
+        registers: Registers of a thread.
+        spills: Bytes of local memory of a thread. The kernels have no arrays there, so these are spilled registers.
         shared: Bytes of shared memory of a block.
-        tensor_core: Instructions used, "none" without.
-        problems: Sentences; none when all is well.
+        tensor_core: Kinds of tensor-core instructions, or "none".
+        problems: What is wrong, in sentences.
     """
 
     launch: Launch
@@ -50,13 +53,15 @@ class Build:
 def build_all(
     jobs: Sequence[tuple[Launch, Chip]], processes: int, work: Callable[[Launch, Chip], Build] | None = None
 ) -> Iterator[Build]:
-    """Compiles in parallel; a compiler that crashes is the failure of what it compiled, and of nothing else.
+    """Compiles in parallel; if the compiler crashes, only the launch that it compiled has failed.
 
     Args:
-        work: What to do with each; None: `build`.
+        jobs: The launches, and the chips to compile them for.
+        processes: Number of jobs at a time.
+        work: What to do with each job; None means `build`.
     """
     work = work or build
-    # Not forked: PyTorch and LLVM have threads. The server that is forked instead imports them only once.
+    # This process can't be forked, as PyTorch and LLVM have threads; a server that imports them once is forked instead.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     crashed: list[tuple[Launch, Chip]] = []
@@ -68,34 +73,34 @@ def build_all(
             except BrokenProcessPool:
                 crashed.append(futures[future])
     for job in crashed:
-        with ProcessPoolExecutor(1, context) as alone:
+        with ProcessPoolExecutor(1, context) as single_process:
             try:
-                yield alone.submit(work, *job).result()
+                yield single_process.submit(work, *job).result()
             except BrokenProcessPool:
                 yield Build(*job, problems=("the compiler crashed",))
 
 
 def build(launch: Launch, chip: Chip) -> Build:
-    """Compiles `launch` and looks at what came out."""
+    """Compiles `launch` and inspects the result."""
     compiled, failure = _compiled(launch, chip)
     if compiled is None:
         return Build(launch, chip, problems=(failure,))
     if "ptx" not in compiled.asm or "ttgir" not in compiled.asm:
-        return Build(launch, chip, problems=("Triton's cache has its machine code alone, which says too little",))
+        return Build(launch, chip, problems=("Triton's cache has only its machine code, which says too little",))
     registers, spills = resources(compiled.asm["cubin"])
-    found = Build(launch, chip, registers, spills, compiled.metadata.shared, tensor_core(compiled.asm["ptx"]))
-    memory = getattr(compiled.metadata, "tmem_size", None) or 0
-    return Build(**{**vars(found), "problems": tuple(problems(found, memory, compiled.asm["ttgir"]))})
+    result = Build(launch, chip, registers, spills, compiled.metadata.shared, tensor_core(compiled.asm["ptx"]))
+    tensor_memory_columns = getattr(compiled.metadata, "tmem_size", None) or 0
+    return replace(result, problems=tuple(problems(result, tensor_memory_columns, compiled.asm["ttgir"])))
 
 
 def fill_cache(launch: Launch, chip: Chip) -> Build:
-    """Compiles `launch` into Triton's cache, where it isn't there yet; no problem but a failure is told."""
+    """Compiles `launch` into Triton's cache if it isn't there yet; the only problem reported is a failure."""
     _, failure = _compiled(launch, chip)
     return Build(launch, chip, problems=(failure,) if failure else ())
 
 
 def _compiled(launch: Launch, chip: Chip) -> tuple[Any, str]:
-    """(Triton's compiled kernel, ""), as a real launch would have it, except that nothing is loaded; or (None, why)."""
+    """Returns (Triton's compiled kernel, "") as a real launch would have it, but not loaded, or (None, failure)."""
     source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -106,27 +111,29 @@ def _compiled(launch: Launch, chip: Chip) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {text[:400]}"
 
 
-def problems(found: Build, tensor_memory: int, ttgir: str) -> Iterator[str]:
-    """What is wrong with a compiled kernel; `ttgir` is Triton's last form in which a tl.dot is still one."""
-    if found.spills:
-        yield f"spills {found.spills} bytes"
-    if found.shared > found.chip.shared:
-        yield f"needs {found.shared} bytes of shared memory, {found.chip.name} has {found.chip.shared}"
-    if tensor_memory > _TENSOR_MEMORY:
-        yield f"needs {tensor_memory} columns of tensor memory, {found.chip.name} has {_TENSOR_MEMORY}"
-    narrow = [line for line in ttgir.splitlines() if re.search(r"\b(tt\.dot|tt\.dot_scaled)\b", line)]
-    narrow = [line for line in narrow if _NARROW.search(line) and "parent = #blocked" in line]
-    if narrow:
-        yield f"{len(narrow)} tl.dot in tf32, fp16 or bf16 without a tensor-core instruction"
+def problems(result: Build, tensor_memory_columns: int, ttgir: str) -> Iterator[str]:
+    """Yields what is wrong with a compiled kernel; `ttgir` is Triton's last form in which a tl.dot is still one."""
+    chip = result.chip
+    if result.spills:
+        yield f"spills {result.spills} bytes"
+    if result.shared > chip.shared:
+        yield f"needs {result.shared} bytes of shared memory, {chip.name} has {chip.shared}"
+    if tensor_memory_columns > _MAX_TENSOR_MEMORY_COLUMNS:
+        limit = _MAX_TENSOR_MEMORY_COLUMNS
+        yield f"needs {tensor_memory_columns} columns of tensor memory, {chip.name} has {limit}"
+    dots = [line for line in ttgir.splitlines() if re.search(r"\b(tt\.dot|tt\.dot_scaled)\b", line)]
+    slow_dots = [line for line in dots if _TENSOR_CORE_OPERANDS.search(line) and "parent = #blocked" in line]
+    if slow_dots:
+        yield f"{len(slow_dots)} tl.dot in tf32, fp16 or bf16 without a tensor-core instruction"
 
 
 def tensor_core(ptx: str) -> str:
-    """The kinds of tensor-core instructions in PTX, "none" where there are none."""
-    return " ".join(name for name, pattern in _TENSOR_CORE.items() if re.search(pattern, ptx)) or "none"
+    """Returns the kinds of tensor-core instructions in PTX, or "none"."""
+    return " ".join(name for name, pattern in _TENSOR_CORE_INSTRUCTIONS.items() if re.search(pattern, ptx)) or "none"
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory of a compiled kernel's thread."""
+    """Returns the registers and the bytes of local memory of a compiled kernel's thread."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -138,6 +145,6 @@ def resources(cubin: bytes) -> tuple[int, int]:
 
 @cache
 def cuobjdump() -> str:
-    """The program that reads machine code."""
-    path: Any = triton.knobs.nvidia.cuobjdump.path  # the one that Triton ships, unless its settings say otherwise
+    """Returns the path of the program that reads machine code: Triton's own, unless its settings say otherwise."""
+    path: Any = triton.knobs.nvidia.cuobjdump.path
     return str(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of compiled kernels, for people and for machines."""
+"""Tables of compiled kernels: human-readable, and CSV."""
 
 import csv
 import itertools
@@ -17,9 +17,9 @@ HEADER = ("kernel", "configuration", "arch", "registers", "spills", "shared", "t
 
 
 def sampled(launches: Iterable[Launch]) -> list[Launch]:
-    """Of each kernel, dtype and way to multiply float32 the launch with the largest tile.
+    """Returns the launch with the largest tile of each kernel, dtype and precision of products.
 
-    float32 as tf32 has tiles of its own: the largest of all is no sample of those of ieee.
+    Products of float32 in tf32 have tiles of their own, so the largest of all tells nothing of those in ieee.
     """
     largest: dict[tuple[str, str, object], Launch] = {}
     for launch in sorted(launches, key=lambda launch: launch.size):
@@ -28,14 +28,15 @@ def sampled(launches: Iterable[Launch]) -> list[Launch]:
 
 
 def configuration(launch: Launch) -> str:
-    """What a kernel was compiled for, as far as people care: dtypes, constants, launch options."""
-    values = [f"{name}={value}" for name, value in launch.constexprs.items()]
-    options = {"num_warps": "warps", "num_stages": "stages"}
-    return " ".join([launch.dtypes, *values, *(f"{options.get(k, k)}={v}" for k, v in launch.options.items())])
+    """Returns what a kernel was compiled for, human-readable: dtypes, constants, launch options."""
+    constants = [f"{name}={value}" for name, value in launch.constexprs.items()]
+    abbreviations = {"num_warps": "warps", "num_stages": "stages"}
+    options = [f"{abbreviations.get(name, name)}={value}" for name, value in launch.options.items()]
+    return " ".join([launch.dtypes, *constants, *options])
 
 
 def table(builds: Sequence[Build], compiled: Sequence[CudaBuild] = ()) -> Table:
-    """One row per kernel, configuration and chip: the worst of those that differ only in alignment and the like."""
+    """Returns a row per kernel, configuration and chip: the maxima of those that differ only in alignment and so on."""
     view = Table(*HEADER, box=SIMPLE)
     for column in view.columns[3:6]:
         column.justify = "right"
@@ -45,22 +46,22 @@ def table(builds: Sequence[Build], compiled: Sequence[CudaBuild] = ()) -> Table:
 
 
 def rows(builds: Sequence[Build]) -> list[tuple[str, ...]]:
-    """The lines of `table`."""
+    """Returns the cells of `table`'s rows of Triton kernels."""
 
     def key(build: Build) -> tuple[str, str, int]:
         return build.launch.kernel, configuration(build.launch), build.chip.number
 
-    lines = []
+    cells = []
     for (kernel, text, _), group in itertools.groupby(sorted(builds, key=key), key):
-        alike = list(group)
-        numbers = (max(b.registers for b in alike), max(b.spills for b in alike), max(b.shared for b in alike))
-        cores = " / ".join(dict.fromkeys(b.tensor_core for b in alike))
-        lines.append((kernel, text, alike[0].chip.name, *map(str, numbers), cores))
-    return lines
+        variants = list(group)
+        resources = [max(getattr(b, name) for b in variants) for name in ("registers", "spills", "shared")]
+        tensor_core = " / ".join(dict.fromkeys(b.tensor_core for b in variants))
+        cells.append((kernel, text, variants[0].chip.name, *map(str, resources), tensor_core))
+    return cells
 
 
 def write_csv(path: Path, builds: Sequence[Build], compiled: Sequence[CudaBuild] = ()) -> None:
-    """One line per compiled kernel, with all that it was compiled for."""
+    """Writes one line per compiled kernel, with everything that it was compiled for."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow((*(name.replace(" ", "_") for name in HEADER), "signature", "attributes", "problems"))
