@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is there of all that hsr_kernels uses, what is missing and how to get it: `python -m hsr_kernels.doctor`.
+"""What hsr_kernels can use on this machine, what is missing and how to get it: `python -m hsr_kernels.doctor`.
 
-machine     what there is
-advice      what is missing, what that costs, and the command that helps
-__main__    the screen
+machine    what there is
+advice     what is missing, what that costs, and the command that helps
+__main__   the screen
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `hsr_kernels.doctor` finds out about the machine, with nothing but the standard library and torch."""
+"""What `hsr_kernels.doctor` finds out about the machine, with the standard library and torch alone."""
 
 import glob
 import importlib.metadata
@@ -21,7 +21,12 @@ from .._dispatch import native
 
 @dataclass(frozen=True)
 class Tool:
-    """A compiler: where it is ("" if nowhere) and which version."""
+    """A compiler.
+
+    Attributes:
+        path: Where it is, empty if it is missing.
+        version: Its version, as it prints it.
+    """
 
     path: str = ""
     version: str = ""
@@ -33,10 +38,10 @@ class Gpu:
 
     Attributes:
         indices: Their numbers.
-        name: The chip's.
+        name: Name of the chip.
         capability: Compute capability.
-        gibibytes: Memory of one.
-        problem: Why PyTorch can't run anything on them, or "".
+        gibibytes: Memory of one GPU.
+        problem: Reason why PyTorch can't run anything on them, empty if it can.
     """
 
     indices: tuple[int, ...]
@@ -48,76 +53,82 @@ class Gpu:
     @property
     def label(self) -> str:
         """Such as "cuda:0-3" or "cuda:0,2"."""
-        first, last = self.indices[0], self.indices[-1]
-        if len(self.indices) > 1 and last - first == len(self.indices) - 1:
-            return f"cuda:{first}-{last}"
+        start, end = self.indices[0], self.indices[-1]
+        if len(self.indices) > 1 and end - start == len(self.indices) - 1:
+            return f"cuda:{start}-{end}"
         return "cuda:" + ",".join(map(str, self.indices))
 
 
 @dataclass(frozen=True)
 class Device:
-    """What the table of operators has a column for; `problem`: why nothing runs on it."""
+    """A kind of device, which has a column in the table of operators.
+
+    Attributes:
+        label: Its name in the table.
+        torch_device: One device of this kind.
+        problem: Reason why nothing runs on it, empty if something does.
+    """
 
     label: str
-    device: torch.device
+    torch_device: torch.device
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is.
+    """What there is on this machine.
 
     Attributes:
-        torch_for: What torch was built for: "CUDA 13.0", "ROCm 7.0" or "CPUs only".
-        triton: Its version, "" where it isn't installed.
-        triton_lacks: What Triton needs to launch its first kernel on a GPU and doesn't find, or "".
-        compiler: For C++, as setup.py looks for it.
-        nvcc: As setup.py looks for it.
-        driver: Version of the NVIDIA driver, or "".
-        gpus: Those that PyTorch sees.
-        unused: Names of NVIDIA GPUs that are there although PyTorch sees none.
-        torch_says: Why PyTorch sees none of `unused`.
-        isa: The instruction set of hsr_kernels._cpu, or "".
-        isa_problem: Why the extension, which is there, runs nothing, or "".
+        torch_platform: What torch was built for: "CUDA 13.0", "ROCm 7.0" or "CPUs only".
+        triton: Version of Triton, empty if it isn't installed.
+        triton_problem: Reason why Triton can't launch its first kernel on a GPU, empty if it can.
+        compiler: The C++ compiler that setup.py would use.
+        nvcc: The nvcc that setup.py would use.
+        driver: Version of the NVIDIA driver, empty if there is none.
+        gpus: The GPUs that PyTorch sees.
+        unused_gpus: Names of NVIDIA GPUs that are there although PyTorch sees none.
+        torch_problem: Reason why PyTorch sees none of `unused_gpus`.
+        isa: The instruction set of hsr_kernels._cpu, empty if it can't be used.
+        isa_problem: Reason why the extension, which is there, runs nothing, empty if it runs.
     """
 
-    torch_for: str
+    torch_platform: str
     triton: str
-    triton_lacks: str
+    triton_problem: str
     compiler: Tool
     nvcc: Tool
     driver: str
     gpus: tuple[Gpu, ...]
-    unused: tuple[str, ...]
-    torch_says: str
+    unused_gpus: tuple[str, ...]
+    torch_problem: str
     isa: str
     isa_problem: str
 
     @property
     def devices(self) -> list[Device]:
-        """Those that PyTorch can be asked to compute on."""
+        """The kinds of devices that PyTorch can be asked to compute on."""
         gpus = [Device(gpu.label, torch.device("cuda", gpu.indices[0]), gpu.problem) for gpu in self.gpus]
         return [Device("cpu", torch.device("cpu")), *gpus]
 
     @property
     def has_gpu(self) -> bool:
-        """Whether there is one, be it usable or not."""
-        return bool(self.gpus or self.unused)
+        """Whether there is a GPU, usable or not."""
+        return bool(self.gpus or self.unused_gpus)
 
 
-def look() -> Machine:
-    """Looks at everything once; asks other programs for their versions."""
+def inspect_machine() -> Machine:
+    """Looks at everything once; runs other programs to get their versions."""
     driver, names = nvidia()
     gpus = torch_gpus()
-    unused = () if gpus else names
+    unused_gpus = () if gpus else names
     return Machine(
-        torch_built_for(), triton_version(), triton_lacks(), compiler(), nvcc(), driver, gpus, unused,
-        torch_refuses() if unused else "", *instruction_set(),
+        torch_platform(), triton_version(), triton_problem(), compiler(), nvcc(), driver, gpus, unused_gpus,
+        torch_problem() if unused_gpus else "", *instruction_set(),
     )  # fmt: skip
 
 
-def said(*command: str) -> str:
-    """What a program prints, "" where it fails."""
+def output_of(*command: str) -> str:
+    """Returns what a program prints, or "" if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -126,12 +137,13 @@ def said(*command: str) -> str:
 
 
 def first_sentence(text: object) -> str:
-    """Of an error message, without its full stop."""
+    """Returns the first sentence of an error message, without its full stop."""
     lines = str(text).strip().splitlines() or [""]
     return lines[0].partition(". ")[0].rstrip(".")
 
 
-def torch_built_for() -> str:
+def torch_platform() -> str:
+    """Returns what torch was built for."""
     if torch.version.cuda:
         return f"CUDA {torch.version.cuda}"
     hip = getattr(torch.version, "hip", None)
@@ -139,6 +151,7 @@ def torch_built_for() -> str:
 
 
 def triton_version() -> str:
+    """Returns the version of Triton, or "" if it isn't installed."""
     if importlib.util.find_spec("triton") is None:
         return ""
     try:
@@ -147,8 +160,11 @@ def triton_version() -> str:
         return "of unknown version"
 
 
-def triton_lacks() -> str:
-    """Triton compiles a module in C before its first launch on a machine and keeps it in its cache."""
+def triton_problem() -> str:
+    """Returns the reason why Triton can't launch its first kernel on this machine, or "".
+
+    Before that launch it compiles a module in C, which it keeps in its cache.
+    """
     home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")
     cache = os.environ.get("TRITON_CACHE_DIR") or os.path.join(home, ".triton", "cache")
     if glob.glob(os.path.join(glob.escape(cache), "*", "cuda_utils*")):
@@ -161,26 +177,28 @@ def triton_lacks() -> str:
 
 
 def compiler() -> Tool:
+    """Returns the C++ compiler that setup.py would use."""
     name = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), "")
     path = shutil.which(name.split()[0]) if name.split() else None
     if path is None:
         return Tool()
-    return Tool(path if " " not in name else name, (said(path, "--version").splitlines() or [""])[0])
+    return Tool(path if " " not in name else name, (output_of(path, "--version").splitlines() or [""])[0])
 
 
 def nvcc() -> Tool:
+    """Returns the nvcc that setup.py would use."""
     homes = [os.path.join(os.environ[n], "bin") for n in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(n)]
     folders = os.pathsep.join((*homes, os.environ.get("PATH", ""), "/usr/local/cuda/bin"))
     path = shutil.which(os.environ.get("CUDACXX") or "nvcc", path=folders)
     if path is None:
         return Tool()
-    release = re.search(r"release (\S+), V(\S+)", said(path, "--version"))
+    release = re.search(r"release (\S+), V(\S+)", output_of(path, "--version"))
     return Tool(path, f"CUDA {release[1]} (V{release[2]})" if release else "of unknown version")
 
 
 def nvidia() -> tuple[str, tuple[str, ...]]:
-    """(version of the driver or "", names of the NVIDIA GPUs), also of those that nothing can use."""
-    lines = said("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader").splitlines()
+    """Returns (version of the driver or "", names of the NVIDIA GPUs, of those that nothing can use too)."""
+    lines = output_of("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader").splitlines()
     rows = [line.partition(", ") for line in lines if ", " in line]
     if rows:
         return rows[0][0], tuple(name for _, _, name in rows)
@@ -190,35 +208,36 @@ def nvidia() -> tuple[str, tuple[str, ...]]:
 
 
 def pci_gpus(folder: str = "/sys/bus/pci/devices") -> tuple[str, ...]:
-    """NVIDIA's display controllers on the PCI bus, which are there without a driver too."""
-    found = []
+    """Returns NVIDIA's display controllers on the PCI bus, which shows them even without a driver."""
+    gpus = []
     for device in sorted(Path(folder).glob("*")):
         try:
             vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
         except OSError:
             continue
         if vendor == "0x10de" and kind.startswith("0x03"):
-            found.append(f"NVIDIA GPU at PCI address {device.name}")
-    return tuple(found)
+            gpus.append(f"NVIDIA GPU at PCI address {device.name}")
+    return tuple(gpus)
 
 
 def torch_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that PyTorch sees, those alike as one."""
+    """Returns the GPUs that PyTorch sees, equal ones as one entry."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they would say, torch_refuses says
+        # torch_problem returns what the warnings would say.
+        warnings.simplefilter("ignore")
         if not torch.cuda.is_available():
             return ()
-        alike: dict[tuple[str, tuple[int, int], float, str], list[int]] = {}
+        groups: dict[tuple[str, tuple[int, int], float, str], list[int]] = {}
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             capability = torch.cuda.get_device_capability(index)
             key = (properties.name, capability, round(properties.total_memory / 2**30, 1), gpu_problem(index))
-            alike.setdefault(key, []).append(index)
-    return tuple(Gpu(tuple(indices), *key) for key, indices in alike.items())
+            groups.setdefault(key, []).append(index)
+    return tuple(Gpu(tuple(indices), *key) for key, indices in groups.items())
 
 
 def gpu_problem(index: int) -> str:
-    """Why PyTorch can't run a kernel of its own on a GPU that it sees, or ""."""
+    """Returns the reason why PyTorch can't run a kernel of its own on a GPU that it sees, or ""."""
     try:
         torch.zeros(1, device=torch.device("cuda", index)).add(1).item()
     except RuntimeError as error:
@@ -226,8 +245,8 @@ def gpu_problem(index: int) -> str:
     return ""
 
 
-def torch_refuses() -> str:
-    """Why PyTorch sees no GPU."""
+def torch_problem() -> str:
+    """Returns the reason why PyTorch sees no GPU."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
@@ -236,7 +255,10 @@ def torch_refuses() -> str:
 
 
 def instruction_set() -> tuple[str, str]:
-    """(what hsr_kernels._cpu runs on, why it doesn't run): HSR_CPU_ISA may ask for what there isn't."""
+    """Returns (instruction set of hsr_kernels._cpu, problem), of which at least one is empty.
+
+    HSR_CPU_ISA may request a set that the processor lacks.
+    """
     module, _ = native.load("_cpu")
     if module is None:
         return "", ""
@@ -247,24 +269,24 @@ def instruction_set() -> tuple[str, str]:
 
 
 def system() -> str:
-    """Python, the operating system and the processor's kind."""
+    """Returns the versions of Python and the operating system, and the processor's architecture."""
     return f"{platform.python_version()} on {platform.system()} {platform.release()}, {platform.machine()}"
 
 
 def processor() -> str:
-    """Cores and the threads that PyTorch uses of them."""
+    """Returns the processor's name, its cores and the number of threads that PyTorch uses."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     info = Path("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    what = f"{cores} core{'s' * (cores > 1)}, PyTorch uses {torch.get_num_threads()}"
-    return f"{name[1].strip()}: {what}" if name else what
+    counts = f"{cores} core{'s' * (cores > 1)}, PyTorch uses {torch.get_num_threads()}"
+    return f"{name[1].strip()}: {counts}" if name else counts
 
 
 def installed_beside(extension: str) -> str:
-    """The folder of an installed copy that has an extension which this one, found first, lacks; "" without one."""
-    here = Path(__file__).parent
+    """Returns the folder of an installed copy of hsr_kernels that has an extension which this one lacks, or ""."""
+    own_folder = Path(__file__).parents[1].resolve()
     for distribution in importlib.metadata.distributions(name="hsr-kernels"):
-        other = Path(str(distribution.locate_file("hsr_kernels"))).resolve()
-        if other != here.resolve() and any(other.glob(f"{extension}.*")):
-            return str(other)
+        folder = Path(str(distribution.locate_file("hsr_kernels"))).resolve()
+        if folder != own_folder and any(folder.glob(f"{extension}.*")):
+            return str(folder)
     return ""

@@ -58,7 +58,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: chip)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i=None: capabilities[i or 0])
         monkeypatch.setattr(machine, "gpu_problem", lambda i: "")
-        monkeypatch.setattr(machine, "triton_lacks", lambda: "")
+        monkeypatch.setattr(machine, "triton_problem", lambda: "")
         monkeypatch.setattr(machine, "nvidia", lambda: ("570.86.15", ("NVIDIA Fake",) * len(capabilities)))
         real, load = doctor.sample, native.load
         monkeypatch.setattr(doctor, "sample", lambda d: OnGpu(d) if d.type == "cuda" else real(d))
@@ -335,7 +335,7 @@ UNUSED_GPUS = {
 @pytest.mark.parametrize("driver, cuda, error, sentence", UNUSED_GPUS.values(), ids=UNUSED_GPUS)
 def test_gpu_that_pytorch_does_not_see_is_explained(driver, cuda, error, sentence, screen, no_gpu, monkeypatch):
     monkeypatch.setattr(machine, "nvidia", lambda: (driver, ("NVIDIA Fake", "NVIDIA Fake")))
-    monkeypatch.setattr(machine, "torch_refuses", lambda: error)
+    monkeypatch.setattr(machine, "torch_problem", lambda: error)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code, text = screen()
@@ -367,10 +367,10 @@ def test_triton_needs_a_c_compiler_or_a_filled_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)
-    assert "no C compiler" in machine.triton_lacks()
+    assert "no C compiler" in machine.triton_problem()
     (tmp_path / "cache" / "key").mkdir(parents=True)
     (tmp_path / "cache" / "key" / "cuda_utils.so").touch()
-    assert machine.triton_lacks() == ""
+    assert machine.triton_problem() == ""
 
 
 def test_commands_for_an_installed_package(monkeypatch, tmp_path):
