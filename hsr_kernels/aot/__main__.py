@@ -52,10 +52,10 @@ def main(
     from . import native, record, report, workload
     from .build import build_all
 
-    names = _listed("arch", arch, list(record.CHIPS))
-    full_names = _listed("full", full, names) if full else [] if sample else names
-    required = _listed("cuda", cuda, names) if cuda else []
-    dtypes = [workload.DTYPES[name] for name in _listed("dtype", dtype, list(workload.DTYPES))]
+    names = _parse_names("arch", arch, list(record.CHIPS))
+    full_names = _parse_names("full", full, names) if full else [] if sample else names
+    required = _parse_names("cuda", cuda, names) if cuda else []
+    dtypes = [workload.DTYPES[name] for name in _parse_names("dtype", dtype, list(workload.DTYPES))]
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         _fail(f"--csv must be a file in an existing folder, got {csv}")
     compiled = list(native.builds(names, kernel))
@@ -90,7 +90,7 @@ def main(
         raise SystemExit(1)
 
 
-def _listed(option: str, value: str, choices: list[str]) -> list[str]:
+def _parse_names(option: str, value: str, choices: list[str]) -> list[str]:
     """Returns the distinct names in a comma-separated list; exits if one is none of the choices."""
     names = list(dict.fromkeys(name.strip() for name in value.split(",")))
     if not set(names) <= set(choices):

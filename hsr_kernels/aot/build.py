@@ -82,7 +82,7 @@ def build_all(
 
 def build(launch: Launch, chip: Chip) -> Build:
     """Compiles `launch` and inspects the result."""
-    compiled, failure = _compiled(launch, chip)
+    compiled, failure = _compile(launch, chip)
     if compiled is None:
         return Build(launch, chip, problems=(failure,))
     if "ptx" not in compiled.asm or "ttgir" not in compiled.asm:
@@ -95,11 +95,11 @@ def build(launch: Launch, chip: Chip) -> Build:
 
 def fill_cache(launch: Launch, chip: Chip) -> Build:
     """Compiles `launch` into Triton's cache if it isn't there yet; the only problem reported is a failure."""
-    _, failure = _compiled(launch, chip)
+    _, failure = _compile(launch, chip)
     return Build(launch, chip, problems=(failure,) if failure else ())
 
 
-def _compiled(launch: Launch, chip: Chip) -> tuple[Any, str]:
+def _compile(launch: Launch, chip: Chip) -> tuple[Any, str]:
     """Returns (Triton's compiled kernel, "") as a real launch would have it, but not loaded, or (None, failure)."""
     source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
     try:

@@ -213,16 +213,16 @@ def record(calls: Iterable[Callable[[], None]], chips: Sequence[Chip]) -> dict[C
     """Records what calls of the public functions on fake tensors would launch on each chip."""
     totals = {chip: Recording() for chip in chips}
     for call in calls:
-        with recording(chips[0]) as found:
+        with recording(chips[0]) as result:
             call()
-        totals[chips[0]].add(found)
+        totals[chips[0]].add(result)
         for chip in chips[1:]:
-            if found.depends_on_chip:
+            if result.depends_on_chip:
                 with recording(chip) as chip_recording:
                     call()
                 totals[chip].add(chip_recording)
             else:
-                totals[chip].add(found)
+                totals[chip].add(result)
     return totals
 
 
@@ -234,15 +234,15 @@ def recording(chip: Chip, watch: Callable[[str, list[Any]], None] | None = None)
         chip: The GPU to pretend.
         watch: A function of the kernel's name and the arguments, called for every launch.
     """
-    found = Recording()
+    result = Recording()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         # A real launch warns once of Triton's default for fused multiply-adds; here the warning is noise.
         warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
         _set(stack, native, "triton_recorded", True)
         stack.enter_context(hsr_kernels.use_backend("triton"))
-        _pretend_gpu(stack, chip, found)
-        _intercept_triton(stack, chip, found)
+        _pretend_gpu(stack, chip, result)
+        _intercept_triton(stack, chip, result)
         if watch is not None:
             launch = JITFunction.run
 
@@ -253,8 +253,8 @@ def recording(chip: Chip, watch: Callable[[str, list[Any]], None] | None = None)
             _set(stack, JITFunction, "run", watched)
         # Filters are real tensors, as decisions depend on their values.
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(_TritonImplementations(found))
-        yield found
+        stack.enter_context(_TritonImplementations(result))
+        yield result
 
 
 def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
@@ -262,7 +262,7 @@ def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
     setattr(owner, name, value)
 
 
-def _pretend_gpu(stack: ExitStack, chip: Chip, found: Recording) -> None:
+def _pretend_gpu(stack: ExitStack, chip: Chip, result: Recording) -> None:
     """Makes fake tensors, which PyTorch keeps on the CPU, look like tensors on the chip to implementations."""
     properties = SimpleNamespace(
         name=chip.name, major=chip.number // 10, minor=chip.number % 10, multi_processor_count=chip.processors
@@ -270,7 +270,7 @@ def _pretend_gpu(stack: ExitStack, chip: Chip, found: Recording) -> None:
 
     def getter(value: Any) -> Callable[..., Any]:
         def get(*_: Any) -> Any:
-            found.depends_on_chip = True
+            result.depends_on_chip = True
             return value
 
         return get
@@ -282,7 +282,7 @@ def _pretend_gpu(stack: ExitStack, chip: Chip, found: Recording) -> None:
     _set(stack, torch.cuda, "device_of", nullcontext)
 
 
-def _intercept_triton(stack: ExitStack, chip: Chip, found: Recording) -> None:
+def _intercept_triton(stack: ExitStack, chip: Chip, result: Recording) -> None:
     """Does everything that depends on Triton's internals, which are the same in Triton 3.5 to 3.9.
 
     The hook is called before a kernel is compiled; by returning True it prevents that and the launch. Its
@@ -295,7 +295,7 @@ def _intercept_triton(stack: ExitStack, chip: Chip, found: Recording) -> None:
         options = {k: v for k, v in options.items() if v != defaults.get(k) or k in ("num_warps", "num_stages")}
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         attributes = dict(compile["configs"][0])
-        found.note(Launch(fn.module, fn.name, compile["signature"], compile["constants"], attributes, options))
+        result.note(Launch(fn.module, fn.name, compile["signature"], compile["constants"], attributes, options))
         return True
 
     def tune(tuner: Autotuner, *args: Any, **kwargs: Any) -> Any:

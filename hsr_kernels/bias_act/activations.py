@@ -104,11 +104,11 @@ def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | N
         act,
         activation.alpha if alpha is None else _checks.number("alpha", alpha),
         activation.gain if gain is None else _checks.number("gain", gain),
-        -1.0 if clamp is None or _checks.number("clamp", clamp) < 0 else _rounded(float(clamp), dtype),
+        -1.0 if clamp is None or _checks.number("clamp", clamp) < 0 else _round(float(clamp), dtype),
     )
 
 
-def _rounded(value: float, dtype: torch.dtype) -> float:
+def _round(value: float, dtype: torch.dtype) -> float:
     """Returns the number of a 16-bit dtype that is nearest to a non-negative value; the value for other dtypes."""
     bits = {torch.float16: 11, torch.bfloat16: 8}.get(dtype)
     if bits is None or value == 0 or math.isinf(value):

@@ -52,7 +52,8 @@ def _raw(x, alpha, ACT: tl.constexpr):
     elif ACT == "softplus":
         # Beyond 20 PyTorch's softplus is the identity.
         return tl.where(x > 20.0, x, tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x))))
-    else:  # swish
+    # Only swish is left.
+    else:
         return x * _logistic(x)
 
 
@@ -67,7 +68,8 @@ def _raw_slope(t, alpha, ACT: tl.constexpr):
         return t * (1.0 - t)
     elif ACT == "elu":
         return tl.where(t > 0, 1.0, t + alpha)
-    else:  # softplus
+    # Only softplus is left.
+    else:
         return tl.where(t > 20.0, 1.0, 1.0 - tl.exp(-t))
 
 
@@ -80,7 +82,8 @@ def _raw_curvature(t, ACT: tl.constexpr):
         return 1.0 - 2.0 * t
     elif ACT == "elu":
         return tl.where(t > 0, 0.0, 1.0)
-    else:  # softplus
+    # Only softplus is left.
+    else:
         return tl.where(t > 20.0, 0.0, tl.exp(-t))
 
 

@@ -18,7 +18,7 @@ from .._dispatch import measured, native, request
 from .._dispatch import operators as _operators
 from .._dispatch.operators import Choice, Operator
 from .._dispatch.request import BACKENDS
-from .advice import GPU_BACKENDS, Advice, advice, enumerated
+from .advice import GPU_BACKENDS, Advice, advice, enumerate_names
 from .machine import Device, Machine, inspect_machine, processor, system
 
 _LINE_WIDTH = 100
@@ -65,12 +65,12 @@ def section(heading: str, entries: list[Advice]) -> list[str]:
     """Returns a heading and sentences, each with its command on a line of its own, to be copied."""
     lines = ["", heading] if entries else []
     for entry in entries:
-        lines += wrapped("", entry.sentence, 2)
+        lines += wrap("", entry.sentence, 2)
         lines += [f"      {entry.command}"] if entry.command else []
     return lines
 
 
-def wrapped(name: str, text: str, column: int) -> list[str]:
+def wrap(name: str, text: str, column: int) -> list[str]:
     """Returns text that begins in a column, behind a name, and continues two columns further right."""
     return textwrap.wrap(
         text,
@@ -85,7 +85,7 @@ def wrapped(name: str, text: str, column: int) -> list[str]:
 def verdict(requested: list[str]) -> str:
     """Returns the final line of a screen without problems."""
     requested = [*requested, *filter(None, [os.environ.get(_BACKEND)])]
-    return f"No problems: {enumerated(requested)} can run." if requested else "No problems."
+    return f"No problems: {enumerate_names(requested)} can run." if requested else "No problems."
 
 
 # What is there.
@@ -115,7 +115,7 @@ def components(machine: Machine) -> list[str]:
     settings = [(name, value) for name, value in sorted(os.environ.items()) if name.startswith(_SETTING_PREFIXES)]
     if settings:
         rows.append(("environment", " ".join(f"{name}={value}" for name, value in settings)))
-    return [line for name, text in rows for line in wrapped(name, text, 18)]
+    return [line for name, text in rows for line in wrap(name, text, 18)]
 
 
 def gpu_rows(machine: Machine) -> list[tuple[str, str]]:
@@ -225,14 +225,16 @@ def why_unusable(backend: str, machine: Machine) -> str:
 
 def backend_lines(machine: Machine) -> list[str]:
     """Returns lines per backend: where it runs, and why not elsewhere."""
-    lines = ["Backends", *wrapped("  reference", "runs everywhere, slowly: plain PyTorch", 12)]
+    lines = ["Backends", *wrap("  reference", "runs everywhere, slowly: plain PyTorch", 12)]
     for backend in BACKENDS[1:]:
         labels, problem = labels_by_reason(backend, machine), why_unusable(backend, machine)
-        parts = [f"can't run: {problem}" if problem else f"runs on {enumerated(labels.pop(''))}"]
-        parts += [] if problem else [f"not on {enumerated(devices)}: {reason}" for reason, devices in labels.items()]
+        parts = [f"can't run: {problem}" if problem else f"runs on {enumerate_names(labels.pop(''))}"]
+        parts += (
+            [] if problem else [f"not on {enumerate_names(devices)}: {reason}" for reason, devices in labels.items()]
+        )
         missing = [op.name for op in operators() if backend not in op.implementations]
-        parts += [f"has no kernels for {enumerated(missing)}"] if missing else []
-        lines += wrapped(f"  {backend}", "; ".join(parts), 12)
+        parts += [f"has no kernels for {enumerate_names(missing)}"] if missing else []
+        lines += wrap(f"  {backend}", "; ".join(parts), 12)
     return lines
 
 
@@ -246,8 +248,8 @@ def order_lines(machine: Machine, choices: Choices) -> list[str]:
                 name = f"{op.name} on {device.label}" if len(machine.gpus) > 1 else op.name
                 names_by_reason.setdefault(choice.reason, []).append(name)
     lines = [] if not names_by_reason else ["  cuda or triton, for float32 images of a million elements:"]
-    sentences = [f"{enumerated(names)}: {reason}" for reason, names in names_by_reason.items()]
-    return lines + [line for sentence in sentences for line in wrapped("", sentence, 4)]
+    sentences = [f"{enumerate_names(names)}: {reason}" for reason, names in names_by_reason.items()]
+    return lines + [line for sentence in sentences for line in wrap("", sentence, 4)]
 
 
 # What was requested.
@@ -261,7 +263,7 @@ def broken_requests(requested: list[str], machine: Machine, missing: list[Advice
         requests.append((f"{_BACKEND}={os.environ[_BACKEND]}", os.environ[_BACKEND], f"unset {_BACKEND}"))
     for subject, backend, undo in requests:
         if backend not in BACKENDS:
-            yield Advice(f"{subject} can't work: the backends are {enumerated(BACKENDS)}.", undo)
+            yield Advice(f"{subject} can't work: the backends are {enumerate_names(BACKENDS)}.", undo)
         elif reason := why_unusable(backend, machine):
             commands = [a.command for a in missing if backend in a.backends]
             yield Advice(f"{subject} can't work: {reason}.", commands[0] if commands else undo)

@@ -32,7 +32,7 @@ class Advice:
     backends: tuple[str, ...] = ()
 
 
-def enumerated(names: Iterable[str]) -> str:
+def enumerate_names(names: Iterable[str]) -> str:
     """Returns the distinct names as part of a sentence: "a, b and c"."""
     *names, final = dict.fromkeys(names)
     return f"{', '.join(names)} and {final}" if names else final
@@ -81,7 +81,7 @@ def other_architectures(machine: Machine) -> Iterator[Advice]:
     gpus = [g for g in machine.gpus if not g.problem and "compiled for" in native.cuda_lacks(g.indices[0])]
     gpus = [g for g in gpus if g.capability >= native.MIN_CAPABILITY]
     if gpus:
-        sentence = f"hsr_kernels._cuda wasn't compiled for {enumerated(g.label for g in gpus)}."
+        sentence = f"hsr_kernels._cuda wasn't compiled for {enumerate_names(g.label for g in gpus)}."
         yield Advice(sentence, build("CUDA", architectures(machine)), ("cuda",))
 
 

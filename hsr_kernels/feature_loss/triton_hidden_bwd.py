@@ -2,8 +2,8 @@
 """Triton kernels of the gradient of the HSR loss's hidden layer.
 
 A tile of the pre-activations' gradient is made where it is used: the windows' gradients, spread over pixels by a small
-GEMM, where the forward's kernel (run again, it alone decides) found the ReLU to pass. The scales differ in how many
-windows a tile touches, which decides on the tensor-core instructions: each scale has its own code in the one kernel.
+GEMM and masked by the ReLU. The mask comes from the forward's own kernel, which runs again. The scales differ in how
+many windows a tile touches, which decides on the tensor-core instructions: each has its own code in the one kernel.
 """
 
 import triton

@@ -306,7 +306,7 @@ def feature_loss_bwd(dloss, loss, kept, x, w1, b1, w2, b2, sides, gain, needs):
             pooled, relu_mask = _hidden(s, needs_mask=needs_mask)
             if needs_dw2:
                 _bwd_projection_weight(s, errors, tuple(pooled), dloss, mean_factors, dw2)
-            # From here on its memory serves its gradient.
+            # Its memory can now be reused for its gradient.
             del pooled
             if relu_mask:
                 dpooled = _bwd_projection_data(s, errors, loss)
