@@ -17,7 +17,7 @@ class Activation:
     """One activation function.
 
     Attributes:
-        code: Its number in csrc/include/hsr/activation.h.
+        code: Its number, as in csrc/include/hsr/params.h.
         function: (x, alpha) -> act(x), in plain differentiable PyTorch.
         alpha: Default of the parameter alpha (0 where there is none).
         gain: Default gain.

@@ -3,7 +3,7 @@
 
 reference   the specification, in plain PyTorch, which other backends pass their own steps to
 plan        the order of the steps
-composed    the steps of the other backends: this package's own operators
+autograd    the steps of the other backends: this package's own operators, derivatives included
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ import torch
 from .. import _checks
 from .._dispatch import operators
 from ..upfirdn2d.geometry import check_filter, filter_taps, native_limit
-from . import composed, reference
+from . import autograd, reference
 from .plan import plan as plan_of
 
 _operator = operators.register(
     "conv2d_resample",
     reference=operators.on_reference(reference.conv2d_resample),
-    cpu=operators.on_cpu(composed.conv2d_resample),
-    triton=operators.on_triton(composed.conv2d_resample),
-    cuda=operators.on_cuda(composed.conv2d_resample),
+    cpu=operators.on_cpu(autograd.conv2d_resample),
+    triton=operators.on_triton(autograd.conv2d_resample),
+    cuda=operators.on_cuda(autograd.conv2d_resample),
     folder="upfirdn2d",
 )
 

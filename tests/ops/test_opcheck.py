@@ -11,6 +11,7 @@ import torch
 
 import hsr_kernels as hk
 from hsr_kernels._dispatch import native
+from hsr_kernels.bias_act.activations import ACTIVATIONS
 from tests.native import requires_native
 from tests.selection import every_other
 
@@ -147,3 +148,8 @@ def test_unknown_codes_are_refused(code):
     x = torch.zeros(1, 2, 3, 4)
     with pytest.raises((RuntimeError, ValueError), match="dtype code"):
         native.cpu().bias_act(x.data_ptr(), 0, x.data_ptr(), 1, 2, 12, code, LRELU, 1)
+
+
+def test_codes_of_activations_are_those_of_the_extension():
+    codes = {name: activation.code for name, activation in ACTIVATIONS.items()}
+    assert codes == {name: code for code, name in enumerate(native.cpu().activations())}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv2d_resample from this package's own operators."""
+"""conv2d_resample from the operators of this package, which have every derivative that it needs."""
 
 import functools
 from collections.abc import Callable
