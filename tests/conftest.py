@@ -10,14 +10,13 @@ import torch
 from torch.utils import deterministic
 
 from benchmarks.gpu.journal import Journal
-
-_FULL = pytest.StashKey[bool]()
+from tests import selection
 
 
 def pytest_configure(config):
     # "full" isn't a kind of tests, but asks for all of a kind: `pytest -m full`, `pytest -m "interpret and full"`.
     words = config.option.markexpr.split(" and ")
-    config.stash[_FULL] = "full" in words
+    selection.runs_everything = "full" in words
     config.option.markexpr = " and ".join(word for word in words if word != "full")
     # Triton reads this where kernels are defined, so the interpreter has a test process of its own.
     if config.option.markexpr == "interpret":
@@ -44,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
     def runs(item: pytest.Item) -> bool:
         if item.nodeid in tested:
             return False
-        if item.get_closest_marker("full") and not config.stash[_FULL] and not item.get_closest_marker("gpu"):
+        if item.get_closest_marker("full") and not selection.runs_everything and not item.get_closest_marker("gpu"):
             return False
         if item.get_closest_marker("gpu"):
             return on_gpu and not interpreting and not emulating

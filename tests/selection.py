@@ -15,6 +15,8 @@ import pytest
 import torch
 
 FULL = pytest.mark.full
+# tests/conftest.py sets it where all is asked for, before it imports any test.
+runs_everything = False
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -32,6 +34,18 @@ def sampled_entries(
     return {(layouts[(turn // 2 + order) % len(layouts)], order) for order in orders}
 
 
+def kept(parameters: Iterable[Any]) -> list[Any]:
+    """Returns those parameters of a test that run: on a GPU all, elsewhere those without FULL unless all is asked for.
+
+    The others aren't even collected, which would take every process seconds.
+    """
+
+    def runs(marks: set[str]) -> bool:
+        return runs_everything or "full" not in marks or "gpu" in marks
+
+    return [one for one in parameters if runs({mark.name for mark in one.marks})]
+
+
 def every_other(*axes: Iterable[Any]) -> list[Any]:
     """The combinations of several axes as parameters of a test; every other one, as on a chessboard, by default.
 
@@ -45,10 +59,10 @@ def every_other(*axes: Iterable[Any]) -> list[Any]:
         marks = [mark for parameters in chosen for mark in parameters.marks]
         marks += [FULL] if sum(places) % 2 else []
         combinations.append(pytest.param(*values, marks=marks, id="-".join(parameters.id for parameters in chosen)))
-    return combinations
+    return kept(combinations)
 
 
 def _parameters(value: Any) -> Any:
-    if isinstance(value, type(pytest.param())):
-        return value
-    return pytest.param(value, id=str(value).removeprefix("torch."))
+    one = value if isinstance(value, type(pytest.param())) else pytest.param(value)
+    name = one.id or "-".join(str(part).removeprefix("torch.") for part in one.values)
+    return pytest.param(*one.values, marks=one.marks, id=name)

@@ -119,9 +119,9 @@ class Operator:
             RuntimeError: A backend was requested and can't run; the message says why.
         """
         wanted, device = request.BACKEND.value(), x.device
-        # The size matters only where it was measured: a compiled graph shouldn't depend on it elsewhere.
-        elements = x.numel() if measured.covers(self.folder, device) else 0
-        problem = (wanted, device, x.dtype, _layout(x), elements, limit)
+        # Size and layout matter only where they were measured: a compiled graph shouldn't depend on them elsewhere.
+        elements, layout = (x.numel(), _layout(x)) if measured.covers(self.folder, device) else (0, "")
+        problem = (wanted, device, x.dtype, layout, elements, limit)
         if torch.compiler.is_compiling():
             choice = Choice(*_decided(self.name, *problem))
         elif demand := needs_reference():

@@ -19,6 +19,7 @@ from benchmarks.setting import ROOT
 from benchmarks.timing import percentiles
 from benchmarks.variants import Variant
 from benchmarks.workloads import BOTH, FORWARD, IMAGE_OPERATORS, STEP
+from tests.selection import every_other
 
 BY_NAME = {case.name: case for case in CASES}
 TINY = measure.Options("cpu", max_rounds=3, tiny=True, compiled=False)
@@ -81,7 +82,7 @@ def test_peak_of_a_case_holds_at_least_its_output_and_gradient():
     assert memory.peak_extra_bytes("upsample2d", "reference") > output + gradient
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES])
+@pytest.mark.parametrize("name", every_other([case.name for case in CASES]))
 def test_every_case_runs_tiny(name):
     case = dataclasses.replace(BY_NAME[name], measures_peak=False)
     rows = list(measure.measure_case(case, TINY))

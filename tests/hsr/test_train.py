@@ -152,7 +152,7 @@ def test_a_run_stopped_while_it_starts_goes_on(
     assert [event["event"] for event in events(stopped)] == [event["event"] for event in events(whole)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.full)])
 def test_signals_to_every_process_of_a_job_save(
     images: Path, write_cfg: Callable[..., Path], number: signal.Signals
 ) -> None:

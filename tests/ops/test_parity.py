@@ -14,7 +14,7 @@ from tests import tolerances
 from tests.cases import BY_NAME, CASES, FIR12, LARGE_CASES, Case
 from tests.inputs import LAYOUTS, Inputs, draw, evaluate
 from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
-from tests.selection import FULL, every_other, sampled_entries
+from tests.selection import FULL, every_other, kept, sampled_entries
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # PyTorch's own kernels compute these, so there is nothing to interpret.
@@ -122,7 +122,7 @@ def _ordered_table():
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("case, backend, device, layout, dtype, order", list(_ordered_table()))
+@pytest.mark.parametrize("case, backend, device, layout, dtype, order", kept(_ordered_table()))
 def test_matches_float64_reference(case, backend, device, layout, dtype, order):
     check(case, backend, device, layout, dtype, order)
 
@@ -184,7 +184,7 @@ def _fused_table():
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("case, backend, device, layout, dtype, tf32, order", list(_fused_table()))
+@pytest.mark.parametrize("case, backend, device, layout, dtype, tf32, order", kept(_fused_table()))
 def test_fused_route_matches_float64_reference(case, backend, device, layout, dtype, tf32, order, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     # The other route would be an error, where no second derivative needs it.

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.selection import every_other
+
 from .conftest import copy_sources, environment, pip
 
 USE_SCRIPT = """
@@ -36,7 +38,9 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("changes, reason", REASONS.values(), ids=REASONS.keys())
+@pytest.mark.parametrize(
+    "changes, reason", every_other([pytest.param(*values, id=name) for name, values in REASONS.items()])
+)
 def test_installs_and_runs_without_native_code(changes, reason, tmp_path):
     source, target = copy_sources(tmp_path / "source"), tmp_path / "target"
     env = environment(**changes)
