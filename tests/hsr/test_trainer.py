@@ -77,6 +77,21 @@ def test_adam_is_corrected_for_lazy_regularization(trainer: Trainer) -> None:
         assert group["betas"] == pytest.approx((0, 0.99**ratio))
 
 
+def test_lazy_terms_are_multiplied_by_their_intervals(
+    trainer: Trainer, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each phase ends with its lazy term, whose gradients are therefore those that stay behind."""
+    terms = (
+        ("generator_path_length", next(trainer.G.parameters()), SMALL.path_length_interval),
+        ("discriminator_r1", next(trainer.D.parameters()), SMALL.r1_interval),
+    )
+    for name, weight, _ in terms:
+        monkeypatch.setattr(trainer.loss, name, lambda *_, weight=weight: (weight.sum(), {}))
+    train(trainer, dataset, 1)
+    for _, weight, interval in terms:
+        assert weight.grad is not None and weight.grad.eq(interval).all()
+
+
 def test_each_phase_trains_its_own_networks(trainer: Trainer, dataset: ImageDataset) -> None:
     before = weights(trainer)
     train(trainer, dataset, 1)

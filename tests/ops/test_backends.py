@@ -201,15 +201,26 @@ def test_filter_that_requires_grad_runs_on_the_reference():
 
 
 @requires_native
-def test_more_taps_than_the_native_kernels_take_run_on_the_reference():
+@pytest.mark.parametrize(
+    "call",
+    (
+        lambda size: hk.filter2d(X, torch.full((size,), 1 / size)),
+        lambda size: hk.upfirdn2d(X, None, up=(size, 1)),
+        lambda size: hk.upfirdn2d(X, None, down=(1, size), padding=size),
+    ),
+    ids=("taps", "up", "down"),
+)
+def test_more_taps_or_larger_factors_than_the_native_kernels_take_run_on_the_reference(call):
     """With a warning, and a request for the native backend is refused."""
-    f = torch.rand(65) / 65
-    with pytest.warns(RuntimeWarning, match="65|64"):
-        y = hk.filter2d(X, f)
+    hk.reset_choices()
+    with pytest.warns(RuntimeWarning, match="more than 64 taps"):
+        y = call(65)
     with hk.use_backend("reference"):
-        assert torch.equal(y, hk.filter2d(X, f))
+        assert torch.equal(y, call(65))
     with hk.use_backend("cpu"), pytest.raises(RuntimeError, match="64"):
-        hk.filter2d(X, f)
+        call(65)
+    with hk.use_backend("cpu"):
+        call(64)
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:

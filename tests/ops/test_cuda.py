@@ -114,7 +114,7 @@ def test_calls_with_other_arguments_are_not_replayed():
         (X.half(), B, {}), (X, B.half(), {}), (X[..., ::2], B, {}), (X, torch.randn(8)[::2], {}),
         (X.contiguous(memory_format=torch.channels_last), B, {}), (X.transpose(1, 2), torch.randn(8), {}),
         (X, B, {"alpha": 0.5}), (X, B, {"gain": 3}), (X, torch.randn(8), {"dim": 2}),
-        (torch.randn(1, 4, 8, 9)[..., 1:], B, {}),
+        (X, B, {"clamp": 0.5}), (X, B, {"clamp": 0.2}), (torch.randn(1, 4, 8, 9)[..., 1:], B, {}),
     ):  # fmt: skip
         for _ in range(2):
             y = call(x, b, **options)

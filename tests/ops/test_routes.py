@@ -100,7 +100,8 @@ def test_layers_that_the_fused_kernels_lack_take_the_convolution():
 
 def test_few_outputs_take_the_fused_kernel():
     for direction in PASSES:
-        assert route(direction, images(), torch.Size((3, 64, 1, 1)))[0] == FUSED
+        for outputs in (3, 16):
+            assert route(direction, images(), torch.Size((outputs, 64, 1, 1)))[0] == FUSED
     assert route("forward", images(), torch.Size((17, 64, 1, 1)))[0] == CONVOLUTION
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Infinite values and NaN: what a diverging training computes must show, and on every backend in the same way."""
+"""Infinite values and NaN, and how numbers are rounded: the same on every backend."""
 
 import pytest
 import torch
@@ -45,3 +45,19 @@ def test_epilogue_of_a_layer(backend, device, act, up):
     with hk.use_backend(backend):
         got = layer(*(t.to(device) for t in arguments), f=f.to(device)).cpu()
     torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("backend, device", _BACKENDS)
+def test_outputs_of_16_bits_are_the_nearest_numbers(backend, device, dtype):
+    """Of halves between two numbers the even one, which the tolerance of other tests can't tell from its neighbour."""
+    unit = torch.finfo(dtype).eps
+    steps = torch.arange(-32, 32, dtype=torch.float32).reshape(1, 1, 8, 8)
+    # The sums lie at every quarter between the numbers around 1 and -1, and are exact in float32.
+    for base in (1.0, -1.0, 2.0):
+        x, b = torch.full((1, 1, 8, 8), base) + steps * unit, torch.tensor([0.25, 0.5, 0.75]) * unit
+        images = x.expand(1, 3, 8, 8).to(dtype)
+        expected = (images.float() + b[:, None, None]).to(dtype)
+        with hk.use_backend(backend):
+            got = hk.bias_act(images.to(device), b.to(device, dtype), act="linear").cpu()
+        assert torch.equal(got, expected)
