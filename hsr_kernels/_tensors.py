@@ -37,9 +37,8 @@ def image_format(x: torch.Tensor) -> torch.memory_format:
 
 def dense_image(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     """`x` without gaps, copied only where it has some, and its layout code."""
-    last = is_channels_last(x)
-    x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    return x, NHWC if last else NCHW
+    memory_format = image_format(x)
+    return x.contiguous(memory_format=memory_format), NHWC if memory_format == torch.channels_last else NCHW
 
 
 def laid_out_like(x: torch.Tensor, model: torch.Tensor) -> torch.Tensor:

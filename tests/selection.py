@@ -2,9 +2,9 @@
 """What of a large table of tests `pytest` runs by default; `pytest -m full` runs all of it.
 
 Every test of a table runs the same code on other operands, and a fault seldom shows in one combination alone. So the
-default is a sample in which the axes go round: each case is there in every dtype and, in float32, in every order of
-derivative, and any few cases of an operator have every combination of dtype, layout and order between them.
-tests/mutants.py shows that the sample finds what the whole finds.
+default is a sample in which the axes go round: each case is there in every dtype, in float32 in every order, else in
+one order of derivative, each in one layout; the next cases of the operator have the other combinations.
+tests/mutants.py tries whether the sample finds small faults.
 """
 
 from collections.abc import Iterable, Sequence

@@ -88,9 +88,9 @@ def passes(layer: Layer, device_name: str, backend: str) -> dict[tuple[str, str]
     side, kernel = math.isqrt(layer.pixels), (layer.kernel, layer.kernel)
     dtype = torch.bfloat16 if layer.products == "half" else torch.float32
     pad = layer.kernel // 2
-    steps = plan(kernel, (1, 1), 1, 1, (pad, pad, pad, pad), flip_filter=False)
+    layer_plan = plan(kernel, (1, 1), 1, 1, (pad, pad, pad, pad), flip_filter=False)
     applied = epilogue("lrelu", None, None, 256.0, dtype)
-    padding = steps.convolution.padding
+    padding = layer_plan.convolution.padding
 
     def images(channels: int) -> torch.Tensor:
         values = torch.randn(layer.batch, channels, side, side, dtype=dtype, device=device_name)
@@ -104,11 +104,13 @@ def passes(layer: Layer, device_name: str, backend: str) -> dict[tuple[str, str]
     vectors = vector(layer.batch, layer.outputs), vector(layer.batch, 1, side, side), vector(layer.outputs)
     forward, input_gradient, weight_gradient = PASSES
     calls: dict[tuple[str, str], Callable[[], Any]] = {
-        (forward, CONVOLUTION): partial(autograd.convolution_route, x, w, s, *vectors, None, steps, applied, backend),
-        (input_gradient, CONVOLUTION): partial(
-            autograd.input_gradient, dv, w, x, s, None, (side, side), steps, backend
+        (forward, CONVOLUTION): partial(
+            autograd.convolution_route, x, w, s, *vectors, None, layer_plan, applied, backend
         ),
-        (weight_gradient, CONVOLUTION): partial(autograd.weight_gradient, x, s, None, dv, w, steps, backend),
+        (input_gradient, CONVOLUTION): partial(
+            autograd.input_gradient, dv, w, x, s, None, (side, side), layer_plan, backend
+        ),
+        (weight_gradient, CONVOLUTION): partial(autograd.weight_gradient, x, s, None, dv, w, layer_plan, backend),
     }
     if backend == TRITON:
         calls |= {

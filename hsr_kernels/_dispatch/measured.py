@@ -79,17 +79,17 @@ def covers(op: str, device: torch.device) -> bool:
 
 @lru_cache(maxsize=1024)
 def _covers(op: str, device: torch.device) -> bool:
-    on = chip(device)
-    return any((m.chip, m.problem.op) == (on, op) for m in read(_table()))
+    device_chip = chip(device)
+    return any((m.chip, m.problem.op) == (device_chip, op) for m in read(_table()))
 
 
 covers._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def fastest(problem: Problem, device: torch.device, candidates: Sequence[str]) -> tuple[str, str]:
-    """(candidate, how it is known): the first one where nothing like the problem has been measured on this chip."""
-    on = chip(device)
-    lines = [m for m in read(_table()) if m.chip == on and m.microseconds.keys() >= set(candidates)]
+    """(candidate, evidence): the first one where nothing like the problem has been measured on this chip."""
+    device_chip = chip(device)
+    lines = [m for m in read(_table()) if m.chip == device_chip and m.microseconds.keys() >= set(candidates)]
     nearest = min(lines, key=lambda m: m.problem.doublings_from(problem), default=None)
     distance = math.inf if nearest is None else nearest.problem.doublings_from(problem)
     if nearest is None or distance == math.inf:

@@ -21,7 +21,7 @@ from .functions import needs_reference
 
 # What is measured of a public function, as its `Problem.direction`.
 CALL = "forward and backward"
-_RULE = "cuda has nothing to compile"
+_RULE_OF_THUMB = "cuda has nothing to compile"
 _MAX_CHOICES = 4096
 
 operators: dict[str, "Operator"] = {}
@@ -163,10 +163,10 @@ class Operator:
             return Choice(usable[0], "the fastest that can run")
         name = str(dtype).removeprefix("torch.")
         problem = measured.Problem(self.folder, CALL, name, layout, (elements,))
-        backend, known = measured.fastest(problem, device, usable)
-        if known.startswith("not measured"):
-            return Choice(backend, f"the default ({known}; {_RULE})")
-        return Choice(backend, f"the fastest that can run ({known})")
+        backend, evidence = measured.fastest(problem, device, usable)
+        if evidence.startswith("not measured"):
+            return Choice(backend, f"the default ({evidence}; {_RULE_OF_THUMB})")
+        return Choice(backend, f"the fastest that can run ({evidence})")
 
 
 def preferred(device: torch.device) -> tuple[str, ...]:
