@@ -10,13 +10,17 @@ import torch
 from torch.utils import deterministic
 
 from benchmarks.gpu.journal import Journal
-from tests import selection
+from tests.selection import SELECTION
+
+# There is nothing to compile where kernels are interpreted.
+_COMPILER_TESTS = ("test_aot.py", "test_vector_access.py")
+# None of these tests is of interpreted or emulated kernels, and what they import takes seconds.
+_FOLDERS_WITHOUT_KERNELS = ("hsr", "packaging")
 
 
 def pytest_configure(config):
     # "full" isn't a kind of tests, but asks for all of a kind: `pytest -m full`, `pytest -m "interpret and full"`.
     words = config.option.markexpr.split(" and ")
-    selection.runs_everything = "full" in words
     config.option.markexpr = " and ".join(word for word in words if word != "full")
     # Triton reads this where kernels are defined, so the interpreter has a test process of its own.
     if config.option.markexpr == "interpret":
@@ -25,34 +29,30 @@ def pytest_configure(config):
         from tests.emulator.build import build
 
         os.environ["HSR_CUDA_EMULATED"] = str(build("_cuda_emulated"))
+    SELECTION.runs_everything = "full" in words
+    SELECTION.has_gpu = torch.cuda.is_available() or _rehearsing()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        SELECTION.kind = "interpret"
+    elif os.environ.get("HSR_CUDA_EMULATED"):
+        SELECTION.kind = "emulate"
 
 
 def pytest_ignore_collect(collection_path):
-    """Leaves out the compiler's tests where kernels are interpreted: there is nothing to compile then."""
-    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
-    return True if interpreting and collection_path.name in ("test_aot.py", "test_vector_access.py") else None
+    """Leaves out files in which no test is of the kind that this process runs."""
+    left_out = _FOLDERS_WITHOUT_KERNELS if SELECTION.kind else ()
+    left_out += _COMPILER_TESTS if SELECTION.kind == "interpret" else ()
+    return True if collection_path.name in left_out else None
 
 
 def pytest_collection_modifyitems(config, items):
     """Leaves out what this process can't run: interpreted and emulated kernels elsewhere, a GPU's without one."""
-    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
-    emulating = bool(os.environ.get("HSR_CUDA_EMULATED"))
-    on_gpu = torch.cuda.is_available() or _rehearsing()
     tested = _tested_before()
-
-    def runs(item: pytest.Item) -> bool:
-        if item.nodeid in tested:
-            return False
-        if item.get_closest_marker("full") and not selection.runs_everything and not item.get_closest_marker("gpu"):
-            return False
-        if item.get_closest_marker("gpu"):
-            return on_gpu and not interpreting and not emulating
-        kinds = bool(item.get_closest_marker("interpret")), bool(item.get_closest_marker("emulate"))
-        return kinds == (interpreting, emulating)
-
-    left_out = [item for item in items if not runs(item)]
+    ran, left_out = [], []
+    for item in items:
+        runs = item.nodeid not in tested and SELECTION.runs({mark.name for mark in item.iter_markers()})
+        (ran if runs else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if runs(item)]
+    items[:] = ran
 
 
 def _rehearsing() -> bool:

@@ -8,6 +8,7 @@ tests/mutants.py tries whether the sample finds small faults.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -15,8 +16,6 @@ import pytest
 import torch
 
 FULL = pytest.mark.full
-# tests/conftest.py sets it where all is asked for, before it imports any test.
-runs_everything = False
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -34,16 +33,46 @@ def sampled_entries(
     return {(layouts[(turn // 2 + order) % len(layouts)], order) for order in orders}
 
 
-def kept(parameters: Iterable[Any]) -> list[Any]:
-    """Returns those parameters of a test that run: on a GPU all, elsewhere those without FULL unless all is asked for.
+@dataclass
+class Selection:
+    """What tests this process runs; tests/conftest.py fills it in before it imports any test.
 
-    The others aren't even collected, which would take every process seconds.
+    Attributes:
+        kind: The mark of the tests, "interpret" or "emulate", or empty for all others.
+        has_gpu: Whether there is a GPU, or a GPU's tests are to be collected without one.
+        runs_everything: Whether FULL tests run, too. On a GPU they always do.
     """
 
-    def runs(marks: set[str]) -> bool:
-        return runs_everything or "full" not in marks or "gpu" in marks
+    kind: str = ""
+    has_gpu: bool = False
+    runs_everything: bool = False
 
-    return [one for one in parameters if runs({mark.name for mark in one.marks})]
+    def leaves_out(self, marks: set[str]) -> bool:
+        """Whether tests with these marks don't run, whatever other marks they have."""
+        if "gpu" in marks:
+            return not self.has_gpu or self.kind != ""
+        return ("full" in marks and not self.runs_everything) or bool({"interpret", "emulate"} & (marks - {self.kind}))
+
+    def runs(self, marks: set[str]) -> bool:
+        """Whether a test with these marks, and no others, runs."""
+        return not self.leaves_out(marks) and (self.kind == "" or self.kind in marks)
+
+
+SELECTION = Selection()
+
+
+def kept(parameters: Iterable[Any]) -> list[Any]:
+    """Returns the parameters of a test without those that don't run in this process.
+
+    Those aren't even collected, which would take every process seconds. Where none is left, the first one is, which
+    tests/conftest.py leaves out: pytest reports tests without any parameters as skipped.
+    """
+
+    def marks(one: Any) -> set[str]:
+        return {mark.name for mark in getattr(one, "marks", ())}
+
+    every = list(parameters)
+    return [one for one in every if not SELECTION.leaves_out(marks(one))] or every[:1]
 
 
 def every_other(*axes: Iterable[Any]) -> list[Any]:

@@ -6,6 +6,7 @@ So an archive is good for exactly one version of kernels, of Triton and of the c
 machine code and its description travel: the loader needs nothing else.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -33,8 +34,14 @@ def fingerprint() -> dict[str, str]:
     sources = hashlib.sha256()
     for path in sorted(root.rglob("*triton*.py")):
         sources.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return {"libtriton": _hash_of_compiler(), "kernels": sources.hexdigest()}
+
+
+# It is half a gigabyte.
+@functools.cache
+def _hash_of_compiler() -> str:
     library = Path(triton.__file__).parent / "_C" / "libtriton.so"
-    return {"libtriton": hashlib.sha256(library.read_bytes()).hexdigest(), "kernels": sources.hexdigest()}
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def declare(folder: Path, arch: str, kernels: int) -> None:

@@ -9,6 +9,7 @@ from benchmarks.gpu import testing
 from benchmarks.gpu.items import Task
 from benchmarks.gpu.journal import DONE, FAILED
 from benchmarks.gpu.testing import Group
+from tests.selection import FULL, kept
 
 _HEAD = """
 import os
@@ -17,7 +18,10 @@ import signal
 import pytest
 import torch
 
+from tests.selection import SELECTION
+
 pytestmark = pytest.mark.gpu
+SELECTION.has_gpu = True
 torch.cuda.is_available = lambda: True
 broken = False
 
@@ -61,10 +65,10 @@ def task(journal, monkeypatch):
     return Task(journal.path.parent, "", True)
 
 
-@pytest.mark.parametrize("single_process, parts", (
-    (True, (_SILENT, _FAILING, _CRASHING)),
-    (False, (_LOUD,)),
-), ids=("one process", "several"))  # fmt: skip
+@pytest.mark.parametrize("single_process, parts", kept((
+    pytest.param(True, (_SILENT, _FAILING, _CRASHING), id="one process"),
+    pytest.param(False, (_LOUD,), marks=FULL, id="several"),
+)))  # fmt: skip
 def test_a_lost_device_and_a_crash_cost_one_test_each(task, journal, single_process, parts):
     if not single_process:
         pytest.importorskip("xdist")

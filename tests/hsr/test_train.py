@@ -26,6 +26,7 @@ from hsr.training.evaluation import Evaluator
 from hsr.training.stop import MIN_SECONDS_BETWEEN_REQUESTS
 from hsr.training.trainer import Trainer
 from hsr.weights import find_weights, read_header
+from tests.selection import FULL, kept
 
 from .conftest import run_folders
 
@@ -152,7 +153,7 @@ def test_a_run_stopped_while_it_starts_goes_on(
     assert [event["event"] for event in events(stopped)] == [event["event"] for event in events(whole)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.full)])
+@pytest.mark.parametrize("number", kept([signal.SIGTERM, pytest.param(signal.SIGHUP, marks=FULL)]))
 def test_signals_to_every_process_of_a_job_save(
     images: Path, write_cfg: Callable[..., Path], number: signal.Signals
 ) -> None:
@@ -199,7 +200,7 @@ def test_a_run_survives_its_terminal(images: Path, write_cfg: Callable[..., Path
     assert read_header(find_weights(images.parent / "runs/001-images-small-baseline")).images_seen == 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", kept([signal.SIGINT, pytest.param(signal.SIGTERM, marks=FULL), signal.SIGHUP]))
 def test_a_signal_saves_and_resume_goes_on(
     hsr: Command,
     labelled: Path,
@@ -331,17 +332,25 @@ def test_a_start_from_weights_is_no_worse_after_a_step(
     hsr: Command, labelled: Path, write_cfg: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The average stays that of what was trained, and the penalty on path lengths begins where it was."""
-    cfg = write_cfg("rampup", ema_kimg=10.0, ema_rampup=0.05, kimg=0.4, tick_kimg=0.2, metric_images=200)
-    assert hsr("train", "--cfg", cfg, "--data", labelled, "--device", "cpu") == 0
+    cfg = write_cfg("rampup", ema_kimg=10.0, ema_rampup=0.05)
+    assert hsr("train", "--cfg", write_cfg("slow", ema_kimg=10.0), "--data", labelled, "--device", "cpu") == 0
     (first,) = run_folders(tmp_path)
-    assert hsr("train", "--resume", find_weights(first), "--data", labelled, "--kimg", 0.004, "--device", "cpu") == 0
+    weights = find_weights(first)
+    options = ["--resume", weights, "--data", labelled, "--kimg", 0.004, "--device", "cpu"]
+    assert hsr("train", "--cfg", cfg, *options) == 0
     second = run_folders(tmp_path)[1]
     assert json.loads((second / "config.json").read_text())["ema_rampup"] is None
     start, end = (event for event in events(second) if event["event"] in ("start", "summary"))
     name = next(name for name in start if "Frechet" in name)
     assert end[name] <= 1.02 * start[name]
+    before, after = (safetensors.torch.load_file(path) for path in (weights, find_weights(second)))
+    # The average of latents, a buffer, is copied.
+    for key in (key for key in before if key.startswith("G_ema.") and not key.endswith(".w_avg")):
+        moved = (after[key] - before[key]).abs().max()
+        assert moved <= 0.01 * (after[key.replace("G_ema.", "G.")] - before[key]).abs().max(), key
     state = safetensors.torch.load_file(second / "checkpoints/state.safetensors")
-    assert state["loss.pl_mean"].item() == pytest.approx(events(second)[1]["Loss/G/path_length"], rel=0.3)
+    # The two samples of one batch differ; a penalty that began at 0 would be at a hundredth of theirs.
+    assert 1 / 3 < state["loss.pl_mean"].item() / events(second)[1]["Loss/G/path_length"] < 3
 
 
 def test_a_run_goes_on_with_its_own_encoder_only(

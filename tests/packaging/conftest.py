@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of the source tree, and the wheel built from it."""
+"""A copy of the source tree, and wheels built from it."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.selection import FULL, kept
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,14 +51,33 @@ def copy_sources(target: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel in `dist` and what building it left in `build`."""
-    source = copy_sources(tmp_path_factory.mktemp("wheel") / "source")
-    done = pip("wheel", ".", "--wheel-dir", "dist", cwd=source, env=environment(HSR_BUILD_CPU="1"))
+    """A folder with the wheel in `dist` and what compiling took, in `build`; it takes most of a minute."""
+    return _build(copy_sources(tmp_path_factory.mktemp("built") / "source"))
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel in `dist`; in place of CMake, a script takes the extension that is installed."""
+    folder = tmp_path_factory.mktemp("packed")
+    spec = importlib.util.find_spec("hsr_kernels._cpu")
+    assert spec is not None and spec.origin is not None
+    (folder / "tools").mkdir()
+    cmake = folder / "tools" / "cmake"
+    take = f'case $word in -DHSR_OUTPUT=*) cp "{spec.origin}" "${{word#*=}}" ;; esac'
+    cmake.write_text(f"#!/bin/sh\nfor word; do {take}; done\n")
+    cmake.chmod(0o755)
+    return _build(copy_sources(folder / "source"), cmake.parent)
+
+
+def _build(source: Path, *tools: Path) -> Path:
+    env = environment(HSR_BUILD_CPU="1")
+    env["PATH"] = os.pathsep.join([*map(str, tools), env["PATH"]])
+    done = pip("wheel", ".", "--wheel-dir", "dist", cwd=source, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return source
 
 
-@pytest.fixture(scope="session")
-def wheel(built: Path) -> Path:
-    (path,) = (built / "dist").glob("*.whl")
+@pytest.fixture(scope="session", params=kept(["packed", pytest.param("built", marks=FULL)]))
+def wheel(request: pytest.FixtureRequest) -> Path:
+    (path,) = (request.getfixturevalue(request.param) / "dist").glob("*.whl")
     return path

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.native import requires_native
+from tests.selection import FULL
 
 from .conftest import ROOT, copy_sources, environment
 
-# The build takes most of a minute on two idle cores.
+# Compiling takes most of a minute on two idle cores.
 pytestmark = [requires_native, pytest.mark.timeout(900)]
 
 # The C library in its parts; everything else a machine may lack, or have in another version.
@@ -97,11 +98,16 @@ def objects(built: Path) -> dict[str, list[Path]]:
     return found
 
 
-def test_instruction_sets_are_asked_for_by_name(built):
-    (folder,) = built.glob("build/temp*/cmake_cpu")
+def test_instruction_sets_are_asked_for_by_name(tmp_path):
+    import pybind11
+
+    options = {"CMAKE_BUILD_TYPE": "Release", "HSR_EXTENSION": "_cpu", "HSR_OUTPUT": tmp_path / "_cpu.so"}
+    options |= {"Python_EXECUTABLE": sys.executable, "pybind11_DIR": pybind11.get_cmake_dir()}
+    command = ["cmake", "-S", ROOT / "csrc", "-B", tmp_path, "-G", "Ninja", *(f"-D{k}={v}" for k, v in options.items())]
+    subprocess.run(command, env=environment(), capture_output=True, check=True)
     statement = re.compile(r"^build CMakeFiles/(\w+)\.dir/.*\.o:.*\n(?:  .*\n)*?  FLAGS = (.*)$", re.MULTILINE)
     machine: dict[str, set[str]] = {}
-    for target, flags in statement.findall((folder / "build.ninja").read_text()):
+    for target, flags in statement.findall((tmp_path / "build.ninja").read_text()):
         machine.setdefault(target, set()).update(re.findall(r"(?<=\s)-m\S+", flags))
     assert machine.keys() == {"_cpu", "hsr_cpu_base", "hsr_cpu_avx2", "hsr_cpu_avx512"}
     assert machine["_cpu"] == machine["hsr_cpu_base"] == set()
@@ -110,6 +116,7 @@ def test_instruction_sets_are_asked_for_by_name(built):
     assert not any("arch" in flag or "tune" in flag for flags in machine.values() for flag in flags)
 
 
+@FULL
 def test_no_function_is_shared_between_instruction_sets(built):
     """The linker keeps one copy of an inline function; if for AVX-512, it would crash lesser processors."""
     found = objects(built)
