@@ -24,7 +24,7 @@ SM90, SM120 = record.CHIPS["sm_90"], record.CHIPS["sm_120"]
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
