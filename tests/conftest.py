@@ -13,7 +13,7 @@ from benchmarks.gpu.journal import Journal
 from tests.selection import SELECTION
 
 # There is nothing to compile where kernels are interpreted.
-_COMPILER_TESTS = ("test_aot.py", "test_vector_access.py")
+_COMPILER_TESTS = ("ops/test_aot.py", "ops/test_vector_access.py")
 # None of these tests is of interpreted or emulated kernels, and what they import takes seconds.
 _FOLDERS_WITHOUT_KERNELS = ("hsr", "packaging")
 
@@ -41,7 +41,7 @@ def pytest_ignore_collect(collection_path):
     """Leaves out files in which no test is of the kind that this process runs."""
     left_out = _FOLDERS_WITHOUT_KERNELS if SELECTION.kind else ()
     left_out += _COMPILER_TESTS if SELECTION.kind == "interpret" else ()
-    return True if collection_path.name in left_out else None
+    return True if collection_path in [Path(__file__).parent / name for name in left_out] else None
 
 
 def pytest_collection_modifyitems(config, items):

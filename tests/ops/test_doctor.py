@@ -117,7 +117,7 @@ runpy.run_module("hsr_kernels.doctor", run_name="__main__")
     assert "\nTriton            not installed" in done.stdout
     assert "\nC++ compiler      none found" in done.stdout
     problems = section(done.stdout, "Problems")
-    assert "The triton backend can't work: this machine has no NVIDIA GPU." in problems and "The cpu" not in problems
+    assert "The triton backend can't work: " in problems and "The cpu" not in problems
     assert len(done.stdout.splitlines()) <= 45
 
 
