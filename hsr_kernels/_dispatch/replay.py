@@ -31,22 +31,26 @@ def is_watched() -> bool:
     return bool(_modes() or _transforms() is not None or _trace() is not None or forward_ad._current_level >= 0)
 
 
-def may_run(x: torch.Tensor) -> bool:
-    """Whether the cuda backend can be chosen for a tensor, as far as a glance tells."""
-    on_gpu = x.is_cuda or native.cuda_is_emulated()
-    return on_gpu and _is_available() and request.BACKEND.value() in (None, "cuda")
-
-
 @functools.cache
-def _is_available() -> bool:
-    return not native.missing("_cuda")
+def may_run(on_gpu: bool, backend: str | None) -> bool:
+    """Whether the cuda backend can be chosen, as far as a glance tells.
+
+    Args:
+        on_gpu: Whether the tensor is on a GPU.
+        backend: What the program asked for.
+    """
+    asked = backend or request.BACKEND.of_environment()
+    return (on_gpu or native.cuda_is_emulated()) and not native.missing("_cuda") and asked in (None, "cuda")
 
 
 def key_of(x: Any, f: Any, *options: object) -> Hashable:
-    """All that a call with images x and a filter f depends on but values; None where it can't be repeated."""
+    """All that a call with images x and a filter f depends on but values; None where it can't be repeated.
+
+    What environment variables ask for isn't in it: launches are forgotten before these are read again.
+    """
     if is_compiling() or type(x) not in TENSOR_TYPES or (f is not None and type(f) not in TENSOR_TYPES):
         return None
-    if not may_run(x):
+    if not may_run(x.is_cuda, request.BACKEND.used):
         return None
     # A filter of 16 bits is cast before the launch, which reads what it's given.
     if f is not None and f.dtype.itemsize < 4:
@@ -56,7 +60,7 @@ def key_of(x: Any, f: Any, *options: object) -> Hashable:
     if torch.is_grad_enabled() and (x.requires_grad or (f is not None and f.requires_grad)):
         return None
     of_f = None if f is None else (f.shape, f.stride(), f.dtype, f.device)
-    key = (x.shape, x.is_contiguous() or x.stride(), x.dtype, x.device, of_f, options, request.BACKEND.value())
+    key = (x.shape, x.is_contiguous() or x.stride(), x.dtype, x.device, of_f, options, request.BACKEND.used)
     try:
         hash(key)
     # Padding in a list, say.
@@ -86,6 +90,6 @@ _every: list[Launches] = []
 
 def reset() -> None:
     """Forgets all launches, and whether the cuda backend is there."""
-    _is_available.cache_clear()
+    may_run.cache_clear()
     for launches in _every:
         launches.clear()

@@ -68,14 +68,14 @@ def bias_act(
     if (
         not is_compiling()
         and type(x) in TENSOR_TYPES
-        and may_run(x)
+        and may_run(x.is_cuda, request.BACKEND.used)
         and (b is None or type(b) in TENSOR_TYPES)
         and not is_watched()
         and not (is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)))
     ):
         b_key = None if b is None else (b.shape, b.is_contiguous(), b.dtype, b.device)
         strides = x.is_contiguous() or x.stride()
-        key = (x.shape, strides, x.dtype, x.device, b_key, dim, act, alpha, gain, clamp, request.BACKEND.value())
+        key = (x.shape, strides, x.dtype, x.device, b_key, dim, act, alpha, gain, clamp, request.BACKEND.used)
         try:
             if launch := _launches.get(key):
                 return launch(x, b)
