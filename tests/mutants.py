@@ -211,7 +211,7 @@ def main() -> None:
         for mutant, verdict in verdicts(missing, options.jobs, options.full):
             verdict_of[mutant.name] = verdict
             progress.advance(task)
-            console.print(f"{mutant.kind:8} {mutant.name}: {verdict}", highlight=False)
+            console.print(f"{mutant.kind:8} {mutant.name}: {verdict}", highlight=False, markup=False)
             with options.out.open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(("name", "kind", "file", "verdict"))
@@ -220,7 +220,7 @@ def main() -> None:
     console.print(table(found))
     for mutant, verdict in found.items():
         if verdict == SURVIVED:
-            console.print(f"survived: {mutant.name} ({mutant.file})", highlight=False)
+            console.print(f"survived: {mutant.name} ({mutant.file})", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,39 @@ def test_results_do_not_depend_on_the_order_of_threads(name, layout, emulator):
     assert emulator.emulator_launches()
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+@pytest.mark.parametrize("channels, kernel", ((520, 3), (1030, 1)))
+def test_weights_that_exceed_shared_memory_are_demodulated_in_pieces(channels, kernel, dtype):
+    """In float16 the largest weight, which stands in the last piece, decides the scale of the first one too."""
+    weight, styles = torch.randn(3, channels, kernel, kernel, dtype=dtype), torch.randn(2, channels, dtype=dtype)
+    weight[:, -1] *= 100
+    tensors = torch.randn(2, channels, 3, 3, dtype=dtype), weight, styles
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = hk.modulated_conv2d(tensors[0], weight.contiguous(memory_format=layout), styles, padding=kernel // 2)
+        with hk.use_backend("reference"):
+            expected = hk.modulated_conv2d(*(t.double() for t in tensors), padding=kernel // 2)
+        tolerance = 2e-3 if dtype == torch.float16 else 1e-5
+        torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_block_takes_several_tiles():
+    """As in layers of many pixels: here two tiles per sample, the second of a single pixel."""
+    tensors = torch.randn(2048, 2, 27, 19), torch.randn(1, 2, 1, 1), torch.randn(2048, 2), torch.randn(27, 19)
+    v = torch.randn(2048, 1, 27, 19)
+
+    def derivatives(dtype: torch.dtype) -> list[torch.Tensor]:
+        leaves = [t.to(dtype).requires_grad_() for t in tensors]
+        y = hk.modulated_conv2d(*leaves, act="lrelu")
+        first = torch.autograd.grad((y.square() * v).sum(), leaves, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(g.pow(2).mean() for g in first), leaves)]
+
+    actual = derivatives(torch.float32)
+    with hk.use_backend("reference"):
+        expected = derivatives(torch.float64)
+    for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5 * b.abs().max().item(), msg=lambda m: f"{i}: {m}")
+
+
 @pytest.fixture
 def uncounted_convolution(monkeypatch):
     """Leaves the convolution itself out of the count, since on CPUs it also casts float16 to float32 and back."""

@@ -192,6 +192,7 @@ def test_setup_filter_normalizes_flips_and_scales():
         {"up": 2, "padding": (1, 1, 1, 1)},
         {"down": 2, "padding": (1, 1, 1, 1)},
         {"up": 2, "down": 2, "padding": (1, 2, 0, 1)},
+        {"up": 3, "down": 2, "padding": (1, 2, 0, 1), "flip_filter": True},
         {"up": 3, "padding": (2, -1, 1, 0), "flip_filter": True},
         {"down": 3, "padding": (0, 2, -1, 1), "flip_filter": True},
         {"padding": (2, 0, -1, 1), "flip_weight": False},

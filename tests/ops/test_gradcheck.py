@@ -73,6 +73,25 @@ def test_derivatives_match_finite_differences_in_other_layouts(backend, layout):
 
 
 @requires_native
+@pytest.mark.parametrize("act", ("linear", "relu", "lrelu"))
+def test_third_order_of_piecewise_linear_activations(act):
+    """Under a cube three of them differ from zero, with respect to the bias too."""
+    tensors = draw(Case("bias_act", act, {"x": (2, 3, 4), "b": (3,)}), torch.float64).tensors
+
+    def third(backend: str) -> list[torch.Tensor]:
+        x, b = leaves = [t.clone().requires_grad_() for t in tensors.values()]
+        with use_backend(backend):
+            total = hk.bias_act(x, b, act=act, gain=-0.7, clamp=1.1).pow(3).sum()
+            for _ in range(2):
+                total = sum(g.sum() for g in torch.autograd.grad(total, leaves, create_graph=True))
+            return list(torch.autograd.grad(total, leaves))
+
+    expected = third("reference")
+    assert all(t.count_nonzero() for t in expected)
+    torch.testing.assert_close(third("cpu"), expected)
+
+
+@requires_native
 @pytest.mark.parametrize("up", [1, 2])
 def test_third_order_of_modulated_conv2d(up):
     """A differentiable second derivative is computed in another way: both must agree, and the third be right."""

@@ -24,7 +24,8 @@ _GRID = torch.tensor([[[0.1, -0.3], [0.6, 0.2], [-1.1, 0.9]]])
 
 def _loss(x: torch.Tensor) -> torch.Tensor:
     head = (_W[:, :, 0, 0], torch.ones(3), _W[:2, 0, 0, :], torch.ones(2))
-    return hk.feature_projection_loss([x], [torch.zeros(len(x), 2, 3, 3)], [head]).sum() * torch.ones(1)
+    scales = hk.feature_projection_loss([x, x + 1], [torch.zeros(len(x), 2, 3, 3)] * 2, [head, head])
+    return scales @ torch.tensor([[1.0], [-3.0]])
 
 
 OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
