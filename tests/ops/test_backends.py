@@ -189,8 +189,10 @@ def test_explain_reads_as_text():
 
 @requires_native
 def test_filter_that_requires_grad_runs_on_the_reference():
-    """Only the reference computes the filter's own gradient."""
+    """Only the reference computes the filter's own gradient; a call before it, with another filter, changes nothing."""
+    hk.reset_choices()
     f = hk.setup_filter([1, 3, 3, 1]).requires_grad_()
+    hk.upfirdn2d(X, f.detach())
     with pytest.warns(RuntimeWarning, match="filter that requires grad"):
         y = hk.upfirdn2d(X, f)
     y.square().sum().backward()

@@ -9,10 +9,10 @@ from hsr_kernels._dispatch import measured, native, operators
 from hsr_kernels._dispatch.measured import HEADER, Measurement, Problem
 
 TABLE = f"""{",".join(HEADER)}
+8.0,bias_act,forward and backward,float32,contiguous,1024,cuda=30.0 triton=8.0
 9.0,bias_act,forward and backward,float32,contiguous,1024,cuda=8.0 triton=30.0
 9.0,bias_act,forward and backward,float32,contiguous,67108864,cuda=140.0 triton=120.0
 9.0,bias_act,forward and backward,float16,channels_last,1024,cuda=8.0 triton=8.0
-8.0,bias_act,forward and backward,float32,contiguous,1024,cuda=30.0 triton=8.0
 """
 
 
