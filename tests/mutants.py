@@ -5,9 +5,9 @@
     python -m tests.mutants --full               # survivors meet the full tables too
     python -m tests.mutants --only clamp --jobs 1
 
-It works on copies of the tree, and the test that finds a fault must pass without it. A fault first meets the tests that its entry names and then,
-if it survives these, whole suites. Results are kept in a CSV file, and a run that was cut off goes on from there. As
-what runs by default is part of the full tables, whatever the first finds the second finds too.
+It works on copies of the tree, and the test that finds a fault must pass without it. A fault first meets the tests that
+its entry names and then, if it survives these, whole suites. Results are kept in a CSV file, and a run that was cut off
+goes on from there. As what runs by default is part of the full tables, whatever the first finds the second finds too.
 """
 
 import argparse
