@@ -264,7 +264,7 @@ def _modulated() -> list[Case]:
         case("not-demodulated-up", 2, 5, (3, 5), 4, demodulate=False, act="sigmoid", clamp=0.7, **up),
         case("up-no-filter", 1, 3, (4, 5), 4, up=2, **lrelu),
         case("up-3-12-taps", 1, 3, (4, 5), 2, up=3, resample_filter=FIR12, act="selu"),
-        case("up-2-down-3", 1, 3, (5, 6), 2, up=2, down=3, resample_filter=FIR4, act="elu", clamp=1.2),
+        case("up-2-down-3", 2, 5, (7, 8), 4, up=2, down=3, resample_filter=FIR4, act="elu", clamp=1.2),
         case("many-channels", 1, 40, (4, 4), 33, noise=(1, 1, 4, 4), act="softplus", clamp=2.0),
         case("linear-clamp", 2, 4, (5, 5), 6, noise=(2, 1, 5, 5), clamp=0.8),
         case("relu-no-bias", 2, 4, (5, 5), 6, bias=False, act="relu"),
