@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.native import requires_native
-from tests.selection import FULL
 
 from .conftest import ROOT, copy_sources, environment
 
@@ -89,25 +88,23 @@ def test_native_code_includes_no_torch_header():
         assert not re.search(r'#\s*include\s*[<"](torch|ATen|c10)/', path.read_text()), path
 
 
-def objects(built: Path) -> dict[str, list[Path]]:
-    """Instruction set -> the object files compiled for it; "" for those that are compiled once."""
-    found: dict[str, list[Path]] = {}
-    for path in built.glob("build/temp*/cmake_cpu/CMakeFiles/*/**/*.o"):
-        (target,) = [part for part in path.parts if part.endswith(".dir")]
-        found.setdefault(target.removesuffix(".dir").removeprefix("hsr_cpu_").removeprefix("_cpu"), []).append(path)
-    return found
-
-
-def test_instruction_sets_are_asked_for_by_name(tmp_path):
+@pytest.fixture(scope="module")
+def compilation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which CMake is ready to compile the extension."""
     import pybind11
 
-    options = {"CMAKE_BUILD_TYPE": "Release", "HSR_EXTENSION": "_cpu", "HSR_OUTPUT": tmp_path / "_cpu.so"}
+    folder = tmp_path_factory.mktemp("compilation")
+    options = {"CMAKE_BUILD_TYPE": "Release", "HSR_EXTENSION": "_cpu", "HSR_OUTPUT": folder / "_cpu.so"}
     options |= {"Python_EXECUTABLE": sys.executable, "pybind11_DIR": pybind11.get_cmake_dir()}
-    command = ["cmake", "-S", ROOT / "csrc", "-B", tmp_path, "-G", "Ninja", *(f"-D{k}={v}" for k, v in options.items())]
+    command = ["cmake", "-S", ROOT / "csrc", "-B", folder, "-G", "Ninja", *(f"-D{k}={v}" for k, v in options.items())]
     subprocess.run(command, env=environment(), capture_output=True, check=True)
+    return folder
+
+
+def test_instruction_sets_are_asked_for_by_name(compilation):
     statement = re.compile(r"^build CMakeFiles/(\w+)\.dir/.*\.o:.*\n(?:  .*\n)*?  FLAGS = (.*)$", re.MULTILINE)
     machine: dict[str, set[str]] = {}
-    for target, flags in statement.findall((tmp_path / "build.ninja").read_text()):
+    for target, flags in statement.findall((compilation / "build.ninja").read_text()):
         machine.setdefault(target, set()).update(re.findall(r"(?<=\s)-m\S+", flags))
     assert machine.keys() == {"_cpu", "hsr_cpu_base", "hsr_cpu_avx2", "hsr_cpu_avx512"}
     assert machine["_cpu"] == machine["hsr_cpu_base"] == set()
@@ -116,13 +113,14 @@ def test_instruction_sets_are_asked_for_by_name(tmp_path):
     assert not any("arch" in flag or "tune" in flag for flags in machine.values() for flag in flags)
 
 
-@FULL
-def test_no_function_is_shared_between_instruction_sets(built):
+@pytest.mark.parametrize("isa", ("avx2", "avx512"))
+def test_no_function_is_shared_between_instruction_sets(compilation, isa):
     """The linker keeps one copy of an inline function; if for AVX-512, it would crash lesser processors."""
-    found = objects(built)
-    assert {"base", "avx2", "avx512", ""} <= set(found)
-    for isa in ("avx2", "avx512"):
-        for path in found[isa]:
-            symbols = run("nm", "--demangle", "--defined-only", str(path)).splitlines()
-            shared = [line for line in symbols if re.match(r"\S+ [WVu] ", line) and f"hsr::{isa}::" not in line]
-            assert not shared, f"{path.name}: {shared}"
+    command = ["cmake", "--build", compilation, "--target", f"hsr_cpu_{isa}"]
+    subprocess.run(command, env=environment(), capture_output=True, check=True)
+    objects = [*compilation.glob(f"CMakeFiles/hsr_cpu_{isa}.dir/**/*.o")]
+    assert {"bias_act.cpp.o", "matmul.cpp.o"} <= {path.name for path in objects}
+    for path in objects:
+        symbols = run("nm", "--demangle", "--defined-only", str(path)).splitlines()
+        shared = [line for line in symbols if re.match(r"\S+ [WVu] ", line) and f"hsr::{isa}::" not in line]
+        assert not shared, f"{path.name}: {shared}"
