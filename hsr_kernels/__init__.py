@@ -8,6 +8,7 @@ from .bias_act import bias_act
 from .conv2d import conv2d, conv_transpose2d, no_weight_gradients
 from .conv2d_resample import conv2d_resample
 from .feature_loss import feature_projection_loss
+from .filtered_lrelu import filtered_lrelu
 from .grid_sample import grid_sample
 from .modulated_conv2d import modulated_conv2d
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
@@ -24,6 +25,7 @@ __all__ = [
     "explain",
     "feature_projection_loss",
     "filter2d",
+    "filtered_lrelu",
     "grid_sample",
     "modulated_conv2d",
     "no_weight_gradients",

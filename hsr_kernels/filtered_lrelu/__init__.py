@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The activation of StyleGAN3: upsample, leaky ReLU, downsample, so that what the kink adds doesn't alias.
+
+reference   the specification, in plain PyTorch
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from .. import _checks
+from .._dispatch import operators
+from ..bias_act.activations import epilogue as epilogue_of
+from ..upfirdn2d.geometry import Geometry, check_filter, filter_taps, validate
+from . import reference
+
+_operator = operators.register("filtered_lrelu", reference=operators.on_reference(reference.filtered_lrelu))
+
+
+def filtered_lrelu(
+    x: torch.Tensor,
+    fu: torch.Tensor | None = None,
+    fd: torch.Tensor | None = None,
+    b: torch.Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    gain: float = math.sqrt(2),
+    slope: float = 0.2,
+    clamp: float | None = None,
+    flip_filter: bool = False,
+) -> torch.Tensor:
+    """Adds a bias, upsamples with fu (gain up^2), takes leaky_relu * gain, clamps, downsamples with fd.
+
+    Args:
+        x: Images [N, C, H, W], float32, float16, bfloat16 or float64; contiguous or channels_last.
+        fu, fd: Filters of the upsampling and of the downsampling, as `upfirdn2d` takes them.
+        b: Bias [C], cast to the dtype of x, or None.
+        up, down: Integer factors.
+        padding: On the upsampled image, before fu: int, (x, y) or (x0, x1, y0, y1); negative crops.
+        gain: Factor after the leaky ReLU.
+        slope: Of the leaky ReLU below zero.
+        clamp: Limits the values between the filters to [-clamp, clamp], which also masks the gradient; None or
+            negative: no limit.
+        flip_filter: False convolves with both filters, True correlates.
+
+    Returns:
+        [N, C, H', W'] in the dtype and layout of x, as the two resamplings give it.
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type, shape, dtype or device; an image smaller than a filter.
+
+    Derivatives: every order, with respect to x and b.
+
+    Source: the operator of StyleGAN3 (Karras et al., NeurIPS 2021).
+    """
+    _checks.positive(up=up, down=down)
+    fu, fd = check_filter(fu), check_filter(fd)
+    up_geometry = validate(x, fu, up, 1, padding, flip_filter, up**2)
+    _checks.same_device("x", x, fd=fd)
+    down_geometry = Geometry(down=(down, down), flip_filter=bool(flip_filter))
+    down_geometry.output_size(*up_geometry.output_size(x.shape[2], x.shape[3], filter_taps(fu)), filter_taps(fd))
+    if b is not None:
+        _checks.shape("b", _checks.tensor("b", b), (x.shape[1],))
+        _checks.same_device("x", x, b=b)
+    epilogue = epilogue_of("lrelu", slope, gain, clamp, x.dtype)
+    choice = _operator.choose(x)
+    return _operator.run(choice, x.device, x, fu, fd, b, up_geometry, down_geometry, epilogue)
