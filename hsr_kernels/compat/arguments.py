@@ -3,10 +3,11 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 import hsr_kernels as kernels
 
@@ -17,16 +18,20 @@ _calls_on_reference = 0
 _before: str | None = None
 
 
-@contextmanager
-def backend(on_reference: bool) -> Iterator[None]:
+def backend(on_reference: bool) -> AbstractContextManager[None]:
     """Has the calls inside run on the reference backend, where that is asked for.
 
     The setting is the process's: while one thread is inside, the calls of the others take the reference too.
     """
-    global _calls_on_reference, _before
     if not on_reference:
-        yield
-        return
+        return nullcontext()
+    # torch.compile knows nothing of locks, and runs what it has compiled without this.
+    return request.use_backend("reference") if is_compiling() else _reference()
+
+
+@contextmanager
+def _reference() -> Iterator[None]:
+    global _calls_on_reference, _before
     with _lock:
         if _calls_on_reference == 0:
             _before = request.BACKEND.used
@@ -42,7 +47,13 @@ def backend(on_reference: bool) -> Iterator[None]:
 
 
 def number(value: Any) -> Any:
-    """A number that may be a tensor or an array of one element as a float; anything else as it is."""
+    """A number that may be a tensor or an array of one element as Python's; anything else as it is.
+
+    Raises:
+        TypeError: It is a tensor with a gradient, which would be lost.
+    """
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise TypeError("a tensor that requires a gradient can be a gain, but no other number; pass it as detach()")
     return value.item() if hasattr(value, "item") and not isinstance(value, (int, float)) else value
 
 

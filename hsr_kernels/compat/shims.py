@@ -3,12 +3,13 @@
 
 A module goes into `sys.modules`, where every import looks first, so the project's own file of that name isn't read. The
 packages around it stay the project's: they are imported as ever where they are found, and are empty where they aren't.
+Modules of the project that define a function for themselves can be given this package's in its place.
 """
 
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
@@ -26,10 +27,14 @@ class Shim:
         modules: By name, "torch_utils.ops.bias_act".
         exports: What a package holds beside its modules, by the package's name: {name: value}. It outranks what the
             package itself defines.
+        watched: How the last parts of the names of modules begin that are shown to `replacements`.
+        replacements: What a module of the project that was imported gets in place of its own: {name: value}.
     """
 
     modules: Mapping[str, ModuleType]
     exports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    watched: tuple[str, ...] = ()
+    replacements: Callable[[ModuleType], Mapping[str, Any]] = lambda module: {}
     # What has been overwritten, in that order: (namespace, name, what stood there).
     _before: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list, repr=False)
 
@@ -52,12 +57,15 @@ class Shim:
         for name in self.packages():
             if (package := sys.modules.get(name)) is not None:
                 self.populate(package)
+        for name, module in [*sys.modules.items()]:
+            if self.watches(name):
+                self.edit(module)
         if holders := {name for old, new in replaced for name in self._replace_everywhere(old, new)}:
             warnings.warn(
                 f"{', '.join(old.__name__ for old, _ in replaced)} had been imported, and {', '.join(sorted(holders))} "
                 "had taken something from there, which was replaced; call install() before the project's own imports",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def uninstall(self) -> None:
@@ -95,6 +103,16 @@ class Shim:
         for name, value in self.exports.get(package.__name__, {}).items():
             self._put(vars(package), name, value)
 
+    def watches(self, module: str) -> bool:
+        """Whether `replacements` wants to see the module of this name."""
+        return bool(self.watched) and module.rpartition(".")[2].startswith(self.watched)
+
+    def edit(self, module: ModuleType) -> None:
+        """Gives a module that is watched what `replacements` has for it."""
+        if not module.__name__.startswith(f"{__package__}."):
+            for name, value in self.replacements(module).items():
+                self._put(vars(module), name, value)
+
     def _put(self, namespace: dict[str, Any], name: str, value: Any) -> None:
         self._before.append((namespace, name, namespace.get(name, _ABSENT)))
         namespace[name] = value
@@ -113,16 +131,46 @@ class Shim:
         return [*holders]
 
 
+class Family:
+    """The shims of a family of projects, as they are installed."""
+
+    def __init__(self) -> None:
+        self._shims: list[Shim] = []
+
+    def install(self, shims: Iterable[Shim]) -> None:
+        """Installs shims in place of those that an earlier call installed; does nothing where these are the same."""
+        shims = [*shims]
+        if [shim.modules for shim in shims] == [shim.modules for shim in self._shims]:
+            return
+        self.uninstall()
+        self._shims = shims
+        for shim in shims:
+            shim.install()
+
+    def uninstall(self) -> None:
+        """Uninstalls what is installed."""
+        while self._shims:
+            self._shims.pop().uninstall()
+
+
 class _Finder(MetaPathFinder):
-    """Finds the packages around installed modules, the project's own or else empty ones, and populates them."""
+    """Finds the packages around installed modules, the project's own or else empty ones, and populates them.
+
+    It also finds the modules that are watched, if they are there.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if not any(fullname in shim.packages() for shim in _installed):
+        is_around = any(fullname in shim.packages() for shim in _installed)
+        if not is_around and not any(shim.watches(fullname) for shim in _installed):
             return None
         found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, found), None) or importlib.machinery.ModuleSpec(fullname, None, is_package=True)
+        spec = next(filter(None, found), None)
+        if spec is None and is_around:
+            spec = importlib.machinery.ModuleSpec(fullname, None, is_package=True)
+        if spec is None:
+            return None
         # A folder without an __init__.py has no loader.
         spec.loader = _Loader(spec.loader or _NoCode())
         return spec
@@ -149,6 +197,8 @@ class _Loader(Loader):
             )
         for shim in _installed:
             shim.populate(module)
+            if shim.watches(module.__name__):
+                shim.edit(module)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -164,7 +214,8 @@ class _NoCode(Loader):
 def _is_empty(package: ModuleType | None) -> bool:
     """Whether a package was made for want of the project's own."""
     loader = getattr(package, "__loader__", None)
-    return isinstance(loader, _Loader) and isinstance(loader.loader, _NoCode) and not [*package.__path__]
+    path = getattr(package, "__path__", ())
+    return isinstance(loader, _Loader) and isinstance(loader.loader, _NoCode) and not [*path]
 
 
 _FINDER = _Finder()

@@ -30,7 +30,7 @@ def imports(node: ast.AST) -> list[str]:
 
 def aliases(tree: ast.AST) -> dict[str, str]:
     """What the names that a file's imports bind stand for: {"np": "numpy", "F": "torch.nn.functional"}."""
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.asname: alias.name for alias in node.names if alias.asname}

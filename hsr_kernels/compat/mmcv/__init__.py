@@ -15,7 +15,7 @@ upfirdn2d_v1           upfirdn2d of MMCV up to 2.0.0rc4
 import re
 from importlib import metadata
 
-from ..shims import Shim
+from ..shims import Family, Shim
 from . import bias_act as _bias_act
 from . import conv2d_gradfix, upfirdn2d_v1
 from . import filtered_lrelu as _filtered_lrelu
@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _OPS = "mmcv.ops"
+_family = Family()
 _V2 = Shim(
     {
         f"{_OPS}.bias_act": _bias_act,
@@ -85,14 +86,12 @@ def install(version: str | None = None) -> None:
     Args:
         version: Of MMCV, whose arguments changed with 2.0.0: "1.7.0", say. By default the one that is installed, or 2.
     """
-    uninstall()
-    (_V1 if _is_old(version or _installed_version()) else _V2).install()
+    _family.install([_V1 if _is_old(version or _installed_version()) else _V2])
 
 
 def uninstall() -> None:
     """Undoes `install` for later imports."""
-    for shim in (_V1, _V2):
-        shim.uninstall()
+    _family.uninstall()
 
 
 def _installed_version() -> str:

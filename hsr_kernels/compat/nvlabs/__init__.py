@@ -14,9 +14,10 @@ filtered_lrelu       filtered_lrelu
 custom_ops           get_plugin, which builds nothing
 networks             modulated_conv2d of StyleGAN2
 networks_stylegan3   modulated_conv2d of StyleGAN3
+replacements         puts these two into a project's networks, which define them for themselves
 """
 
-from ..shims import Shim
+from ..shims import Family, Shim
 from . import (
     bias_act,
     conv2d_gradfix,
@@ -30,6 +31,7 @@ from . import (
     upfirdn2d,
 )
 from .networks import modulated_conv2d
+from .replacements import replacements
 
 __all__ = [
     "bias_act",
@@ -47,25 +49,35 @@ __all__ = [
     "upfirdn2d",
 ]
 
-_SHIM = Shim(
-    {
-        "torch_utils.custom_ops": custom_ops,
-        "torch_utils.ops.bias_act": bias_act,
-        "torch_utils.ops.conv2d_gradfix": conv2d_gradfix,
-        "torch_utils.ops.conv2d_resample": conv2d_resample,
-        "torch_utils.ops.filtered_lrelu": filtered_lrelu,
-        "torch_utils.ops.fma": fma,
-        "torch_utils.ops.grid_sample_gradfix": grid_sample_gradfix,
-        "torch_utils.ops.upfirdn2d": upfirdn2d,
-    }
-)
+PACKAGES = ("torch_utils.ops",)
+_family = Family()
 
 
-def install() -> None:
-    """Has `torch_utils.ops.*` and `torch_utils.custom_ops` be the modules of this package; call it before imports."""
-    _SHIM.install()
+def install(*packages: str) -> None:
+    """Has `torch_utils.ops.*` and `torch_utils.custom_ops` be the modules of this package; call it before imports.
+
+    Networks that are imported from then on (modules whose names begin with "networks") get `modulated_conv2d` in place
+    of their own too, if theirs has the same arguments and computes the same.
+
+    Args:
+        packages: The names under which the project imports its operators, where that isn't torch_utils.ops.
+    """
+    _family.install(_shim(package) for package in packages or PACKAGES)
 
 
 def uninstall() -> None:
     """Undoes `install` for later imports."""
-    _SHIM.uninstall()
+    _family.uninstall()
+
+
+def _shim(package: str) -> Shim:
+    operators = (
+        bias_act, conv2d_gradfix, conv2d_resample, filtered_lrelu, fma, grid_sample_gradfix, upfirdn2d,
+    )  # fmt: skip
+    modules = {f"{package}.{module.__name__.rpartition('.')[2]}": module for module in operators}
+    parent = package.rpartition(".")[0]
+    return Shim(
+        {**modules, f"{parent}.custom_ops" if parent else "custom_ops": custom_ops},
+        watched=("networks",),
+        replacements=replacements,
+    )

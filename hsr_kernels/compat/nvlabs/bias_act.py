@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch_utils.ops.bias_act."""
 
+import functools
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from ...bias_act.activations import ACTIVATIONS
 from .. import arguments
 from ._plugin import _init, _inited, _plugin, on_reference
 
-__all__ = ["_init", "_inited", "_plugin", "activation_funcs", "bias_act"]
+__all__ = ["_bias_act_ref", "_init", "_inited", "_plugin", "activation_funcs", "bias_act"]
 
 
 class _Entry(dict[str, Any]):
@@ -51,3 +52,6 @@ def bias_act(
     """`hsr_kernels.bias_act`; numbers may be tensors, and a gain that is one has a gradient."""
     with on_reference(impl):
         return arguments.bias_act(x, b, dim, act, alpha, gain, clamp)
+
+
+_bias_act_ref = functools.partial(bias_act, impl="ref")

@@ -33,8 +33,9 @@ def modulated_conv2d(
     up, down, padding = (arguments.ints(v) for v in (up, down, padding))
     resample_filter = arguments.filter_on(resample_filter, x)
     # The operator takes one map of noise for all channels.
-    per_channel = isinstance(noise, torch.Tensor) and noise.ndim > 2 and noise.shape[-3] != 1
+    added = noise if isinstance(noise, torch.Tensor) and noise.ndim > 2 and noise.shape[-3] != 1 else None
+    noise = noise if added is None else None
     y = kernels.modulated_conv2d(
-        x, weight, styles, None if per_channel else noise, up, down, padding, resample_filter, demodulate, flip_weight
+        x, weight, styles, noise, up, down, padding, resample_filter, bool(demodulate), bool(flip_weight)
     )
-    return y + noise.to(y.dtype) if per_channel else y
+    return y if added is None else y + added.to(y.dtype)

@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch_utils.ops.upfirdn2d."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 import hsr_kernels as kernels
 
+from ... import _checks
 from ...upfirdn2d import setup_filter as _setup_filter
+from ...upfirdn2d.geometry import filter_taps
 from .. import arguments
 from ._plugin import _init, _inited, _plugin, on_reference
 
 __all__ = [
+    "_get_filter_size",
     "_init",
     "_inited",
+    "_parse_padding",
+    "_parse_scaling",
     "_plugin",
+    "_upfirdn2d_ref",
     "downsample2d",
     "filter2d",
     "setup_filter",
@@ -32,7 +40,9 @@ def setup_filter(
     separable: bool | None = None,
 ) -> torch.Tensor:
     """`hsr_kernels.setup_filter`."""
-    return _setup_filter(f, device, normalize, flip_filter, arguments.number(gain), separable)
+    return _setup_filter(
+        f, "cpu" if device is None else device, normalize, flip_filter, arguments.number(gain), separable
+    )
 
 
 def upfirdn2d(
@@ -89,3 +99,23 @@ def downsample2d(
     """`hsr_kernels.downsample2d`."""
     with on_reference(impl):
         return arguments.fir(kernels.downsample2d, x, f, down, padding=padding, flip_filter=flip_filter, gain=gain)
+
+
+# Operators that projects have added themselves call these.
+_upfirdn2d_ref = functools.partial(upfirdn2d, impl="ref")
+
+
+def _parse_scaling(scaling: Any) -> tuple[int, int]:
+    """A factor as (x, y)."""
+    return _checks.pair("scaling", arguments.ints(scaling))
+
+
+def _parse_padding(padding: Any) -> tuple[int, int, int, int]:
+    """Padding as (x0, x1, y0, y1)."""
+    return _checks.padding4("padding", arguments.ints(padding))
+
+
+def _get_filter_size(f: torch.Tensor | None) -> tuple[int, int]:
+    """The (width, height) of a filter."""
+    height, width = filter_taps(f)
+    return width, height

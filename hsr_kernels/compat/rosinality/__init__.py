@@ -9,7 +9,7 @@ upfirdn2d        upfirdn2d, whose two numbers of padding are (before, after)
 conv2d_gradfix   conv2d, conv_transpose2d, no_weight_gradients
 """
 
-from ..shims import Shim
+from ..shims import Family, Shim
 from . import conv2d_gradfix, fused_act
 from . import upfirdn2d as _upfirdn2d
 from .fused_act import FusedLeakyReLU, fused_leaky_relu
@@ -18,7 +18,7 @@ from .upfirdn2d import upfirdn2d
 __all__ = ["FusedLeakyReLU", "conv2d_gradfix", "fused_act", "fused_leaky_relu", "install", "uninstall", "upfirdn2d"]
 
 PACKAGES = ("op", "models.stylegan2.op", "face_model.op", "ZSSGAN.op")
-_installed: list[Shim] = []
+_family = Family()
 
 
 def install(*packages: str) -> None:
@@ -27,16 +27,23 @@ def install(*packages: str) -> None:
     Args:
         packages: The names under which the project imports it, where they aren't among the known ones.
     """
-    uninstall()
-    names = packages or PACKAGES
-    modules = {"fused_act": fused_act, "upfirdn2d": _upfirdn2d, "conv2d_gradfix": conv2d_gradfix}
-    exports = {name: globals()[name] for name in ("FusedLeakyReLU", "fused_leaky_relu", "upfirdn2d")}
-    shim = Shim({f"{p}.{stem}": m for p in names for stem, m in modules.items()}, dict.fromkeys(names, exports))
-    shim.install()
-    _installed.append(shim)
+    _family.install([_shim(packages or PACKAGES)])
 
 
 def uninstall() -> None:
     """Undoes `install` for later imports."""
-    while _installed:
-        _installed.pop().uninstall()
+    _family.uninstall()
+
+
+def _shim(packages: tuple[str, ...]) -> Shim:
+    modules = {"fused_act": fused_act, "upfirdn2d": _upfirdn2d, "conv2d_gradfix": conv2d_gradfix}
+    exports = {
+        "FusedLeakyReLU": FusedLeakyReLU,
+        "conv2d_gradfix": conv2d_gradfix,
+        "fused_leaky_relu": fused_leaky_relu,
+        "upfirdn2d": upfirdn2d,
+    }
+    return Shim(
+        {f"{package}.{name}": module for package in packages for name, module in modules.items()},
+        dict.fromkeys(packages, exports),
+    )
