@@ -167,14 +167,7 @@ def test_networks_get_the_modulated_convolution_if_theirs_computes_the_same(tmp_
     nvlabs.install()
     replaced = {
         name: importlib.import_module(f"training.{name}").modulated_conv2d.__module__.startswith("hsr_kernels")
-        for name in (
-            "networks_stylegan2",
-            "networks_stylegan3",
-            "networks",
-            "networks_other",
-            "networks_failing",
-            "layers",
-        )
+        for name in ("networks_stylegan2", "networks_stylegan3", "networks", "networks_other", "networks_failing")
     }
     assert replaced == {
         "networks_stylegan2": True,
