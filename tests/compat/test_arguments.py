@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arguments as projects pass them, held to literal arithmetic."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,9 @@ def test_two_numbers_of_padding_mean_what_each_family_means():
         assert torch.equal(function(x, f, 1, 1, np.array(four)), expected)
     # Of more numbers BasicSR reads the first two alone.
     assert torch.equal(basicsr.upfirdn2d(x, f, pad=four), before_after)
+    for module in (rosinality, basicsr):
+        native = importlib.import_module(f"{module.__name__}.upfirdn2d").upfirdn2d_native
+        torch.testing.assert_close(native(x, f, 1, 2, 2, 1, *four), K.upfirdn2d(x, f, (1, 2), (2, 1), four))
     # The kernel convolves: an impulse gives it as it is.
     impulse = torch.zeros(1, 1, 5, 5)
     impulse[..., 2, 2] = 1

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from ..rosinality.upfirdn2d import upfirdn2d as _upfirdn2d
+from ..rosinality.upfirdn2d import upfirdn2d_native
 
-__all__ = ["upfirdn2d"]
+__all__ = ["upfirdn2d", "upfirdn2d_native"]
 
 
 def upfirdn2d(
