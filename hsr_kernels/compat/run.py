@@ -2,86 +2,92 @@
 """Runs somebody's script, unmodified, on this package's operators."""
 
 import importlib
-import json
 import os
-import runpy
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from . import FAMILIES
-from .check import Copy, check
-from .repairs import REPAIRS, apply
+from .copies import PATTERN, Copy, copies_of, importable_names, mark_of, used_by
+from .prepare import VARIABLE, Settings
+from .repairs import REPAIRS
+from .sources import Tree, read
 
-# Holds the settings of a run for the Python processes that it starts, which prepare themselves by `sitecustomize`.
-VARIABLE = "HSR_KERNELS_COMPAT"
+# A home directory or a data set beside a script doesn't keep it from starting.
+MAX_ENTRIES = 50_000
 _SITE = Path(__file__).parent / "site"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is done to a process before a script runs in it.
-
-    Attributes:
-        packages: The packages to replace, by family; none for a family's usual ones.
-        repairs: The names of the repairs to apply where they are needed.
-    """
-
-    packages: dict[str, list[str]]
-    repairs: list[str]
-
-
 def settings_for(
-    folder: Path, families: Sequence[str] = (), *, repair: bool = True, trust_pickles: bool = False
-) -> Settings:
-    """What a project needs.
+    folders: Sequence[Path], families: Sequence[str] = (), *, repair: bool = True, trust_pickles: bool = False
+) -> tuple[Settings, list[Path]]:
+    """Returns what a project needs, and of its folders those that were too large to be read to the end.
 
     Args:
-        folder: Of the project, from which its imports are named.
+        folders: Of the project, from which its imports are named.
         families: Whose operators it has a copy of; empty: those that are found there.
         repair: Whether to repair what is installed refuses.
         trust_pickles: Whether `torch.load` may read pickles.
     """
-    copies = [copy for copy in check(folder).copies if copy.family in (families or FAMILIES)]
-    packages: dict[str, list[str]] = {family: [] for family in families or dict.fromkeys(c.family for c in copies)}
-    for copy in copies:
-        if copy.family != "mmcv":
-            packages[copy.family] += [name for name in names_of(copy) if name not in packages[copy.family]]
+    copies: list[tuple[Path, Copy]] = []
+    large: list[Path] = []
+    for folder in folders:
+        tree = Tree(folder, MAX_ENTRIES)
+        sources = [read(file, PATTERN) for file in tree.files()]
+        marks = [mark for source in sources if (mark := mark_of(source)) is not None]
+        copies += [(folder, c) for c in copies_of(folder, marks, [use for s in sources for use in used_by(s)])]
+        large += [folder] if tree.is_cut else []
+    arguments: dict[str, list[str]] = {family: [] for family in families or dict.fromkeys(c.family for _, c in copies)}
+    packages: list[str] = []
+    for folder, copy in copies:
+        if copy.family in arguments:
+            names = [copy.package] if copy.family == "mmcv" else _free_names(folder, copy)
+            packages += [name for name in names if name not in packages]
+            added = [copy.version] if copy.family == "mmcv" else names
+            arguments[copy.family] += [name for name in added if name and name not in arguments[copy.family]]
+    for family in arguments:
+        if not any(copy.family == family for _, copy in copies):
+            packages += _usual_packages(family)
     chosen = [r.name for r in REPAIRS if (r.is_default and repair) or (r.name == "trust-pickles" and trust_pickles)]
-    return Settings(packages, chosen)
+    return Settings(arguments, packages, [str(folder) for folder in folders], chosen), large
 
 
-def names_of(copy: Copy) -> list[str]:
-    """The names under which a copy may be imported: scripts put inner folders of a project on the path, too."""
-    parts = copy.package.split(".")
-    least = 2 if copy.family in ("nvlabs", "basicsr") else 1
-    return [".".join(parts[i:]) for i in range(max(len(parts) - least, 0) + 1)]
+def _free_names(folder: Path, copy: Copy) -> list[str]:
+    """The names under which a copy may be imported and which nothing else of the project has."""
+    return [
+        name
+        for name in importable_names(copy)
+        if name == copy.package or not folder.joinpath(*name.split(".")).exists()
+    ]
 
 
-def prepare(settings: Settings) -> None:
-    """Puts a project's modules in place in this process, and repairs what is refused."""
-    for family, packages in settings.packages.items():
-        module: Any = importlib.import_module(f"hsr_kernels.compat.{family}")
-        module.install() if family == "mmcv" else module.install(*packages)
-    apply([repair for repair in REPAIRS if repair.name in settings.repairs])
+def _usual_packages(family: str) -> list[str]:
+    """The packages that a family replaces where the project has no copy under another name."""
+    module = importlib.import_module(f"hsr_kernels.compat.{family}")
+    return [*getattr(module, "PACKAGES", ("mmcv.ops",))]
 
 
-def share(settings: Settings) -> None:
-    """Has the Python processes that are started from now on prepare themselves in the same way."""
-    os.environ[VARIABLE] = json.dumps(asdict(settings))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
+def folders_of(target: str, arguments: Iterable[str], *, is_module: bool = False) -> list[Path]:
+    """Returns the folders of a project: the script's, PYTHONPATH's, and the current one if it has to do with it.
+
+    Args:
+        target: The script's path or the module's name.
+        arguments: Of the script, among which a launcher has the path of another one.
+        is_module: Whether `target` is a module's name.
+    """
+    current = Path.cwd()
+    scripts = [name for name in arguments if name.endswith(".py")]
+    scripts += [] if is_module else [target]
+    folders = [path if path.is_dir() else path.parent for name in scripts if (path := Path(name).resolve()).exists()]
+    named = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    ours = Path(__file__).resolve().parents[2]
+    folders += [entry for entry in named if entry.is_dir() and entry != ours and entry != _SITE.resolve()]
+    if is_module or any(folder.is_relative_to(current) for folder in folders):
+        folders.append(current)
+    return [*dict.fromkeys(folders)]
 
 
-def prepare_from_environment() -> None:
-    """Prepares a process that a run has started."""
-    if text := os.environ.get(VARIABLE):
-        prepare(Settings(**json.loads(text)))
-
-
-def run(target: str, arguments: Sequence[str], settings: Settings, *, is_module: bool = False) -> None:
-    """Runs a script or a module as `python` would, in this process.
+def start(target: str, arguments: Sequence[str], settings: Settings, *, is_module: bool = False) -> None:
+    """Has Python run a script or a module in the place of this process; doesn't return.
 
     Args:
         target: The script's path or the module's name.
@@ -89,12 +95,11 @@ def run(target: str, arguments: Sequence[str], settings: Settings, *, is_module:
         settings: What is done before.
         is_module: Whether `target` is a module's name.
     """
-    prepare(settings)
-    share(settings)
-    sys.argv = [target, *arguments]
-    if is_module:
-        sys.path[0] = os.getcwd()
-        runpy.run_module(target, run_name="__main__", alter_sys=True)
-    else:
-        sys.path[0] = str(Path(target).resolve().parent)
-        runpy.run_path(target, run_name="__main__")
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(_SITE) + (f"{os.pathsep}{before}" if before else "")
+    os.environ[VARIABLE] = settings.to_json()
+    # Options of the interpreter stand before the -m that named this package.
+    own = sys.orig_argv[1 : sys.orig_argv.index("-m")] if "-m" in sys.orig_argv else []
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *own, *(["-m"] if is_module else []), target, *arguments])
