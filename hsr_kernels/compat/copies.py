@@ -25,6 +25,8 @@ _NVLABS_FILES = (
 # These alone say nothing: other projects have them, too.
 _NVLABS_MINOR_FILES = {"fma"}
 _ROSINALITY_FILES = ("fused_act", "upfirdn2d")
+# So many arguments make a function a family's.
+MIN_SHARED_ARGUMENTS = 3
 # Other modules of rosinality's that are replaced where these are.
 _ROSINALITY_COMPANIONS = ("conv2d_gradfix",)
 
@@ -105,10 +107,12 @@ def _arguments(function: ast.FunctionDef) -> list[str]:
 
 
 def _agrees(function: ast.FunctionDef, ours: list[str]) -> bool:
-    """Whether a function begins with our arguments: with all of them, or with most of them and has no others."""
-    theirs = _arguments(function)
+    """Whether a function has our first arguments, or all of ours and then others."""
+    # The order of those that are passed by name alone doesn't matter.
+    by_name = {a.arg for a in function.args.kwonlyargs} & {*ours}
+    theirs = [name for name in _arguments(function) if name not in by_name]
     common = min(len(theirs), len(ours))
-    return theirs[:common] == ours[:common] and common >= min(len(ours), 3)
+    return theirs[:common] == ours[:common] and common >= min(len(ours), MIN_SHARED_ARGUMENTS)
 
 
 def _extra(function: ast.FunctionDef | None, ours: list[str]) -> tuple[str, ...]:

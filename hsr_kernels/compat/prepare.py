@@ -73,13 +73,14 @@ class _Families(MetaPathFinder):
         return next(filter(None, specs), None)
 
     def _is_of_project(self, spec: importlib.machinery.ModuleSpec) -> bool:
-        places = [spec.origin] if spec.has_location else [*(spec.submodule_search_locations or ())]
-        library = os.path.dirname(os.__file__)
+        found = [spec.origin] if spec.has_location else [*(spec.submodule_search_locations or ())]
+        places = [os.path.realpath(place) for place in found if place]
+        library = os.path.realpath(os.path.dirname(os.__file__))
         return any(
             f"{place}{os.sep}".startswith(tuple(f"{folder}{os.sep}" for folder in self.settings.folders))
             and not f"{place}{os.sep}".startswith(f"{library}{os.sep}")
             and not {"site-packages", "dist-packages"} & {*Path(place).parts}
-            for place in filter(None, places)
+            for place in places
         )
 
 

@@ -95,11 +95,11 @@ def start(target: str, arguments: Sequence[str], settings: Settings, *, is_modul
         settings: What is done before.
         is_module: Whether `target` is a module's name.
     """
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(_SITE) + (f"{os.pathsep}{before}" if before else "")
-    os.environ[VARIABLE] = settings.to_json()
+    path = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, VARIABLE: settings.to_json()}
     # Options of the interpreter stand before the -m that named this package.
     own = sys.orig_argv[1 : sys.orig_argv.index("-m")] if "-m" in sys.orig_argv else []
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *own, *(["-m"] if is_module else []), target, *arguments])
+    command = [sys.executable, *own, *(["-m"] if is_module else []), target, *arguments]
+    os.execve(sys.executable, command, environment)

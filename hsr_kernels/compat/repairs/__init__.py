@@ -47,13 +47,13 @@ REPAIRS = (
     Repair(
         "scheduler-verbose",
         "the argument verbose of learning rate schedulers is ignored",
-        node_where(calls.passes(calls.SCHEDULERS, "verbose")),
+        node_where(calls.passes("torch", calls.SCHEDULERS, "verbose")),
         *change_of("torch", calls.refuses_verbose, calls.take_verbose),
     ),
     Repair(
         "image-range",
         "the argument range of torchvision's save_image and make_grid becomes value_range",
-        node_where(calls.passes(calls.GRIDS, "range")),
+        node_where(calls.passes("torchvision", calls.GRIDS, "range")),
         *change_of("torchvision.utils", calls.refuses_range, calls.take_range),
     ),
     Repair(

@@ -35,6 +35,12 @@ def may_be_refused(module: Any) -> bool:
     return True
 
 
+def _is_of(package: str, functions: Sequence[str], name: str) -> bool:
+    """Whether a dotted name is that of one of some functions of a package."""
+    parts = name.split(".")
+    return parts[0] == package and parts[-1] in functions
+
+
 # ---- Adam's betas ----
 
 OPTIMIZERS = ("Adam", "AdamW")
@@ -43,7 +49,7 @@ OPTIMIZERS = ("Adam", "AdamW")
 def passes_int_betas(node: ast.AST, aliases: Aliases) -> bool:
     """Whether something is given betas=[0, 0.99] or betas=(0 ** ratio, 0.99 ** ratio), of which one may be an int."""
     values = [value for name, value in _keywords(node) if name == "betas"]
-    if isinstance(node, ast.Call) and dotted(node.func, aliases).rpartition(".")[2] in OPTIMIZERS:
+    if isinstance(node, ast.Call) and _is_of("torch", OPTIMIZERS, dotted(node.func, aliases)):
         values += node.args[2:3]
     elements = [e for value in values if isinstance(value, (ast.List, ast.Tuple)) for e in value.elts]
     bases = [e.left if isinstance(e, ast.BinOp) and isinstance(e.op, ast.Pow) else e for e in elements]
@@ -95,7 +101,7 @@ def data_for_sampler(node: ast.AST, aliases: Aliases, names: Sequence[str]) -> a
     if not isinstance(node, ast.ClassDef):
         return None
     bases = {dotted(base, aliases) for base in node.bases}
-    if not any(f".{base}".endswith(".Sampler") for base in bases):
+    if not any(_is_of("torch", ("Sampler",), base) for base in bases):
         return None
     for call in ast.walk(node):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "__init__":
@@ -166,11 +172,11 @@ SCHEDULERS = (
 GRIDS = ("make_grid", "save_image")
 
 
-def passes(functions: Sequence[str], argument: str) -> Callable[[ast.AST, Aliases], bool]:
-    """Returns what tells whether one of some functions, by the ends of their names, is called with an argument."""
+def passes(package: str, functions: Sequence[str], argument: str) -> Callable[[ast.AST, Aliases], bool]:
+    """Returns what tells whether one of some functions of a package is called with an argument."""
     return lambda node, aliases: (
         isinstance(node, ast.Call)
-        and dotted(node.func, aliases).rpartition(".")[2] in functions
+        and _is_of(package, functions, dotted(node.func, aliases))
         and any(keyword.arg == argument for keyword in node.keywords)
     )
 

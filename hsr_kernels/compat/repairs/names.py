@@ -35,8 +35,10 @@ def names_of(module: str, replacements: Replacements) -> tuple[Match, Callable[[
         def __getattr__(name: str) -> Any:
             if name in refused:
                 new = replacements[name]
-                say(f"{module}.{name}, which isn't there any more, is {new if isinstance(new, str) else 'provided'}")
-                return attrgetter(new)(imported) if isinstance(new, str) else new(imported)
+                value = attrgetter(new)(imported) if isinstance(new, str) else new(imported)
+                shown = new if isinstance(new, str) else getattr(value, "__name__", repr(value))
+                say(f"{module}.{name}, which isn't there any more, is {shown}")
+                return value
             if provided_before is not None:
                 return provided_before(name)
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
@@ -61,6 +63,17 @@ def _get(value: Any, module: Any) -> Any:
     return value
 
 
+def _asscalar(a: Any) -> Any:
+    return a.item()
+
+
+def _msort(numpy: Any) -> Callable[[Any], Any]:
+    def msort(a: Any) -> Any:
+        return numpy.sort(a, axis=0)
+
+    return msort
+
+
 def _asfarray(numpy: Any) -> Callable[..., Any]:
     def asfarray(a: Any, dtype: Any = float) -> Any:
         return numpy.asarray(a, dtype=dtype if numpy.issubdtype(dtype, numpy.inexact) else float)
@@ -72,7 +85,7 @@ NUMPY: Replacements = {
     **_values(
         bool=bool, int=int, float=float, complex=complex, object=object, str=str, long=int, unicode=str,
         Inf=math.inf, Infinity=math.inf, infty=math.inf, PINF=math.inf, NINF=-math.inf, NaN=math.nan, NAN=math.nan,
-        PZERO=0.0, NZERO=-0.0, math=math, warnings=warnings, issubclass_=issubclass, asscalar=lambda a: a.item(),
+        PZERO=0.0, NZERO=-0.0, math=math, warnings=warnings, issubclass_=issubclass, asscalar=_asscalar,
     ),
     **dict(
         float_="float64", complex_="complex128", cfloat="complex128", singlecomplex="complex64", longfloat="longdouble",
@@ -82,7 +95,7 @@ NUMPY: Replacements = {
         ComplexWarning="exceptions.ComplexWarning", VisibleDeprecationWarning="exceptions.VisibleDeprecationWarning",
     ),
     "asfarray": _asfarray,
-    "msort": lambda numpy: lambda a: numpy.sort(a, axis=0),
+    "msort": _msort,
 }  # fmt: skip
 
 PILLOW: Replacements = dict(ANTIALIAS="LANCZOS", LINEAR="BILINEAR", CUBIC="BICUBIC")
