@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from hsr_kernels.compat.repairs import REPAIRS, names, repair
+from hsr_kernels.compat.repairs import REPAIRS, names, other_calls, repair
 from hsr_kernels.compat.repairs.syntax import aliases_of, dotted, imports
 from tests.compat.projects import write
 
@@ -36,9 +37,23 @@ USES = {
         """,
         "Infinite([1]).dataset == [1]",
     ),
+    "prefetch-factor": (
+        "from torch.utils.data import DataLoader",
+        "list(DataLoader(['a'], num_workers=0, prefetch_factor=2)) == [['a']]",
+    ),
     "conv-forward": (
         "import torch\nconv = torch.nn.Conv2d(1, 2, 1)\nx = torch.ones(1, 1, 2, 2)",
         "torch.equal(conv._conv_forward(x, conv.weight), conv(x))",
+    ),
+    "grid-sampler": (
+        """
+        import torch
+        x, grid = torch.arange(4.0).reshape(1, 1, 2, 2), torch.zeros(1, 1, 1, 2)
+        op = torch._C._jit_get_operation("aten::grid_sampler_2d_backward")
+        """,
+        "op(torch.ones(1, 1, 1, 1), x, grid, 0, 0, False)[0].tolist() == [[[[0.25, 0.25], [0.25, 0.25]]]]"
+        " and torch.equal(op[0](torch.ones(1, 1, 1, 1), x, grid, 0, 0, False, [True, True])[1], 0.5 * grid + "
+        "torch.tensor([1.0, 2.0]))",
     ),
     "scheduler-verbose": (
         "import torch\noptimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)",
@@ -80,6 +95,10 @@ USES = {
     ),
     "scipy-windows": ("from scipy.signal import gaussian, kaiser", "gaussian(3, 1)[1] == 1 and len(kaiser(5, 8)) == 5"),
     "scipy-integrate": ("from scipy.integrate import cumtrapz, trapz", "trapz([1, 1]) == 1 == cumtrapz([1, 1])[0]"),
+    "sqrtm-disp": (
+        "import numpy as np\nfrom scipy.linalg import sqrtm\nroot, error = sqrtm(np.diag([4.0, 9.0]), disp=False)",
+        "np.allclose(root, np.diag([2, 3])) and error < 1e-12",
+    ),
     "pillow-names": ("from PIL import Image", "Image.ANTIALIAS == Image.LANCZOS and Image.CUBIC == Image.BICUBIC"),
     "collections-abc": ("from collections import Mapping", "isinstance({}, Mapping)"),
     "getargspec": (
@@ -232,6 +251,16 @@ def test_names_that_are_there_stay(monkeypatch):
         assert not is_refused()
     finally:
         repair._watcher.changes.pop("old_names")
+
+
+def test_sqrtm_without_disp_estimates_its_error():
+    linalg = ModuleType("linalg")
+    linalg.sqrtm, linalg.norm = lambda A: A / 2, np.linalg.norm
+    assert other_calls.refuses_disp(linalg)
+    other_calls.take_disp(linalg, print)
+    matrix = np.diag([4.0, 0.0])
+    assert linalg.sqrtm(matrix).tolist() == [[2, 0], [0, 0]]
+    assert linalg.sqrtm(3 * matrix, disp=False)[1] == pytest.approx(2)
 
 
 def test_modules_are_changed_when_they_are_imported(monkeypatch, tmp_path):

@@ -7,11 +7,12 @@ refuses that, and what changes it. What isn't refused isn't changed, and a repai
 This folder imports nothing beside the standard library and nothing from outside itself: a process that a script runs in
 is prepared before the script, and so before PyTorch, is imported.
 
-repair    what a repair is, and how it gets at modules that aren't imported yet
-calls     functions and classes that refuse arguments which they took once
-modules   contents of modules that exist no more
-names     names that modules had
-syntax    what a file's syntax tree says about names
+repair        what a repair is, and how it gets at modules that aren't imported yet
+torch_calls   functions and classes of PyTorch that refuse arguments which they took once
+other_calls   the same of other packages
+modules       contents of modules that exist no more
+names         names that modules had
+syntax        what a file's syntax tree says about names
 """
 
 import functools
@@ -19,8 +20,9 @@ import mmap
 import sys
 from collections.abc import Collection
 
-from . import calls, modules, names
-from .repair import Repair, change_of, module_of, name_where, node_where
+from . import modules, names, other_calls, torch_calls
+from .repair import Repair, change_of, may_be_refused, module_of, name_where, node_where
+from .syntax import calls_with
 
 __all__ = ["REPAIRS", "Repair", "apply"]
 
@@ -28,39 +30,52 @@ REPAIRS = (
     Repair(
         "adam-betas",
         "Adam's betas of an int and a float, [0, 0.99], become floats",
-        node_where(calls.passes_int_betas),
-        calls.refuses_int_betas,
-        change_of("torch", calls.may_be_refused, calls.take_int_betas)[1],
+        node_where(torch_calls.passes_int_betas),
+        torch_calls.refuses_int_betas,
+        change_of("torch", may_be_refused, torch_calls.take_int_betas)[1],
     ),
     Repair(
         "data-sampler",
         "the argument of Sampler.__init__, which never had a use, is ignored",
-        calls.data_for_sampler,
-        *change_of("torch", calls.refuses_data, calls.take_data),
+        torch_calls.data_for_sampler,
+        *change_of("torch", torch_calls.refuses_data, torch_calls.take_data),
+    ),
+    Repair(
+        "prefetch-factor",
+        "DataLoader's argument prefetch_factor is ignored where there are no workers",
+        node_where(torch_calls.prefetches_without_workers),
+        torch_calls.refuses_prefetch_factor,
+        change_of("torch", may_be_refused, torch_calls.take_prefetch_factor)[1],
     ),
     Repair(
         "conv-forward",
         "Conv2d._conv_forward(input, weight) takes the module's own bias",
-        node_where(calls.convolves_without_bias),
-        *change_of("torch", calls.requires_bias, calls.take_own_bias),
+        node_where(torch_calls.convolves_without_bias),
+        *change_of("torch", torch_calls.requires_bias, torch_calls.take_own_bias),
+    ),
+    Repair(
+        "grid-sampler",
+        "PyTorch's derivative of grid_sample, by its private name, can be called without output_mask",
+        node_where(torch_calls.gets_grid_sampler),
+        *change_of("torch", torch_calls.returns_overloads, torch_calls.make_grid_sampler_callable),
     ),
     Repair(
         "scheduler-verbose",
         "the argument verbose of learning rate schedulers is ignored",
-        node_where(calls.passes("torch", calls.SCHEDULERS, "verbose")),
-        *change_of("torch", calls.refuses_verbose, calls.take_verbose),
+        node_where(calls_with("torch", torch_calls.SCHEDULERS, "verbose")),
+        *change_of("torch", torch_calls.refuses_verbose, torch_calls.take_verbose),
     ),
     Repair(
         "image-range",
         "the argument range of torchvision's save_image and make_grid becomes value_range",
-        node_where(calls.passes("torchvision", calls.GRIDS, "range")),
-        *change_of("torchvision.utils", calls.refuses_range, calls.take_range),
+        node_where(calls_with("torchvision", other_calls.GRIDS, "range")),
+        *change_of("torchvision.utils", other_calls.refuses_range, other_calls.take_range),
     ),
     Repair(
         "linear-algebra",
         "torch.cholesky, torch.qr and torch.symeig are those of torch.linalg",
-        name_where(calls.LINEAR_ALGEBRA.__contains__),
-        *change_of("torch", calls.refuses_linear_algebra, calls.give_linear_algebra),
+        name_where(torch_calls.LINEAR_ALGEBRA.__contains__),
+        *change_of("torch", torch_calls.refuses_linear_algebra, torch_calls.give_linear_algebra),
     ),
     Repair(
         "torch-names",
@@ -87,8 +102,8 @@ REPAIRS = (
     Repair(
         "numpy-fromstring",
         "numpy.fromstring of bytes copies what numpy.frombuffer reads",
-        node_where(calls.reads_binary_string),
-        *change_of("numpy", calls.refuses_bytes, calls.take_bytes),
+        node_where(other_calls.reads_binary_string),
+        *change_of("numpy", other_calls.refuses_bytes, other_calls.take_bytes),
     ),
     Repair(
         "scipy-windows",
@@ -99,6 +114,12 @@ REPAIRS = (
         "scipy-integrate",
         "scipy.integrate.trapz and cumtrapz are what replaced them",
         *names.names_of("scipy.integrate", names.SCIPY_INTEGRATE),
+    ),
+    Repair(
+        "sqrtm-disp",
+        "scipy.linalg.sqrtm takes disp=False and returns an estimate of its error, too",
+        node_where(calls_with("scipy", ("sqrtm",), "disp")),
+        *change_of("scipy.linalg", other_calls.refuses_disp, other_calls.take_disp),
     ),
     Repair(
         "pillow-names",
@@ -122,14 +143,14 @@ REPAIRS = (
     Repair(
         "local-rank",
         "--local-rank, as PyTorch's launcher passes it, is taken for a script's --local_rank",
-        node_where(calls.declares_local_rank),
-        *change_of("argparse", calls.may_be_refused, calls.take_local_rank),
+        node_where(other_calls.declares_local_rank),
+        *change_of("argparse", may_be_refused, other_calls.take_local_rank),
     ),
     Repair(
         "trust-pickles",
         "torch.load reads pickles, which can run any code; only with --trust-pickles",
-        node_where(calls.loads_pickle),
-        *change_of("torch", calls.may_be_refused, calls.trust_pickles),
+        node_where(torch_calls.loads_pickle),
+        *change_of("torch", may_be_refused, torch_calls.trust_pickles),
         is_default=False,
     ),
 )

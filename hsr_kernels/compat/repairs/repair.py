@@ -44,6 +44,11 @@ class Repair:
     is_default: bool = True
 
 
+def may_be_refused(module: object) -> bool:
+    """True, where it shows when a script calls something whether that is refused."""
+    return True
+
+
 def node_where(predicate: Callable[[ast.AST, Mapping[str, str]], bool]) -> Match:
     """Returns what matches the nodes of which something is true."""
     return lambda node, aliases, names: node if predicate(node, aliases) else None

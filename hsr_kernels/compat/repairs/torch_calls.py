@@ -1,44 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions and classes that refuse arguments which they took once."""
+"""Functions and classes of PyTorch that refuse arguments which they took once."""
 
 import ast
 import functools
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .repair import Say
-from .syntax import dotted
+from .syntax import dotted, is_of, keywords_of
 
 Aliases = Mapping[str, str]
-
-
-def _keywords(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """The names and values that a call, a dictionary or an assignment has."""
-    if isinstance(node, ast.Call):
-        yield from ((keyword.arg or "", keyword.value) for keyword in node.keywords)
-    elif isinstance(node, ast.Dict):
-        yield from (
-            (str(k.value), v) for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)
-        )
-    elif isinstance(node, ast.Assign):
-        for target in node.targets:
-            if isinstance(target, (ast.Name, ast.Attribute)):
-                yield dotted(target, {}).rpartition(".")[2], node.value
-            elif isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
-                yield str(target.slice.value), node.value
-
-
-def may_be_refused(module: Any) -> bool:
-    """True, where it shows when a script calls something whether that is refused."""
-    return True
-
-
-def _is_of(package: str, functions: Sequence[str], name: str) -> bool:
-    """Whether a dotted name is that of one of some functions of a package."""
-    parts = name.split(".")
-    return parts[0] == package and parts[-1] in functions
 
 
 # ---- Adam's betas ----
@@ -48,8 +20,8 @@ OPTIMIZERS = ("Adam", "AdamW")
 
 def passes_int_betas(node: ast.AST, aliases: Aliases) -> bool:
     """Whether something is given betas=[0, 0.99] or betas=(0 ** ratio, 0.99 ** ratio), of which one may be an int."""
-    values = [value for name, value in _keywords(node) if name == "betas"]
-    if isinstance(node, ast.Call) and _is_of("torch", OPTIMIZERS, dotted(node.func, aliases)):
+    values = [value for name, value in keywords_of(node) if name == "betas"]
+    if isinstance(node, ast.Call) and is_of("torch", OPTIMIZERS, dotted(node.func, aliases)):
         values += node.args[2:3]
     elements = [e for value in values if isinstance(value, (ast.List, ast.Tuple)) for e in value.elts]
     bases = [e.left if isinstance(e, ast.BinOp) and isinstance(e.op, ast.Pow) else e for e in elements]
@@ -101,7 +73,7 @@ def data_for_sampler(node: ast.AST, aliases: Aliases, names: Sequence[str]) -> a
     if not isinstance(node, ast.ClassDef):
         return None
     bases = {dotted(base, aliases) for base in node.bases}
-    if not any(_is_of("torch", ("Sampler",), base) for base in bases):
+    if not any(is_of("torch", ("Sampler",), base) for base in bases):
         return None
     for call in ast.walk(node):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "__init__":
@@ -126,6 +98,46 @@ def take_data(torch: Any, say: Say) -> None:
             say("the argument of Sampler, which never had a use, is ignored")
 
     torch.utils.data.Sampler.__init__ = __init__
+
+
+# ---- DataLoader's prefetch_factor ----
+
+
+def prefetches_without_workers(node: ast.AST, aliases: Aliases) -> bool:
+    """Whether something is given prefetch_factor and num_workers=0."""
+    given = dict(keywords_of(node)) if isinstance(node, (ast.Call, ast.Dict)) else {}
+    workers, factor = given.get("num_workers"), given.get("prefetch_factor")
+    has_none = isinstance(workers, ast.Constant) and workers.value == 0
+    return has_none and factor is not None and getattr(factor, "value", 0) is not None
+
+
+def refuses_prefetch_factor() -> bool:
+    """Whether a DataLoader without workers refuses prefetch_factor."""
+    import torch
+
+    try:
+        torch.utils.data.DataLoader([0], num_workers=0, prefetch_factor=2)  # type: ignore[arg-type]
+    except ValueError:
+        return True
+    return False
+
+
+def take_prefetch_factor(torch: Any, say: Say) -> None:
+    """Has a DataLoader try again without prefetch_factor where it refuses one."""
+    start = torch.utils.data.DataLoader.__init__
+
+    @functools.wraps(start)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            return start(self, *args, **kwargs)
+        except ValueError:
+            if kwargs.get("prefetch_factor") is None:
+                raise
+            factor = kwargs.pop("prefetch_factor")
+        start(self, *args, **kwargs)
+        say(f"prefetch_factor={factor} is ignored without workers")
+
+    torch.utils.data.DataLoader.__init__ = __init__
 
 
 # ---- _conv_forward ----
@@ -163,22 +175,48 @@ def take_own_bias(torch: Any, say: Say) -> None:
         convolution._conv_forward = _conv_forward
 
 
-# ---- Arguments with a new name or none ----
+# ---- _jit_get_operation ----
+
+GRID_SAMPLER = "aten::grid_sampler_2d_backward"
+
+
+def gets_grid_sampler(node: ast.AST, aliases: Aliases) -> bool:
+    """Whether the derivative of `grid_sample` is asked for by its name."""
+    return (
+        isinstance(node, ast.Call)
+        and dotted(node.func, aliases) == "torch._C._jit_get_operation"
+        and any(isinstance(argument, ast.Constant) and argument.value == GRID_SAMPLER for argument in node.args)
+    )
+
+
+def returns_overloads(torch: Any) -> bool:
+    """Whether `_jit_get_operation` returns a function and its overloads, and not the function alone."""
+    return isinstance(torch._C._jit_get_operation(GRID_SAMPLER), tuple)
+
+
+def make_grid_sampler_callable(torch: Any, say: Say) -> None:
+    """Has what `_jit_get_operation` returns be the function, too, that takes no output_mask."""
+    get_operation = torch._C._jit_get_operation
+
+    class Operation(tuple):
+        def __call__(self, *args: Any) -> Any:
+            say("the derivative of grid_sample was called as PyTorch had it up to 1.10")
+            return self[0](*args, *([[True, True]] if len(args) == 6 else []))
+
+    @functools.wraps(get_operation)
+    def _jit_get_operation(name: str) -> Any:
+        found = get_operation(name)
+        return Operation(found) if name == GRID_SAMPLER else found
+
+    torch._C._jit_get_operation = _jit_get_operation
+
+
+# ---- Schedulers' verbose ----
 
 SCHEDULERS = (
     "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LambdaLR",
     "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "StepLR",
 )  # fmt: skip
-GRIDS = ("make_grid", "save_image")
-
-
-def passes(package: str, functions: Sequence[str], argument: str) -> Callable[[ast.AST, Aliases], bool]:
-    """Returns what tells whether one of some functions of a package is called with an argument."""
-    return lambda node, aliases: (
-        isinstance(node, ast.Call)
-        and _is_of(package, functions, dotted(node.func, aliases))
-        and any(keyword.arg == argument for keyword in node.keywords)
-    )
 
 
 def refuses_verbose(torch: Any) -> bool:
@@ -201,62 +239,6 @@ def take_verbose(torch: Any, say: Say) -> None:
     for name in SCHEDULERS:
         scheduler = getattr(torch.optim.lr_scheduler, name)
         scheduler.__init__ = ignoring(scheduler.__init__)
-
-
-def refuses_range(utils: Any) -> bool:
-    """Whether torchvision's `make_grid` doesn't take `range`."""
-    return "range" not in inspect.signature(utils.make_grid).parameters
-
-
-def take_range(utils: Any, say: Say) -> None:
-    """Has `make_grid`, and with it `save_image`, take `range` for `value_range`."""
-    make_grid = utils.make_grid
-
-    @functools.wraps(make_grid)
-    def make_grid_of_range(*args: Any, **kwargs: Any) -> Any:
-        if "range" in kwargs:
-            kwargs["value_range"] = kwargs.pop("range")
-            say("make_grid's argument range became value_range")
-        return make_grid(*args, **kwargs)
-
-    utils.make_grid = make_grid_of_range
-
-
-# ---- numpy.fromstring ----
-
-
-def reads_binary_string(node: ast.AST, aliases: Aliases) -> bool:
-    """Whether `numpy.fromstring` is called without `sep`, which makes it read bytes."""
-    return (
-        isinstance(node, ast.Call)
-        and dotted(node.func, aliases) == "numpy.fromstring"
-        and len(node.args) < 4
-        and all(keyword.arg != "sep" for keyword in node.keywords)
-    )
-
-
-def refuses_bytes(numpy: Any) -> bool:
-    """Whether `numpy.fromstring` reads text alone."""
-    try:
-        numpy.fromstring(b"\0", dtype="uint8")
-    except (TypeError, ValueError):
-        return True
-    return False
-
-
-def take_bytes(numpy: Any, say: Say) -> None:
-    """Has `numpy.fromstring` copy what `numpy.frombuffer` reads where it is given no separator."""
-    read_text = numpy.fromstring
-
-    @functools.wraps(read_text)
-    def fromstring(string: Any, dtype: Any = float, count: int = -1, *args: Any, sep: str = "", **kwargs: Any) -> Any:
-        if args or sep:
-            return read_text(string, dtype, count, *args, **({"sep": sep} if sep else {}), **kwargs)
-        say("numpy.fromstring of bytes became numpy.frombuffer")
-        data = string.encode("latin-1") if isinstance(string, str) else string
-        return numpy.frombuffer(data, dtype=dtype, count=count).copy()
-
-    numpy.fromstring = fromstring
 
 
 # ---- Linear algebra ----
@@ -289,34 +271,6 @@ def give_linear_algebra(torch: Any, say: Say) -> None:
         return torch.return_types.linalg_eigh((values, values.new_empty(0)))
 
     torch.cholesky, torch.qr, torch.symeig = cholesky, qr, symeig
-
-
-# ---- The launcher's --local-rank ----
-
-
-def declares_local_rank(node: ast.AST, aliases: Aliases) -> bool:
-    """Whether a parser is given --local_rank, which the launcher of PyTorch 1 passed, and not --local-rank."""
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr != "add_argument":
-        return False
-    names = {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
-    return "--local_rank" in names and "--local-rank" not in names
-
-
-def take_local_rank(argparse: Any, say: Say) -> None:
-    """Has parsers that declare --local_rank take --local-rank for it."""
-    parse = argparse.ArgumentParser.parse_known_args
-
-    @functools.wraps(parse)
-    def parse_known_args(self: Any, args: Any = None, namespace: Any = None) -> Any:
-        options = self._option_string_actions
-        if "--local_rank" in options and "--local-rank" not in options:
-            given = list(sys.argv[1:] if args is None else args)
-            args = [a.replace("-rank", "_rank", 1) if f"{a}=".startswith("--local-rank=") else a for a in given]
-            if args != given:
-                say("--local-rank, as the launcher passes it, was taken for --local_rank")
-        return parse(self, args, namespace)
-
-    argparse.ArgumentParser.parse_known_args = parse_known_args
 
 
 # ---- torch.load ----
