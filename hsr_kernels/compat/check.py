@@ -26,8 +26,10 @@ _BUILDS = ("cpp_extension.load", "cpp_extension.load_inline", "custom_ops.get_pl
 _HANDLERS = {"", "AttributeError", "BaseException", "Exception", "ImportError", "ModuleNotFoundError"}
 
 
-# The nodes of a syntax tree that can be refused.
-_NODES = (ast.Call, ast.Dict, ast.Assign, ast.ClassDef, ast.Attribute, ast.Name, ast.Import, ast.ImportFrom)
+# What packages for other devices add to PyTorch.
+_ADDED = ("torch.hpu", "torch.mlu", "torch.musa", "torch.npu")
+# The nodes of a syntax tree that can be refused. A name that an import binds is refused there.
+_NODES = (ast.Call, ast.Dict, ast.Assign, ast.ClassDef, ast.Attribute, ast.Import, ast.ImportFrom)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _refused(nodes: list[ast.AST], names: Mapping[str, str]) -> Iterator[tuple[i
             yield line, "an extension is compiled, which hsr_kernels doesn't replace", None
         if not repaired:
             absent = dict.fromkeys(filter(None, map(_absent, own)))
-            yield from ((line, f"{name} isn't there any more", None) for name in absent)
+            yield from ((line, f"{name} isn't in {_shown_version(name)}", None) for name in absent)
 
 
 def _handled(nodes: list[ast.AST]) -> Iterator[ast.AST]:
@@ -134,10 +136,10 @@ def _handled(nodes: list[ast.AST]) -> Iterator[ast.AST]:
             caught = {name for handler in node.handlers for name in _caught(handler.type)}
             if caught & _HANDLERS:
                 yield from (inner for statement in node.body for inner in ast.walk(statement))
-        # `hasattr(numpy, "float")` and what follows from it.
+        # `hasattr(numpy, "float")` or `torch.__version__`, and what follows from it.
         elif isinstance(node, (ast.If, ast.IfExp)):
-            calls = (call for call in ast.walk(node.test) if isinstance(call, ast.Call))
-            if any(dotted(call.func, {}) == "hasattr" for call in calls):
+            asked = {getattr(part, "id", getattr(part, "attr", "")) for part in ast.walk(node.test)}
+            if asked & {"hasattr", "__version__"}:
                 yield from ast.walk(node)
 
 
@@ -153,11 +155,17 @@ def _is_refused(repair: Repair) -> bool:
     return repair.is_refused()
 
 
+def _shown_version(name: str) -> str:
+    """The package that a dotted name begins with, and its version."""
+    package = importlib.import_module(name.partition(".")[0])
+    return f"{package.__name__} {getattr(package, '__version__', '')}".strip()
+
+
 @functools.cache
 def _absent(name: str) -> str:
     """The part of a dotted name that isn't in what is installed; empty where all of it is, or it isn't looked up."""
     package, *rest = name.split(".")
-    if package not in _LOOKED_UP or not rest:
+    if package not in _LOOKED_UP or not rest or name.startswith(_ADDED):
         return ""
     # Warnings of what is installed are none of the project's.
     with warnings.catch_warnings():

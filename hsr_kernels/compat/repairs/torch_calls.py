@@ -277,11 +277,11 @@ def give_linear_algebra(torch: Any, say: Say) -> None:
 
 
 def loads_pickle(node: ast.AST, aliases: Aliases) -> bool:
-    """Whether `torch.load` is called without `weights_only`."""
+    """Whether `torch.load` is called without `weights_only`, which `**options` may have in them."""
     return (
         isinstance(node, ast.Call)
         and dotted(node.func, aliases) == "torch.load"
-        and all(keyword.arg != "weights_only" for keyword in node.keywords)
+        and all(keyword.arg not in ("weights_only", None) for keyword in node.keywords)
     )
 
 
