@@ -176,7 +176,8 @@ def _exists(base: Path, package: str) -> bool:
 
 def importable_names(copy: Copy) -> list[str]:
     """Returns the names under which a copy may be imported: inner folders of a project may be on the path, too."""
-    parts = copy.package.split(".") if copy.package else []
-    min_parts = 1 if copy.family == "rosinality" else 2
+    parts = copy.package.split(".")
     # The package around nvlabs' operators holds custom_ops, and BasicSR's is known by its name.
-    return [".".join(parts[i:]) for i in range(max(len(parts) - min_parts, 0) + 1) if parts]
+    min_parts = 1 if copy.family == "rosinality" else 2
+    names = [".".join(parts[i:]) for i in range(max(len(parts) - min_parts, 0) + 1)]
+    return [name for name in names if all(part.isidentifier() for part in name.split("."))]

@@ -23,7 +23,7 @@ def settings_for(
     """Returns what a project needs, and of its folders those that were too large to be read to the end.
 
     Args:
-        folders: Of the project, from which its imports are named.
+        folders: Of the project, from which its imports are named. They are read in turn until one has copies.
         families: Whose operators it has a copy of; empty: those that are found there.
         repair: Whether to repair what is installed refuses.
         trust_pickles: Whether `torch.load` may read pickles.
@@ -31,11 +31,13 @@ def settings_for(
     copies: list[tuple[Path, Copy]] = []
     large: list[Path] = []
     for folder in folders:
-        tree = Tree(folder, MAX_ENTRIES)
-        sources = [read(file, PATTERN) for file in tree.files()]
-        marks = [mark for source in sources if (mark := mark_of(source)) is not None]
-        copies += [(folder, c) for c in copies_of(folder, marks, [use for s in sources for use in used_by(s)])]
-        large += [folder] if tree.is_cut else []
+        found, is_cut = _copies_in(folder)
+        copies += [(folder, copy) for copy in found]
+        large += [folder] if is_cut else []
+        own = {copy.family for _, copy in copies if copy.place.is_dir()}
+        # A script's folder says more than what lies around it.
+        if own.issuperset(families) and own:
+            break
     arguments: dict[str, list[str]] = {family: [] for family in families or dict.fromkeys(c.family for _, c in copies)}
     packages: list[str] = []
     for folder, copy in copies:
@@ -49,6 +51,14 @@ def settings_for(
             packages += _usual_packages(family)
     chosen = [r.name for r in REPAIRS if (r.is_default and repair) or (r.name == "trust-pickles" and trust_pickles)]
     return Settings(arguments, packages, [str(folder) for folder in folders], chosen), large
+
+
+def _copies_in(folder: Path) -> tuple[list[Copy], bool]:
+    """The families' operators in a folder, and whether it was too large to be read to the end."""
+    tree = Tree(folder, MAX_ENTRIES)
+    sources = [read(file, PATTERN) for file in tree.files()]
+    marks = [mark for source in sources if (mark := mark_of(source)) is not None]
+    return copies_of(folder, marks, [use for source in sources for use in used_by(source)]), tree.is_cut
 
 
 def _free_names(folder: Path, copy: Copy) -> list[str]:

@@ -200,13 +200,15 @@ def test_list_repairs_names_all_of_them(capsys):
 
 def test_names_under_which_inner_folders_are_imported(tmp_path):
     write(tmp_path / "third_party" / "stylegan2", PROJECTS["rosinality"])
-    write(tmp_path / "ada", PROJECTS["nvlabs"])
+    write(tmp_path / "stylegan2-ada" / "src", PROJECTS["nvlabs"])
     write(tmp_path, {"op/__init__.py": "", "use.py": "from face.op import FusedLeakyReLU"})
+    settings, large = run.settings_for([tmp_path / "stylegan2-ada", tmp_path])
+    assert settings.families == {"nvlabs": ["src.torch_utils.ops", "torch_utils.ops"]}
     settings, large = run.settings_for([tmp_path])
     # `op` is something else of this project.
     outer = ["third_party.stylegan2.models.stylegan2.op", "stylegan2.models.stylegan2.op", "models.stylegan2.op"]
     assert settings.families["rosinality"] == [*outer, "stylegan2.op", "face.op"]
-    assert settings.families["nvlabs"] == ["ada.torch_utils.ops", "torch_utils.ops"]
+    assert settings.families["nvlabs"] == ["src.torch_utils.ops", "torch_utils.ops"]
     assert large == []
     # What is asked for counts, with its usual names where the project has no copy.
     settings, _ = run.settings_for([tmp_path], ["basicsr"], repair=False, trust_pickles=True)
