@@ -82,8 +82,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _run(parser: _Parser, arguments: Sequence[str]) -> None:
-    own, script = _split(arguments)
-    options = parser.parse_args(["run", *own])
+    run_arguments, script = _split(arguments)
+    options = parser.parse_args(["run", *run_arguments])
     if options.list_repairs:
         width = max(len(repair.name) for repair in REPAIRS)
         print("\n".join(f"{repair.name:{width}}  {repair.what}" for repair in REPAIRS))
@@ -101,10 +101,10 @@ def _run(parser: _Parser, arguments: Sequence[str]) -> None:
     if sys.flags.ignore_environment or sys.flags.no_site:
         parser.error("run: leave out Python's options -E, -I and -S, as scripts are prepared by what they switch off")
     folders = folders_of(target, rest, is_module=is_module)
-    settings, large = settings_for(
+    settings, unread = settings_for(
         folders, options.family or (), repair=not options.no_repairs, trust_pickles=options.trust_pickles
     )
-    for folder in large:
+    for folder in unread:
         _say(f"{folder} has more than {MAX_ENTRIES:,} files, of which the first ones were looked at")
     if settings.families:
         _say(f"{' and '.join(settings.families)}: hsr_kernels' operators stand for {', '.join(settings.packages)}")

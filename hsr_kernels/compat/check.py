@@ -24,8 +24,6 @@ _LOOKED_UP = ("torch", "torchvision", "numpy", "PIL", "scipy")
 _BUILDS = ("cpp_extension.load", "cpp_extension.load_inline", "custom_ops.get_plugin")
 # What handles that a name is absent.
 _HANDLERS = {"", "AttributeError", "BaseException", "Exception", "ImportError", "ModuleNotFoundError"}
-
-
 # What packages for other devices add to PyTorch.
 _ADDED = ("torch.hpu", "torch.mlu", "torch.musa", "torch.npu")
 # The nodes of a syntax tree that can be refused. A name that an import binds is refused there.
@@ -77,21 +75,22 @@ def check(root: Path, progress: Callable[[Iterable[Path]], Iterable[Path]] = ite
     """
     tree = Tree(root)
     report = Report(tree.base)
-    marks: list[Mark] = []
+    marks: list[tuple[Mark, Source]] = []
     used: list[Copy] = []
     problems: list[Problem] = []
     for file in progress(tree.files()):
         source = read(file)
         if (mark := mark_of(source)) is not None:
-            marks.append(mark)
-            if mark.extra_arguments:
-                what = f"{', '.join(mark.extra_arguments)}: hsr_kernels has no such argument of this function"
-                report.problems.append(_problem(source, mark.line, what))
+            marks.append((mark, source))
         used += used_by(source)
         problems += _problems(source)
         report.files += 1
     report.notebooks = tree.notebooks
-    report.copies = copies_of(tree.base, marks, used)
+    report.copies = copies_of(tree.base, [mark for mark, _ in marks], used)
+    for mark, source in marks:
+        if mark.extra_arguments and any(copy.place == mark.place for copy in report.copies):
+            what = f"{', '.join(mark.extra_arguments)}: hsr_kernels has no such argument of this function"
+            report.problems.append(_problem(source, mark.line, what))
     # A file that `run` replaces isn't read then.
     report.problems += [p for p in problems if not any(copy.replaces(p.file) for copy in report.copies)]
     report.problems.sort(key=lambda problem: (problem.file, problem.line, problem.what))

@@ -4,12 +4,12 @@
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from .repairs.syntax import aliases_of, dotted, imports
+from .repairs.syntax import aliases_of, calls_with, dotted, imports
 from .sources import Source
 
 # What files have in them that define a family's operators or import them.
@@ -17,7 +17,7 @@ PATTERN = (
     "upfirdn2d|bias_act|fused_act|[Ff]used_?[Ll]eaky|conv2d_gradfix|conv2d_resample|grid_sample|filtered_lrelu|"
     r"torch_utils|mmcv|basicsr|gfpgan|def fma\b"
 )
-# The functions by which files are recognised that aren't called after theirs.
+# The functions by which files are recognised whose names differ from the functions'.
 _FUNCTIONS = {"conv2d_gradfix": "conv2d", "grid_sample_gradfix": "grid_sample", "fused_act": "fused_leaky_relu"}
 _NVLABS_FILES = (
     "bias_act", "conv2d_gradfix", "conv2d_resample", "filtered_lrelu", "fma", "grid_sample_gradfix", "upfirdn2d",
@@ -87,16 +87,18 @@ def mark_of(source: Source) -> Mark | None:
         family, place = ("basicsr", file.parents[1]) if file.parent.name == stem else ("rosinality", file.parent)
         classes = {n.name: n for n in source.statements if isinstance(n, ast.ClassDef)}
         found = classes.get("FusedLeakyReLU") if stem == "fused_act" else None
-        if found is not None or (function is not None and _agrees(function, _ours("rosinality", stem))):
+        if found is not None or (function is not None and _agrees(function, _parameters("rosinality", stem))):
             line = (function or found).lineno  # type: ignore[union-attr]
-            return Mark(family, place, line, extra_arguments=_extra(function, _ours("rosinality", stem)))
-    if stem in _NVLABS_FILES and function is not None and _agrees(function, _ours("nvlabs", stem)):
-        extra = _extra(function, _ours("nvlabs", stem))
+            return Mark(
+                family, place, line, extra_arguments=_extra_arguments(function, _parameters("rosinality", stem))
+            )
+    if stem in _NVLABS_FILES and function is not None and _agrees(function, _parameters("nvlabs", stem)):
+        extra = _extra_arguments(function, _parameters("nvlabs", stem))
         return Mark("nvlabs", file.parent, function.lineno, stem in _NVLABS_MINOR_FILES, extra)
     return None
 
 
-def _ours(family: str, stem: str) -> list[str]:
+def _parameters(family: str, stem: str) -> list[str]:
     """The arguments of this package's function that stands for the one of a family's file."""
     module: ModuleType = importlib.import_module(f"hsr_kernels.compat.{family}.{stem}")
     return [*inspect.signature(getattr(module, _FUNCTIONS.get(stem, stem))).parameters]
@@ -109,22 +111,24 @@ def _arguments(function: ast.FunctionDef) -> list[str]:
 def _agrees(function: ast.FunctionDef, ours: list[str]) -> bool:
     """Whether a function has our first arguments, or all of ours and then others."""
     # The order of those that are passed by name alone doesn't matter.
-    by_name = {a.arg for a in function.args.kwonlyargs} & {*ours}
-    theirs = [name for name in _arguments(function) if name not in by_name]
+    keyword_only = {a.arg for a in function.args.kwonlyargs} & {*ours}
+    theirs = [name for name in _arguments(function) if name not in keyword_only]
     common = min(len(theirs), len(ours))
     return theirs[:common] == ours[:common] and common >= min(len(ours), MIN_SHARED_ARGUMENTS)
 
 
-def _extra(function: ast.FunctionDef | None, ours: list[str]) -> tuple[str, ...]:
+def _extra_arguments(function: ast.FunctionDef | None, ours: list[str]) -> tuple[str, ...]:
     return tuple(name for name in (_arguments(function) if function else ()) if name not in ours)
 
 
 def used_by(source: Source) -> Iterator[Copy]:
     """Returns what a file imports of families by names that say whose they are."""
+    aliases = aliases_of(source.nodes)
     names = [name for node in source.nodes for name in imports(node)]
+    names += [name for node in source.nodes if isinstance(node, ast.Attribute) and (name := dotted(node, aliases))]
     mmcv = importlib.import_module("hsr_kernels.compat.mmcv")
     if any(name.startswith("mmcv.ops.") and name.split(".")[2] in mmcv.__all__ for name in names):
-        yield Copy("mmcv", "mmcv.ops", source.file, _mmcv_version(source.nodes))
+        yield Copy("mmcv", "mmcv.ops", source.file, _mmcv_version(source.nodes, aliases))
     if any(name.split(".")[0] in ("basicsr", "gfpgan") for name in names):
         yield Copy("basicsr", "basicsr.ops", source.file)
     if any(name.startswith(("torch_utils.ops", "torch_utils.persistence")) for name in names):
@@ -137,12 +141,10 @@ def used_by(source: Source) -> Iterator[Copy]:
             yield Copy("rosinality", package, source.file)
 
 
-def _mmcv_version(nodes: list[ast.AST]) -> str:
+def _mmcv_version(nodes: list[ast.AST], aliases: Mapping[str, str]) -> str:
     """1 if a file pads as MMCV 1 does; an empty string if nothing says so."""
-    names = aliases_of(nodes)
-    calls = (node for node in nodes if isinstance(node, ast.Call))
-    upfirdn2d = (call for call in calls if dotted(call.func, names).endswith("upfirdn2d"))
-    return "1" if any(keyword.arg == "pad" for call in upfirdn2d for keyword in call.keywords) else ""
+    pads = calls_with("mmcv", ("upfirdn2d",), "pad")
+    return "1" if any(pads(node, aliases) for node in nodes) else ""
 
 
 def copies_of(base: Path, marks: list[Mark], used: list[Copy]) -> list[Copy]:

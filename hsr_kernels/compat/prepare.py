@@ -65,23 +65,22 @@ class _Families(MetaPathFinder):
         spec = find_after(self, fullname, path, target)
         if fullname.partition(".")[0] not in self.roots and not (spec and self._is_of_project(spec)):
             return spec
+        # What is imported from here on is found without this.
         sys.meta_path.remove(self)
         _import_this_package()
         for family, arguments in self.settings.families.items():
             importlib.import_module(f"{_PACKAGE}.compat.{family}").install(*arguments)
-        specs = (finder.find_spec(fullname, path, target) for finder in [*sys.meta_path])
-        return next(filter(None, specs), None)
+        return find_after(self, fullname, path, target)
 
     def _is_of_project(self, spec: importlib.machinery.ModuleSpec) -> bool:
-        found = [spec.origin] if spec.has_location else [*(spec.submodule_search_locations or ())]
-        places = [os.path.realpath(place) for place in found if place]
-        library = os.path.realpath(os.path.dirname(os.__file__))
-        return any(
-            f"{place}{os.sep}".startswith(tuple(f"{folder}{os.sep}" for folder in self.settings.folders))
-            and not f"{place}{os.sep}".startswith(f"{library}{os.sep}")
-            and not {"site-packages", "dist-packages"} & {*Path(place).parts}
-            for place in places
-        )
+        """Whether a module lies in one of the project's folders, and is no part of an environment inside of it."""
+        places = [spec.origin] if spec.has_location else [*(spec.submodule_search_locations or ())]
+        library = Path(os.__file__).resolve().parent
+        for place in (Path(place).resolve() for place in places if place):
+            is_installed = place.is_relative_to(library) or {"site-packages", "dist-packages"} & {*place.parts}
+            if not is_installed and any(place.is_relative_to(folder) for folder in self.settings.folders):
+                return True
+        return False
 
 
 def _import_this_package() -> None:

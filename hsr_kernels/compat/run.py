@@ -20,7 +20,7 @@ _SITE = Path(__file__).parent / "site"
 def settings_for(
     folders: Sequence[Path], families: Sequence[str] = (), *, repair: bool = True, trust_pickles: bool = False
 ) -> tuple[Settings, list[Path]]:
-    """Returns what a project needs, and of its folders those that were too large to be read to the end.
+    """Returns what a project needs, and of its folders those that were too large to be read to their ends.
 
     Args:
         folders: Of the project, from which its imports are named. They are read in turn until one has copies.
@@ -29,14 +29,14 @@ def settings_for(
         trust_pickles: Whether `torch.load` may read pickles.
     """
     copies: list[tuple[Path, Copy]] = []
-    large: list[Path] = []
+    unread: list[Path] = []
     for folder in folders:
         found, is_cut = _copies_in(folder)
         copies += [(folder, copy) for copy in found]
-        large += [folder] if is_cut else []
-        own = {copy.family for _, copy in copies if copy.place.is_dir()}
+        unread += [folder] if is_cut else []
+        copied = {copy.family for _, copy in copies if copy.place.is_dir()}
         # A script's folder says more than what lies around it.
-        if own.issuperset(families) and own:
+        if copied and copied.issuperset(families):
             break
     arguments: dict[str, list[str]] = {family: [] for family in families or dict.fromkeys(c.family for _, c in copies)}
     packages: list[str] = []
@@ -50,7 +50,7 @@ def settings_for(
         if not any(copy.family == family for _, copy in copies):
             packages += _usual_packages(family)
     chosen = [r.name for r in REPAIRS if (r.is_default and repair) or (r.name == "trust-pickles" and trust_pickles)]
-    return Settings(arguments, packages, [str(folder) for folder in folders], chosen), large
+    return Settings(arguments, packages, [str(folder) for folder in folders], chosen), unread
 
 
 def _copies_in(folder: Path) -> tuple[list[Copy], bool]:
@@ -88,9 +88,10 @@ def folders_of(target: str, arguments: Iterable[str], *, is_module: bool = False
     scripts = [name for name in arguments if name.endswith(".py")]
     scripts += [] if is_module else [target]
     folders = [path if path.is_dir() else path.parent for name in scripts if (path := Path(name).resolve()).exists()]
-    named = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    ours = Path(__file__).resolve().parents[2]
-    folders += [entry for entry in named if entry.is_dir() and entry != ours and entry != _SITE.resolve()]
+    search_path = [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    # What prepares a process isn't the project's.
+    excluded = (_SITE.resolve(), Path(__file__).resolve().parents[2])
+    folders += [entry for entry in search_path if entry.is_dir() and entry not in excluded]
     if is_module or any(folder.is_relative_to(current) for folder in folders):
         folders.append(current)
     return [*dict.fromkeys(folders)]
@@ -108,8 +109,8 @@ def start(target: str, arguments: Sequence[str], settings: Settings, *, is_modul
     path = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, VARIABLE: settings.to_json()}
     # Options of the interpreter stand before the -m that named this package.
-    own = sys.orig_argv[1 : sys.orig_argv.index("-m")] if "-m" in sys.orig_argv else []
+    options = sys.orig_argv[1 : sys.orig_argv.index("-m")] if "-m" in sys.orig_argv else []
     sys.stdout.flush()
     sys.stderr.flush()
-    command = [sys.executable, *own, *(["-m"] if is_module else []), target, *arguments]
+    command = [sys.executable, *options, *(["-m"] if is_module else []), target, *arguments]
     os.execve(sys.executable, command, environment)

@@ -43,7 +43,7 @@ class Tree:
         return self.root.parent if self.root.is_file() else self.root
 
     def files(self) -> Iterator[Path]:
-        """Returns the Python files, those near the root first; environments, hidden folders and links are left out."""
+        """Returns the Python files, those near the root first; environments, hidden and linked folders are left out."""
         if self.root.is_file():
             yield self.root
             return

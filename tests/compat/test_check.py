@@ -57,6 +57,26 @@ def test_copies_of_other_names_and_with_changes_are_recognised(tmp_path):
     }
 
 
+def test_operators_that_are_imported_from_elsewhere_are_found(tmp_path):
+    write(
+        tmp_path,
+        {
+            "a.py": "import mmcv\ny = mmcv.ops.upfirdn2d(x, f, pad=1)\nfrom gfpgan import GFPGANer",
+            "b.py": "from mmcv.ops import bias_act, upfirdn2d\nfrom mmcv.ops import DeformConv2d",
+            "c.py": "from mmcv.ops import DeformConv2d\nfrom face.op.fused_act import FusedLeakyReLU",
+            "d.py": "from own.op import FusedLeakyReLU\nfrom torch_utils.ops import bias_act",
+            "own/op.py": "class FusedLeakyReLU: ...",
+        },
+    )
+    report = check.check(tmp_path)
+    assert {(copy.family, copy.package, copy.place.name, copy.version) for copy in report.copies} == {
+        ("mmcv", "mmcv.ops", "a.py", "1"),
+        ("basicsr", "basicsr.ops", "a.py", ""),
+        ("rosinality", "face.op", "c.py", ""),
+        ("nvlabs", "torch_utils.ops", "d.py", ""),
+    }
+
+
 def test_arguments_that_the_replacement_lacks_are_left_by_hand(tmp_path):
     ours = ", ".join(inspect.signature(nvlabs.bias_act.bias_act).parameters)
     write(tmp_path, {"torch_utils/ops/bias_act.py": f"\ndef bias_act({ours}, slope): ..."})
@@ -69,7 +89,7 @@ def test_arguments_that_the_replacement_lacks_are_left_by_hand(tmp_path):
     [
         # Functions of the same names with other arguments, in files and folders of the same names.
         {"ops/upfirdn2d.py": "def upfirdn2d(x, f, up, down, pad): ...", "op/fused_act.py": "def fused_act(x): ..."},
-        {"ops/bias_act.py": "def bias_act(x, bias, activation): ...", "ops/fma.py": "def fma(a, b, c): ..."},
+        {"ops/bias_act.py": "def bias_act(x, bias, activation): ...", "ops/fma.py": "def fma(a, b, c, d): ..."},
         # Modern code, and code that is prepared for what is missing.
         {
             "train.py": """

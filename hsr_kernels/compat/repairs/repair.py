@@ -61,9 +61,9 @@ def name_where(predicate: Callable[[str], bool]) -> Match:
 
 def find_after(finder: MetaPathFinder, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> Spec:
     """Returns what the finders that are asked after one find."""
-    later = sys.meta_path[sys.meta_path.index(finder) + 1 :]
-    specs = (one.find_spec(fullname, path, target) for one in later if hasattr(one, "find_spec"))
-    return next(filter(None, specs), None)
+    index = sys.meta_path.index(finder) if finder in sys.meta_path else -1
+    finders = sys.meta_path[index + 1 :]
+    return next(filter(None, (other.find_spec(fullname, path, target) for other in finders)), None)
 
 
 class _Watcher(MetaPathFinder):
@@ -100,12 +100,13 @@ class _Provider(MetaPathFinder, Loader):
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Spec:
         if fullname not in self.modules:
             return None
-        self.modules[fullname][1](f"{fullname}, which isn't there any more, is provided")
         is_package = any(name.startswith(f"{fullname}.") for name in self.modules)
         return importlib.machinery.ModuleSpec(fullname, self, is_package=is_package)
 
     def exec_module(self, module: ModuleType) -> None:
-        vars(module).update(self.modules[module.__name__][0]())
+        make, say = self.modules[module.__name__]
+        vars(module).update(make())
+        say(f"{module.__name__}, which isn't there any more, is provided")
 
 
 _watcher = _Watcher()
