@@ -129,16 +129,23 @@ def _refused(nodes: list[ast.AST], names: Mapping[str, str]) -> Iterator[tuple[i
 
 
 def _handled(nodes: list[ast.AST]) -> Iterator[ast.AST]:
-    """The nodes of a file for whose failure it is prepared."""
+    """The nodes of a file for whose failure it is prepared, or which run by a setting of the environment alone."""
+    settings = {
+        target.id
+        for node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        for target in node.targets
+        if isinstance(target, ast.Name) and dotted(node.value.func, {}) in ("os.getenv", "os.environ.get")
+    }
     for node in nodes:
         if isinstance(node, ast.Try):
-            caught = {name for handler in node.handlers for name in _caught(handler.type)}
-            if caught & _HANDLERS:
-                yield from (inner for statement in node.body for inner in ast.walk(statement))
+            # What one version refuses, the handler does in another way, which other versions refuse.
+            if any(name in _HANDLERS for handler in node.handlers for name in _caught(handler.type)):
+                yield from ast.walk(node)
         # `hasattr(numpy, "float")` or `torch.__version__`, and what follows from it.
         elif isinstance(node, (ast.If, ast.IfExp)):
             asked = {getattr(part, "id", getattr(part, "attr", "")) for part in ast.walk(node.test)}
-            if asked & {"hasattr", "__version__"}:
+            if asked & {"hasattr", "__version__", "environ", "getenv", *settings}:
                 yield from ast.walk(node)
 
 

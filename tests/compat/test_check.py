@@ -93,6 +93,7 @@ def test_arguments_that_the_replacement_lacks_are_left_by_hand(tmp_path):
         # Modern code, and code that is prepared for what is missing.
         {
             "train.py": """
+                import os
                 import numpy as np
                 import torch
                 from torch.utils.data import DataLoader, Sampler
@@ -100,6 +101,13 @@ def test_arguments_that_the_replacement_lacks_are_left_by_hand(tmp_path):
                     from torch._six import container_abcs
                 except ImportError:
                     import collections.abc as container_abcs
+                try:
+                    check = torch._assert
+                except AttributeError:
+                    check = torch.Assert
+                JIT = os.getenv("PROJECT_JIT")
+                if JIT == "True":
+                    torch.utils.cpp_extension.load(name="mine")
                 kind = np.float if hasattr(np, "float") else float
                 optimizer = torch.optim.Adam(net.parameters(), betas=(0.0, 0.99))
                 torch.load("x.pt", weights_only=True)

@@ -158,6 +158,13 @@ USE_ALL = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_changes_stay(monkeypatch):
+    """Undoes what a test has changed of how modules are imported."""
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.setattr(repair._watcher, "changes", {})
+
+
 def test_every_repair_acts_and_says_so_once(tmp_path):
     write(tmp_path, {"use_all.py": USE_ALL})
     unindented = {name: [ast.unparse(_parsed(statements)), test] for name, (statements, test) in USES.items()}
@@ -239,15 +246,12 @@ def test_names_that_are_there_stay(monkeypatch):
     assert is_refused()
     said = []
     install(said.append)
-    try:
-        assert (module.present, module.made, module.absent) == (1, 2, 3)
-        assert said == ["old_names.absent, which isn't there any more, is new"]
-        with pytest.raises(AttributeError, match="other"):
-            _ = module.other
-        # Nothing is left to refuse.
-        assert not is_refused()
-    finally:
-        repair._watcher.changes.pop("old_names")
+    assert (module.present, module.made, module.absent) == (1, 2, 3)
+    assert said == ["old_names.absent, which isn't there any more, is new"]
+    with pytest.raises(AttributeError, match="other"):
+        _ = module.other
+    # Nothing is left to refuse.
+    assert not is_refused()
 
 
 class Made:
@@ -269,14 +273,9 @@ def test_sqrtm_without_disp_estimates_its_error():
 def test_modules_are_changed_when_they_are_imported(monkeypatch, tmp_path):
     (tmp_path / "late_module.py").write_text("value = 1")
     monkeypatch.syspath_prepend(tmp_path)
-    finders = [*sys.meta_path]
     repair.after_import("late_module", lambda module: setattr(module, "value", module.value + 1))
-    try:
-        late = importlib.import_module("late_module")
-        assert late.value == 2
-        # The loader is the one that it would be without.
-        assert "exec_module" not in vars(late.__spec__.loader)
-    finally:
-        sys.meta_path[:] = finders
-        repair._watcher.changes.pop("late_module")
-        sys.modules.pop("late_module", None)
+    late = importlib.import_module("late_module")
+    monkeypatch.delitem(sys.modules, "late_module")
+    assert late.value == 2
+    # The loader is the one that it would be without.
+    assert "exec_module" not in vars(late.__spec__.loader)
