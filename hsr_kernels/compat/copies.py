@@ -125,7 +125,9 @@ def used_by(source: Source) -> Iterator[Copy]:
     """Returns what a file imports of families by names that say whose they are."""
     aliases = aliases_of(source.nodes)
     names = [name for node in source.nodes for name in imports(node)]
-    names += [name for node in source.nodes if isinstance(node, ast.Attribute) and (name := dotted(node, aliases))]
+    roots = {name.partition(".")[0] for name in names}
+    attributes = (dotted(node, aliases) for node in source.nodes if isinstance(node, ast.Attribute))
+    names += [name for name in attributes if name.partition(".")[0] in roots]
     mmcv = importlib.import_module("hsr_kernels.compat.mmcv")
     if any(name.startswith("mmcv.ops.") and name.split(".")[2] in mmcv.__all__ for name in names):
         yield Copy("mmcv", "mmcv.ops", source.file, _mmcv_version(source.nodes, aliases))
@@ -165,13 +167,13 @@ def copies_of(base: Path, marks: list[Mark], used: list[Copy]) -> list[Copy]:
     for one in used:
         key = (one.family, one.package)
         is_copied = any(one.package in importable_names(copy) for copy in copies)
-        if not is_copied and not _exists(base, one.package) and (key not in elsewhere or one.version):
+        if not is_copied and not exists(base, one.package) and (key not in elsewhere or one.version):
             elsewhere[key] = one
     return [*sorted(copies, key=lambda copy: copy.place), *elsewhere.values()]
 
 
-def _exists(base: Path, package: str) -> bool:
-    """Whether the project has something of that name, which isn't a copy then."""
+def exists(base: Path, package: str) -> bool:
+    """Whether a project has a package or a module of that name."""
     path = base.joinpath(*package.split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 

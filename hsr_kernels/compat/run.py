@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .copies import PATTERN, Copy, copies_of, importable_names, mark_of, used_by
+from .copies import PATTERN, Copy, copies_of, exists, importable_names, mark_of, used_by
 from .prepare import VARIABLE, Settings
 from .repairs import REPAIRS
 from .sources import Tree, read
@@ -28,26 +28,28 @@ def settings_for(
         repair: Whether to repair what is installed refuses.
         trust_pickles: Whether `torch.load` may read pickles.
     """
-    copies: list[tuple[Path, Copy]] = []
+    copies: list[Copy] = []
     unread: list[Path] = []
     for folder in folders:
         found, is_cut = _copies_in(folder)
-        copies += [(folder, copy) for copy in found]
+        copies += found
         unread += [folder] if is_cut else []
-        copied = {copy.family for _, copy in copies if copy.place.is_dir()}
+        copied = {copy.family for copy in copies if copy.place.is_dir()}
         # A script's folder says more than what lies around it.
         if copied and copied.issuperset(families):
             break
-    arguments: dict[str, list[str]] = {family: [] for family in families or dict.fromkeys(c.family for _, c in copies)}
+    arguments: dict[str, list[str]] = {
+        family: [] for family in families or dict.fromkeys(copy.family for copy in copies)
+    }
     packages: list[str] = []
-    for folder, copy in copies:
+    for copy in copies:
         if copy.family in arguments:
-            names = [copy.package] if copy.family == "mmcv" else _free_names(folder, copy)
+            names = [copy.package] if copy.family == "mmcv" else _free_names(folders, copy)
             packages += [name for name in names if name not in packages]
             added = [copy.version] if copy.family == "mmcv" else names
             arguments[copy.family] += [name for name in added if name and name not in arguments[copy.family]]
     for family in arguments:
-        if not any(copy.family == family for _, copy in copies):
+        if not any(copy.family == family for copy in copies):
             packages += _usual_packages(family)
     chosen = [r.name for r in REPAIRS if (r.is_default and repair) or (r.name == "trust-pickles" and trust_pickles)]
     return Settings(arguments, packages, [str(folder) for folder in folders], chosen), unread
@@ -61,12 +63,12 @@ def _copies_in(folder: Path) -> tuple[list[Copy], bool]:
     return copies_of(folder, marks, [use for source in sources for use in used_by(source)]), tree.is_cut
 
 
-def _free_names(folder: Path, copy: Copy) -> list[str]:
-    """The names under which a copy may be imported and which nothing else of the project has."""
+def _free_names(folders: Sequence[Path], copy: Copy) -> list[str]:
+    """The names under which a copy may be imported, without those of anything else of the project."""
     return [
         name
         for name in importable_names(copy)
-        if name == copy.package or not folder.joinpath(*name.split(".")).exists()
+        if not any(exists(folder, name) and folder.joinpath(*name.split(".")) != copy.place for folder in folders)
     ]
 
 

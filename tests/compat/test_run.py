@@ -219,6 +219,14 @@ def test_names_under_which_inner_folders_are_imported(tmp_path):
     )
 
 
+def test_names_that_a_script_has_for_itself_stay_its_own(tmp_path):
+    write(tmp_path / "another", PROJECTS["rosinality"])
+    write(tmp_path / "script", {"train.py": "import op", "op.py": "", "models/stylegan2/__init__.py": ""})
+    settings, _ = run.settings_for([tmp_path / "script", tmp_path])
+    outer = ["another.models.stylegan2.op", "models.stylegan2.op", "stylegan2.op"]
+    assert settings.families == {"rosinality": outer}
+
+
 def test_large_folders_are_read_in_part(tmp_path, monkeypatch):
     write(tmp_path, {f"data/{i}.txt": "" for i in range(50)} | PROJECTS["nvlabs"])
     monkeypatch.setattr(run, "MAX_ENTRIES", 20)
