@@ -18,7 +18,7 @@ _calls_on_reference = 0
 _before: str | None = None
 
 
-def backend(on_reference: bool) -> AbstractContextManager[None]:
+def backend(on_reference: bool) -> AbstractContextManager[object, bool | None]:
     """Has the calls inside run on the reference backend, where that is asked for.
 
     The setting is the process's: while one thread is inside, the calls of the others take the reference too.

@@ -15,7 +15,7 @@ def _init() -> bool:
     return True
 
 
-def on_reference(impl: str) -> AbstractContextManager[None]:
+def on_reference(impl: str) -> AbstractContextManager[object, bool | None]:
     """The context of a call with this `impl`.
 
     Raises:
