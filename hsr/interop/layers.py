@@ -60,7 +60,7 @@ def describe_generator(tree: LayerTree) -> Architecture:
         widths={r: _channels(tree, f"synthesis.b{r}.conv1.weight") for r in resolutions},
         mapping_layers=num_layers,
         mapping_lr_multiplier=multiplier,
-        w_avg_beta=mapping.attribute("w_avg_beta", float),
+        w_avg_beta=float(mapping.attribute("w_avg_beta", _NUMBER)),
         conv_clamp=_clamp(clamps.pop()),
         mixed_precision_resolutions=_low_precision(blocks),
     )

@@ -5,6 +5,7 @@ A pickle describes its tensors, and nothing is allocated until one is asked for.
 its elements are distinct elements of a storage that the file really holds.
 """
 
+import functools
 import io
 import math
 import zipfile
@@ -172,7 +173,9 @@ def read_stream(data: bytes, constructors: Mapping[str, Constructor], budget: Bu
     keys = primitive.load(pickles)
     start = pickles.tell()
     for key in keys:
-        storage = storages.by_key[key]
+        storage = storages.by_key.get(key)
+        if storage is None:
+            raise ValueError("the stream holds data that belongs to no tensor")
         end = start + 8 + storage.nbytes
         numel = int.from_bytes(data[start : start + 8], "little", signed=True)
         if numel != storage.numel or end > len(data):
@@ -218,7 +221,8 @@ def read_zip(data: bytes, constructors: Mapping[str, Constructor], budget: Budge
 
 
 def _entry_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], memoryview]:
-    return lambda: memoryview(archive.read(entry))
+    # Several tensors may share a storage, which is read once.
+    return functools.cache(lambda: memoryview(archive.read(entry)))
 
 
 def read_blob(blob: Any, budget: Budget) -> Storage:
