@@ -12,7 +12,7 @@ from ..console import make_console
 from ..errors import UserError, exists, writing
 from ..files import replacing
 from ..options import ConvertOptions
-from ..weights import find_weights, join_groups, save_tensors
+from ..weights import find_weights, join_groups, read_header, save_tensors
 from .networks import Checkpoint
 from .nvlabs import constructor_arguments, write_nvlabs
 from .opening import is_foreign, open_checkpoint
@@ -60,6 +60,7 @@ def _check_target(options: ConvertOptions, source: Path) -> None:
     if options.to is not None:
         return
     if not is_foreign(source):
+        read_header(source)
         raise UserError(f"{source} is in hsr's own format already: use it as it is, or convert it with --to.")
     if target.suffix.lower() != ".safetensors":
         raise UserError(f"{target} does not end in .safetensors, the suffix of files of weights.")

@@ -37,9 +37,10 @@ def describe_generator(tree: LayerTree) -> Architecture:
         ValueError: A layer or an attribute is missing.
     """
     root, resolutions = _describe_root(tree)
-    _require(root.attribute("img_channels", int) == 3, f"makes images of {root.state['img_channels']} channels")
+    channels = root.attribute("img_channels", int)
+    _require(channels == 3, f"is for images of {_shown_number(channels)} channels, and hsr's networks are for three")
     c_dim = root.attribute("c_dim", int)
-    _require(0 <= c_dim <= MAX_CLASSES, f"is for {_shown_number(c_dim)} classes")
+    _require(0 <= c_dim <= MAX_CLASSES, f"has {_shown_number(c_dim)} classes")
     names = [f"synthesis.b{r}.{part}" for r in resolutions for part in ("conv0", "conv1", "torgb")][1:]
     w_dim = root.attribute("w_dim", int)
     for name in names:
@@ -135,7 +136,8 @@ def _describe_root(tree: LayerTree) -> tuple[Layer, list[int]]:
     _require(not unknown, f"has layers of the class {shown(unknown[0]) if unknown else ''}, which StyleGAN2 lacks")
     root = tree.layer("")
     resolution = root.attribute("img_resolution", int)
-    _require(4 < resolution <= MAX_RESOLUTION, f"is for images of {_shown_number(resolution)} pixels")
+    is_possible = 4 < resolution <= MAX_RESOLUTION and resolution & (resolution - 1) == 0
+    _require(is_possible, f"is for images {_shown_number(resolution)} pixels wide, which is no power of two from 8 on")
     return root, block_resolutions(resolution)
 
 

@@ -161,10 +161,13 @@ def read_tensor(tensors: Mapping[str, StoredTensor], entry: Entry) -> Tensor:
     stored = tensors.get(entry.name)
     if not isinstance(stored, StoredTensor):
         raise ValueError(f"{entry.name} is missing")
-    if stored.size != entry.shape or not stored.storage.dtype.is_floating_point:
-        raise ValueError(f"{entry.name} is {list(stored.size)} and should be {list(entry.shape)}, of floats")
+    if stored.size != entry.shape:
+        raise ValueError(f"{entry.name} is {list(stored.size)} and should be {list(entry.shape)}")
+    if not stored.storage.dtype.is_floating_point:
+        raise ValueError(f"{entry.name} is of {stored.storage.dtype} and should be of floats")
     value = stored.load().to(torch.float32)
-    if not value.isfinite().all():
+    # Both are NaN if any value is.
+    if not all(extreme.isfinite() for extreme in value.aminmax()):
         raise Refusal(f"holds values that are not finite, in {entry.name}")
     return value
 

@@ -196,7 +196,7 @@ def write_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         Unsupported: The project's networks cannot represent these.
     """
-    _require_representable(checkpoint.header)
+    _require_representable(checkpoint)
     resolution = checkpoint.header.resolution
     contents: dict[str, Any] = {}
     for name, group in _GROUPS.items():
@@ -214,18 +214,22 @@ def write_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
     return contents
 
 
-def _require_representable(header: Header) -> None:
-    config = header.config
-    obstacles = {
-        f"knows {header.num_classes} classes": header.num_classes > 0,
-        f"clamps activations at {config.conv_clamp}": config.conv_clamp is not None,
-        f"has a z of {config.z_dim} and a w of {config.w_dim} dimensions": config.z_dim != config.w_dim,
-        "trains its mapping at another rate than 0.01": config.mapping_lr_multiplier != 0.01,
-        f"takes standard deviations over {config.minibatch_std_group} samples": config.minibatch_std_group != 4,
-    }
-    for clause, is_obstacle in obstacles.items():
+def _require_representable(checkpoint: Checkpoint) -> None:
+    config, num_classes = checkpoint.header.config, checkpoint.header.num_classes
+    clamp, multiplier, group = config.conv_clamp, config.mapping_lr_multiplier, config.minibatch_std_group
+    obstacles = [
+        (num_classes > 0, f"has {num_classes} classes, and that project has none"),
+        (clamp is not None, f"clamps activations at {clamp}, and that project does not"),
+        (
+            config.z_dim != config.w_dim,
+            f"has z of {config.z_dim} and w of {config.w_dim} dimensions, and that project equal ones",
+        ),
+        (multiplier != 0.01, f"trains its mapping at {multiplier} of the learning rate, and that project at 0.01"),
+        ("D" in checkpoint.groups and group != 4, f"compares {group} samples in D, and that project compares 4"),
+    ]
+    for is_obstacle, clause in obstacles:
         if is_obstacle:
-            raise Unsupported(f"{clause}, which networks of rosinality/stylegan2-pytorch cannot")
+            raise Unsupported(f"cannot be written for rosinality/stylegan2-pytorch, as it {clause}")
 
 
 def _kernels_g(resolution: int) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ MAX_OPCODES = 1_000_000
 # Bytes that may be made of a file, relative to its own: G, G_ema and D may share their weights.
 MAX_BYTES_SHARE = 3
 MAX_SHOWN_CHARACTERS = 80
+_ARRAY_GLOBALS = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct", "numpy ndarray")
 
 Constructor = Callable[..., Any]
 
@@ -207,11 +208,8 @@ def explain_global(name: str) -> str:
             "holds networks of StyleGAN's TensorFlow code, which must be converted with legacy.py of "
             "stylegan2-ada-pytorch first"
         )
-    if name.partition(" ")[0] in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy"):
-        return (
-            f"names {shown(name)}: it holds NumPy arrays, as alias-free StyleGAN3 networks do and StyleGAN2 networks "
-            "do not"
-        )
+    if name in _ARRAY_GLOBALS:
+        return "holds NumPy arrays, as alias-free networks of StyleGAN3 do, and hsr's networks are those of StyleGAN2"
     return f"names {shown(name.replace(' ', '.', 1))}, which a checkpoint has no use for"
 
 

@@ -189,7 +189,7 @@ REFUSALS: dict[str, tuple[Callable[[], bytes], str]] = {
     "filter": (lambda: changed_pickle({"synthesis.b16.conv0.resample_filter": torch.eye(4)}), "another filter"),
     "activation": (lambda: changed_pickle(SynthesisLayer_activation="relu"), "activation relu instead of lrelu"),
     "architecture": (lambda: changed_pickle(SynthesisBlock_architecture="orig"), "architecture orig instead of skip"),
-    "grey": (lambda: changed_pickle(Generator_img_channels=1), "images of 1 channels"),
+    "grey": (lambda: changed_pickle(Generator_img_channels=1), "images of 1 channels, and hsr's"),
     "gain": (lambda: changed_pickle(ToRGBLayer_weight_gain=1.0), "weight_gain 1 instead of"),
     "low precision": (lambda: changed_pickle(SynthesisBlock_use_fp16=True), "other than the highest"),
     "clamp": (lambda: changed_pickle(ToRGBLayer_conv_clamp=1.0), "clamps some layers otherwise"),
@@ -261,9 +261,12 @@ def test_wrong_files_and_targets_are_one_sentence(
     assert "does not exist" in sentence("nowhere", "out.safetensors")
     assert "cannot be written" in sentence(path, "junk/out.safetensors")
     assert "cannot be read as a checkpoint" in sentence("/dev/null", "out.safetensors")
-    assert "hsr's own format already" in sentence("junk", "out.safetensors")
+    assert "cannot be read as a checkpoint" in sentence("junk", "out.safetensors")
     assert hsr("convert", path, "deep/out.safetensors") == 0
-    assert "knows 3 classes, which" in sentence("--to", "rosinality", "deep/out.safetensors", "no/out.pt")
+    assert "hsr's own format already" in sentence("deep/out.safetensors", "again.safetensors")
+    assert "has 3 classes, and that project has none" in sentence(
+        "--to", "rosinality", "deep/out.safetensors", "no/out.pt"
+    )
     assert not (tmp_path / "no").exists()
 
 
