@@ -37,8 +37,10 @@ def describe_generator(tree: LayerTree) -> Architecture:
         ValueError: A layer or an attribute is missing.
     """
     root, resolutions = _describe_root(tree)
-    channels = root.attribute("img_channels", int)
-    _require(channels == 3, f"is for images of {_shown_number(channels)} channels, and hsr's networks are for three")
+    img_channels = root.attribute("img_channels", int)
+    _require(
+        img_channels == 3, f"is for images of {_shown_number(img_channels)} channels, and hsr's networks are for three"
+    )
     c_dim = root.attribute("c_dim", int)
     _require(0 <= c_dim <= MAX_CLASSES, f"has {_shown_number(c_dim)} classes")
     names = [f"synthesis.b{r}.{part}" for r in resolutions for part in ("conv0", "conv1", "torgb")][1:]
@@ -58,7 +60,7 @@ def describe_generator(tree: LayerTree) -> Architecture:
         c_dim=c_dim,
         z_dim=root.attribute("z_dim", int),
         w_dim=w_dim,
-        widths={r: _channels(tree, f"synthesis.b{r}.conv1.weight") for r in resolutions},
+        widths={r: channels(tree, f"synthesis.b{r}.conv1.weight") for r in resolutions},
         mapping_layers=num_layers,
         mapping_lr_multiplier=multiplier,
         w_avg_beta=float(mapping.attribute("w_avg_beta", _NUMBER)),
@@ -96,8 +98,8 @@ def describe_discriminator(tree: LayerTree, generator: Architecture) -> dict[str
     _require(tree.layer("b4").attribute("architecture", str, "resnet") == "resnet", "has another last block")
     _check_convolution(tree, f"b{resolutions[-1]}.fromrgb", generator.conv_clamp)
     _check_convolution(tree, "b4.conv", generator.conv_clamp)
-    widths = {r: _channels(tree, f"b{r}.conv0.weight") for r in resolutions[1:]}
-    widths[4] = _channels(tree, "b4.conv.weight")
+    widths = {r: channels(tree, f"b{r}.conv0.weight") for r in resolutions[1:]}
+    widths[4] = channels(tree, "b4.conv.weight")
     _require(widths == generator.widths, "has other feature maps than the generator")
     _require("b4.mbstd" in tree.layers, "has no minibatch standard deviation")
     mbstd = tree.layer("b4.mbstd")
@@ -110,22 +112,24 @@ def describe_discriminator(tree: LayerTree, generator: Architecture) -> dict[str
     if generator.c_dim > 0:
         settings["label_mapping_layers"], multiplier = _describe_mapping(tree)
         _require(math.isclose(multiplier, 0.01, rel_tol=1e-5), "maps labels with another lr_multiplier than 0.01")
-        label_dim = _channels(tree, "mapping.embed.weight")
+        label_dim = channels(tree, "mapping.embed.weight")
         settings["label_dim"] = None if label_dim == widths[4] else label_dim
     return settings
 
 
 def check_heads(tree: LayerTree, count: int) -> None:
-    """Checks that the heads of HSR are two equalised 1x1 layers with a ReLU between them.
+    """Checks that there are `count` heads of HSR, two 1x1 layers with a ReLU between them.
 
     Raises:
-        Unsupported: One is another network.
+        Unsupported: There are others.
     """
+    found_count = sum(name.startswith(f"{HEADS}.") and name.endswith(".conv1x1_1") for name in tree.layers)
+    _require(found_count == count, f"has {found_count}, and a generator of this size has {count} in hsr")
     for i in range(count):
         for part, activation in (("conv1x1_1", "relu"), ("conv1x1_2", "linear")):
             layer = tree.layer(f"{HEADS}.{i}.{part}")
             found = layer.attribute("activation", str, activation)
-            _require(found == activation, f"has HSR heads with the activation {shown(found)}")
+            _require(found == activation, f"has the activation {shown(found)} in them")
 
 
 def _describe_root(tree: LayerTree) -> tuple[Layer, list[int]]:
@@ -206,7 +210,12 @@ def _clamp(value: float | None) -> float | None:
     return None if value is None or value < 0 else float(value)
 
 
-def _channels(tree: LayerTree, name: str) -> int:
+def channels(tree: LayerTree, name: str) -> int:
+    """Returns the first dimension of a tensor.
+
+    Raises:
+        ValueError: There is no such tensor.
+    """
     return _size(tree, name, 0)
 
 

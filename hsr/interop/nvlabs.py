@@ -13,6 +13,7 @@ from ..weights import Header
 from .layers import (
     HEADS,
     UNUSED_LAYER,
+    channels,
     check_heads,
     describe_discriminator,
     describe_generator,
@@ -102,36 +103,34 @@ def _read_networks(
 def _read_heads(
     trees: dict[str, LayerTree], architecture: Architecture, notes: list[str]
 ) -> dict[str, dict[str, Tensor]]:
-    """Returns the heads of HSR by group; leaves them out, with a note, where they are not at `hsr`'s resolutions."""
-    groups = {}
+    """Returns the heads of HSR by group; leaves them out, with a note, where `hsr` has no such heads."""
+    groups: dict[str, dict[str, Tensor]] = {}
     resolutions = head_resolutions(architecture.resolution)
     for name, group in _HEAD_GROUPS.items():
         if name not in trees or HEADS not in trees[name].layers:
             continue
-        tensors = trees[name].tensors
-        count = sum(key.startswith(f"{HEADS}.") and key.endswith(_HEAD_PARTS["bias1"]) for key in tensors)
         try:
-            if count != len(resolutions):
-                raise Unsupported(f"has {count} of them, and a generator of this size has {len(resolutions)} in hsr")
-            check_heads(trees[name], count)
+            check_heads(trees[name], len(resolutions))
         except Unsupported as error:
             notes.append(f"The HSR heads of {name} were left out, as it {error}.")
             continue
-        hidden = tensors[f"{HEADS}.0.{_HEAD_PARTS['bias1']}"].size[0]
-        state = {}
+        groups[group] = {}
         for i, r in enumerate(resolutions):
-            target = tensors[f"{HEADS}.{i}.{_HEAD_PARTS['bias2']}"].size[0]
-            shapes = {
-                "weight1": (hidden, architecture.widths[r], 1, 1),
-                "bias1": (hidden,),
-                "weight2": (target, hidden, 1, 1),
-                "bias2": (target,),
-            }
-            for part, shape in shapes.items():
-                value = read_tensor(tensors, Entry(f"{HEADS}.{i}.{_HEAD_PARTS[part]}", shape))
-                state[f"heads.{i}.{part}"] = value.reshape(shape[:2]).contiguous()
-        groups[group] = state
+            groups[group] |= _read_head(trees[name], i, architecture.widths[r])
     return groups
+
+
+def _read_head(tree: LayerTree, index: int, width: int) -> dict[str, Tensor]:
+    """Returns the tensors of a head by `hsr`'s names."""
+    names = {part: f"{HEADS}.{index}.{name}" for part, name in _HEAD_PARTS.items()}
+    hidden, target = channels(tree, names["bias1"]), channels(tree, names["bias2"])
+    shapes = {"weight1": (hidden, width), "bias1": (hidden,), "weight2": (target, hidden), "bias2": (target,)}
+    state = {}
+    for part, shape in shapes.items():
+        published_shape = (*shape, 1, 1) if part.startswith("weight") else shape
+        value = read_tensor(tree.tensors, Entry(names[part], published_shape))
+        state[f"heads.{index}.{part}"] = value.reshape(shape).contiguous()
+    return state
 
 
 def _source(tree: LayerTree) -> str:

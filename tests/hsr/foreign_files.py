@@ -76,6 +76,11 @@ def generator_tree(spec: Spec, tensors: dict[str, Tensor], **changes: Any) -> Pe
             if key.startswith(f"{class_name}_")
         }
 
+    fp16_layers = tuple(f"synthesis.b{r}.conv" for r in spec.resolutions if spec.is_fp16(r))
+    tensors = {
+        name: value.to(memory_format=torch.channels_last) if name.startswith(fp16_layers) and value.ndim == 4 else value
+        for name, value in tensors.items()
+    }
     heads = [
         f"synthesis.feat_transfer_list.{i}.{part}.x" for i in range(len(spec.heads) - 1) for part in ("resize", "bn")
     ]
@@ -261,7 +266,8 @@ def rosinality_contents(spec: Spec, *, from_training: bool = False) -> dict[str,
     contents: dict[str, Any] = {"g_ema": OrderedDict(_published_generator(average, spec))}
     contents["g_ema"]._metadata = OrderedDict({"": {"version": 1}})
     if not from_training:
-        return contents | {"latent_avg": average["mapping.w_avg"]}
+        # A part of a longer tensor, which is saved as a whole.
+        return contents | {"latent_avg": torch.cat([torch.zeros(5), average["mapping.w_avg"]])[5:]}
     return contents | {
         "g": _published_generator(generator_tensors(spec, 1), spec),
         "d": _published_discriminator(discriminator_tensors(spec), spec),

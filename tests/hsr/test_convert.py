@@ -271,16 +271,19 @@ def test_wrong_files_and_targets_are_one_sentence(
 
 
 def test_a_discriminator_of_another_kind_is_left_out(
-    hsr: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], images: Path
+    hsr: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], labelled: Path
 ) -> None:
-    (tmp_path / "cifar.pkl").write_bytes(ada_pickle(Spec(), architecture="orig"))
+    (tmp_path / "cifar.pkl").write_bytes(ada_pickle(Spec(heads=(6, 4)), architecture="orig"))
     assert hsr("convert", "cifar.pkl", "out.safetensors") == 0
-    assert "D was left out, as it has the architecture orig instead of resnet." in capsys.readouterr().out
-    options = ["--data", images, "--hsr-weight", 0, "--kimg", 0.032, "--device", "cpu"]
+    out = capsys.readouterr().out
+    assert "D was left out, as it has the architecture orig instead of resnet." in out
+    assert "heads of G were left out, as it has 1, and a generator of this size has 2 in hsr." in out
+    # The networks know no classes, and the run takes none from the data.
+    options = ["--data", labelled, "--hsr-weight", 0, "--kimg", 0.032, "--device", "cpu"]
     assert hsr("train", "--resume", "out.safetensors", *options) == 0
     assert "D starts untrained" in capsys.readouterr().out
     (run,) = run_folders(tmp_path)
-    assert run.name == "001-images-converted-baseline"
+    assert run.name == "001-labelled-converted-baseline"
     assert json.loads((run / "config.json").read_text())["channel_base"] == 40
 
 
