@@ -87,14 +87,18 @@ def _summary(options: ConvertOptions, checkpoint: Checkpoint) -> str:
     target = options.target
     if options.to is None:
         return f"Wrote {target}. Try it: hsr generate --checkpoint {target} --seeds 0-35 --truncation 0.7"
+    has_heads = bool({"hsr", "hsr_ema"} & checkpoint.groups.keys())
     if options.to == "nvlabs":
+        heads = (
+            " G and G_ema hold HSR heads, so a Generator without any loads them by strict=False." if has_heads else ""
+        )
         names = ", ".join(name for name in ("G", "D", "G_ema") if name in checkpoint.groups)
         return (
             f"Wrote {target}: a dict of the state dicts of {names}, to load into "
-            f"{constructor_arguments(checkpoint.header)}."
+            f"{constructor_arguments(checkpoint.header)}.{heads}"
         )
     config = checkpoint.header.config
-    heads = " HSR heads, which that project lacks, were left out." if "hsr" in checkpoint.groups else ""
+    heads = " HSR heads, which that project lacks, were left out." if has_heads else ""
     return (
         f"Wrote {target}: a checkpoint of rosinality/stylegan2-pytorch, to load into Generator("
         f"{checkpoint.header.resolution}, {config.w_dim}, {config.mapping_layers}).{heads}"

@@ -216,7 +216,9 @@ def constructor_arguments(header: Header) -> str:
     config = header.config
     return (
         f"Generator(z_dim={config.z_dim}, c_dim={header.num_classes}, w_dim={config.w_dim}, "
-        f"img_resolution={header.resolution}, img_channels=3, mapping_kwargs=dict(num_layers={config.mapping_layers}), "
+        f"img_resolution={header.resolution}, img_channels=3, "
+        f"mapping_kwargs=dict(num_layers={config.mapping_layers}, lr_multiplier={config.mapping_lr_multiplier}, "
+        f"w_avg_beta={config.w_avg_beta}), "
         f"synthesis_kwargs=dict(channel_base={config.channel_base}, channel_max={config.channel_max}, "
         f"num_fp16_res={config.mixed_precision_resolutions}, conv_clamp={config.conv_clamp}))"
     )

@@ -22,16 +22,17 @@ def start_from_weights(trainer: Trainer, path: Path) -> str:
         UserError: The file can't be read, or holds networks of another shape.
     """
     groups = split_groups(load_tensors(path)[0])
+    is_converted = bool(read_header(path).source)
     sentences = [f"The networks start from {path}, and the optimizers afresh."]
     if "G" not in groups and "G_ema" in groups:
         groups["G"] = groups["G_ema"]
         sentences.append("It holds no G, so G starts from the averaged weights.")
     names = ["G", "D", "G_ema"]
-    if "D" not in groups and read_header(path).source:
+    if "D" not in groups and is_converted:
         names.remove("D")
         sentences.append("It holds no D, so D starts untrained.")
     if trainer.hsr is not None:
-        if read_header(path).source and _fits(trainer.hsr, groups.get("hsr", {})):
+        if is_converted and _fits(trainer.hsr, groups.get("hsr", {})):
             names.append("hsr")
             sentences.append("The HSR heads are the file's.")
         else:
