@@ -314,6 +314,20 @@ def test_training_takes_heads_that_fit(targets: tuple[int, int], hsr: Command, l
     assert trainer.G_ema.synthesis.const.equal(generator_tensors(spec)["synthesis.b4.const"])
 
 
+def test_training_starts_from_the_average_alone(
+    foreign: Callable[[str], Path], hsr: Command, images: Path, tmp_path: Path
+) -> None:
+    assert hsr("convert", foreign("converted.pt"), "out.safetensors") == 0
+    path = tmp_path / "out.safetensors"
+    trainer = Trainer(read_header(path).config, open_dataset(images), None, torch.device("cpu"))
+    before = trainer.D.conv.weight.clone()
+    assert "no G, so G starts from the averaged weights. It holds no D" in start_from_weights(trainer, path)
+    average = trainer.G_ema.state_dict()
+    assert all(value.equal(average[name]) for name, value in trainer.G.state_dict().items())
+    assert average["synthesis.const"].equal(generator_tensors(ROSINALITY)["synthesis.b4.const"])
+    assert trainer.D.conv.weight.equal(before)
+
+
 def test_what_training_conflicts_with_is_said(
     hsr: Command, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

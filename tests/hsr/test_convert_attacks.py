@@ -98,7 +98,7 @@ def laughs(levels: int) -> bytes:
 def deep_layers(depth: int) -> bytes:
     """A pickle whose G_ema is a layer in a layer, and so on."""
     opener = b"h\x00}" + text("type") + text("class") + b"s" + text("class_name") + text("G") + b"s" + text("state")
-    opener += b"}(" + text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules") + b"}" + text("x")
+    opener += b"}(" + text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules") + b"}" + text("x" * 64)
     # The innermost child is None; each layer closes its dicts, from `_modules` to the description, and is called.
     closer = b"s" + b"u" + b"s" + b"\x85R"
     reconstruct = b"ctorch_utils.persistence\n_reconstruct_persistent_obj\nq\x00"
