@@ -43,8 +43,14 @@ class Config:
     z_dim: Annotated[int, Range(1, 2**16)] = 512
     w_dim: Annotated[int, Range(1, 2**16)] = 512
     mapping_layers: Annotated[int, Range(1, 64)] = 8
+    # Learning rate of the mapping network relative to the rest.
+    mapping_lr_multiplier: Annotated[float, Range(0, 1e3, low_is_allowed=False)] = 0.01
+    # Share of the mean of w that a step leaves as it was.
+    w_avg_beta: Annotated[float, Range(0, 1)] = 0.998
     # Layers of the discriminator's mapping of class labels: eight as published, whatever the generator has.
     label_mapping_layers: Annotated[int, Range(1, 64)] = 8
+    # Dimension of the space in which the discriminator compares images with labels; None: feature maps at 4x4.
+    label_dim: Annotated[int, Range(1, 2**16)] | None = None
     # Feature maps times resolution, up to `channel_max` maps.
     channel_base: Annotated[int, Range(1, 2**24)] = 32768
     channel_max: Annotated[int, Range(1, 2**16)] = 512

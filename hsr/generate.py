@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,13 +14,14 @@ from .console import make_console
 from .device import resolve_device
 from .errors import UserError, writing
 from .images import check_format, generate_images, save_grid, save_image, to_uint8
+from .interop.opening import build_average, open_checkpoint
 from .models import Generator
-from .models.build import build_generator
 from .options import GenerateOptions
 from .tensors import one_hot
-from .weights import find_weights, load_weights, read_header
+from .weights import find_weights
 
 MAX_SEEDS = 10000
+MAX_NUMPY_SEED = 2**32 - 1
 # Pixels of all images together, which lie in memory twice: as images and as a grid.
 MAX_PIXELS = 2**29
 MAX_SHOWN_CLASSES = 10
@@ -42,7 +44,7 @@ def generate(options: GenerateOptions) -> None:
         raise UserError(
             f"--seeds {options.seeds} names {len(seeds)} images, but at most {max_images} of their size fit a grid."
         )
-    z = torch.stack([torch.randn(G.z_dim, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    z = draw_codes(seeds, G.z_dim, options.rng)
     c = _class_inputs(seeds, options.label, classes)
     images = generate_images(
         G,
@@ -86,15 +88,26 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def load_generator(path: Path) -> tuple[Generator, tuple[int, ...]]:
-    """Loads the averaged generator from a file of weights; returns it and the labels of its classes, in its order.
+    """Loads the averaged generator; returns it and the labels of its classes, in its order.
 
     Raises:
         UserError: The file is no checkpoint.
     """
-    header = read_header(path)
-    G = build_generator(header.config, header.resolution, header.num_classes)
-    load_weights(path, {"G_ema": G})
-    return G.eval().requires_grad_(False), header.classes
+    checkpoint = open_checkpoint(path)
+    return build_average(checkpoint, path), checkpoint.header.classes
+
+
+def draw_codes(seeds: list[int], z_dim: int, rng: str) -> Tensor:
+    """Returns a latent code per seed, [N, z_dim], from the random generator "torch" or "numpy".
+
+    Raises:
+        UserError: NumPy takes no such seed.
+    """
+    if rng == "torch":
+        return torch.stack([torch.randn(z_dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    if max(seeds) > MAX_NUMPY_SEED:
+        raise UserError(f"--rng numpy takes seeds up to {MAX_NUMPY_SEED}, and --seeds names {max(seeds)}.")
+    return torch.from_numpy(np.concatenate([np.random.RandomState(seed).randn(1, z_dim) for seed in seeds])).float()
 
 
 def _class_inputs(seeds: list[int], label: int | None, classes: tuple[int, ...]) -> Tensor | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of `hsr train` and `hsr generate`, as the command line parses them and its help describes them."""
+"""The options of `hsr`'s commands, as the command line parses them and its help describes them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ class TrainOptions:
 
     resume: Annotated[Path | None, _option("RUN|FILE", "(default: start anew)")] = None
     """A run folder, which is continued where it stopped; or a file of weights, from which a new run starts
-    with new HSR heads."""
+    with new HSR heads, or with those of a converted file where they fit the encoder."""
 
     device: Annotated[str, _option("NAME", "(default: cuda where there is a GPU, else cpu)")] = "auto"
     """cpu, cuda or cuda:<n>."""
@@ -110,6 +110,10 @@ class GenerateOptions:
     truncation: Annotated[float, Range(-10, 10), _option("FLOAT", "(default: 1)")] = 1.0
     """Below 1, latent codes move towards their mean: less variety, cleaner images."""
 
+    rng: Annotated[Literal["torch", "numpy"], _option("NAME", "(default: torch)")] = "torch"
+    """Random generator of the latent codes: torch, or numpy, which draws a seed's code as the tools of
+    stylegan2-ada-pytorch, stylegan3 and HSR do."""
+
     label: Annotated[int | None, _option("INT", "(default: every class in turn)")] = None
     """Class to generate, by its label in the data, of a network that was trained with labels."""
 
@@ -121,3 +125,23 @@ class GenerateOptions:
 
     device: Annotated[str, _option("NAME", "(default: cuda where there is a GPU, else cpu)")] = "auto"
     """cpu, cuda or cuda:<n>."""
+
+
+@dataclass
+class ConvertOptions:
+    """Convert networks of StyleGAN2-ADA, StyleGAN3, HSR (.pkl) and rosinality (.pt), or write files for these projects.
+
+    Nothing in the file that is read is executed.
+    """
+
+    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="IN", help_behavior_hint="(required)")]]
+    """File to read; with --to also a run folder, which stands for its last weights."""
+
+    target: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT", help_behavior_hint="(required)")]]
+    """File to write: OUT.safetensors, which generate and train --resume take."""
+
+    to: Annotated[
+        Literal["nvlabs", "rosinality"] | None, _option("NAME", "(default: none, so OUT is a file of weights)")
+    ] = None
+    """Project to write for: nvlabs (state dicts for the networks of stylegan2-ada-pytorch and HSR) or rosinality (a
+    checkpoint of stylegan2-pytorch)."""

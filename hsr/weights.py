@@ -26,12 +26,17 @@ _WEIGHTS_NAME = re.compile(r"(\d{6,}\.\d{3})\.safetensors")
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a file of weights; `classes` are the labels of its data, in the networks' order."""
+    """The header of a file of weights.
+
+    `classes` are the labels of its data, in the networks' order. `source` names the project whose file the networks
+    were converted from, and is empty for networks of `hsr`'s own.
+    """
 
     config: Config
     resolution: int
     classes: tuple[int, ...]
     images_seen: int
+    source: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -56,7 +61,15 @@ def load_weights(path: Path, modules: dict[str, nn.Module]) -> None:
     Raises:
         UserError: The file cannot be read, or holds networks of another shape.
     """
-    groups = split_groups(load_tensors(path)[0])
+    fill_modules(split_groups(load_tensors(path)[0]), modules, path)
+
+
+def fill_modules(groups: dict[str, dict[str, Tensor]], modules: dict[str, nn.Module], path: Path) -> None:
+    """Loads the tensors of each module's group into it; a module on the meta device takes them as its own.
+
+    Raises:
+        UserError: The networks of `path`, where the groups come from, have another shape.
+    """
     for name, module in modules.items():
         expected, loaded = module.state_dict(), groups.get(name, {})
         for key in sorted(expected.keys() | loaded.keys()):
@@ -66,7 +79,8 @@ def load_weights(path: Path, modules: dict[str, nn.Module]) -> None:
                     f"{path} is a checkpoint of another shape: {name}.{key} is {shapes[0]} there "
                     f"and {shapes[1]} in the networks of this run."
                 )
-        module.load_state_dict(loaded)
+        is_empty = any(value.is_meta for value in expected.values())
+        module.load_state_dict(loaded, assign=is_empty)
 
 
 def read_header(path: Path) -> Header:
@@ -79,7 +93,8 @@ def read_header(path: Path) -> Header:
         with safetensors.safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})["hsr"])
         config = Config.from_dict(values["config"], str(path))
-        return Header(config, values["resolution"], tuple(values["classes"]), values["images_seen"])
+        classes = tuple(values["classes"])
+        return Header(config, values["resolution"], classes, values["images_seen"], values.get("source", ""))
 
 
 def find_weights(path: Path) -> Path:

@@ -14,6 +14,8 @@ def build_generator(config: Config, resolution: int, c_dim: int) -> Generator:
         config.w_dim,
         resolution,
         mapping_layers=config.mapping_layers,
+        mapping_lr_multiplier=config.mapping_lr_multiplier,
+        w_avg_beta=config.w_avg_beta,
         channel_base=config.channel_base,
         channel_max=config.channel_max,
         mixed_precision_resolutions=config.mixed_precision_resolutions,
@@ -30,6 +32,7 @@ def build_discriminator(config: Config, resolution: int, c_dim: int) -> Discrimi
         channel_max=config.channel_max,
         minibatch_std_group=config.minibatch_std_group,
         mapping_layers=config.label_mapping_layers,
+        label_dim=config.label_dim,
         mixed_precision_resolutions=config.mixed_precision_resolutions,
         conv_clamp=config.conv_clamp,
     )

@@ -57,8 +57,8 @@ class Discriminator(ActivationLayout, nn.Module):
     """StyleGAN2 discriminator; arguments as in `hsr.models.Generator`.
 
     `minibatch_std_group` is the number of samples over which the standard deviation is taken. With labels,
-    the last layer's output is projected on an embedding of the label, through a mapping of `mapping_layers`, eight
-    as published.
+    the last layer's output is projected on an embedding of the label, of `label_dim` dimensions (None: as many as
+    feature maps at 4x4), through a mapping of `mapping_layers`, eight as published.
 
     Raises:
         ValueError: The resolution is not a power of two of at least 8, or leaves no feature maps.
@@ -74,6 +74,7 @@ class Discriminator(ActivationLayout, nn.Module):
         channel_max: int = 512,
         minibatch_std_group: int = 4,
         mapping_layers: int = 8,
+        label_dim: int | None = None,
         mixed_precision_resolutions: int = 0,
         conv_clamp: float | None = None,
         memory_format: torch.memory_format = torch.channels_last,
@@ -100,8 +101,9 @@ class Discriminator(ActivationLayout, nn.Module):
         width = channels[4]
         self.conv = Conv2dLayer(width + 1, width, 3, activation="lrelu", conv_clamp=conv_clamp)
         self.fc = FullyConnected(width * 16, width, activation="lrelu")
-        self.out = FullyConnected(width, 1 if c_dim == 0 else width)
-        self.embed = LatentMLP(0, c_dim, width, num_layers=mapping_layers) if c_dim > 0 else None
+        label_dim = width if label_dim is None else label_dim
+        self.out = FullyConnected(width, 1 if c_dim == 0 else label_dim)
+        self.embed = LatentMLP(0, c_dim, label_dim, num_layers=mapping_layers) if c_dim > 0 else None
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         """Maps images [N, img_channels, R, R] and one-hot c [N, c_dim] to logits [N, 1]."""

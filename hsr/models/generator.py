@@ -199,6 +199,7 @@ class Generator(nn.Module):
         img_channels: Channels of the image.
         mapping_layers: Layers of the mapping network.
         mapping_lr_multiplier: Learning rate of the mapping network relative to the rest.
+        w_avg_beta: Share of the mean of w that a step of training leaves as it was.
         channel_base: Feature maps times resolution.
         channel_max: Largest number of feature maps.
         mixed_precision_resolutions: How many of the highest resolutions run in float16 on CUDA; 4x4 never does.
@@ -219,6 +220,7 @@ class Generator(nn.Module):
         *,
         mapping_layers: int = 8,
         mapping_lr_multiplier: float = 0.01,
+        w_avg_beta: float = 0.998,
         channel_base: int = 32768,
         channel_max: int = 512,
         mixed_precision_resolutions: int = 0,
@@ -246,6 +248,7 @@ class Generator(nn.Module):
             self.num_ws,
             num_layers=mapping_layers,
             lr_multiplier=mapping_lr_multiplier,
+            w_avg_beta=w_avg_beta,
         )
 
     def channels(self, resolution: int) -> int:

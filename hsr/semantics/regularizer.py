@@ -19,6 +19,11 @@ from .encoders import Encoder
 RESOLUTIONS = (8, 16, 32, 64)
 
 
+def head_resolutions(resolution: int) -> tuple[int, ...]:
+    """Returns the resolutions at which a generator for images of `resolution` pixels has heads."""
+    return tuple(r for r in RESOLUTIONS if r <= resolution)
+
+
 class ProjectionHead(nn.Module):
     """Head of one scale: 1x1 C -> hidden, ReLU, 1x1 hidden -> D, with equalized learning rate."""
 
@@ -54,7 +59,7 @@ class SemanticRegularizer(nn.Module):
         super().__init__()
         self._encoder = (encoder,)
         self.precision = precision
-        self.resolutions = tuple(r for r in RESOLUTIONS if r <= generator.resolution)
+        self.resolutions = head_resolutions(generator.resolution)
         shapes = encoder.target_shapes(len(self.resolutions))
         self.heads = nn.ModuleList(
             ProjectionHead(generator.channels(r), hidden, dim)

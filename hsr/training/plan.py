@@ -2,6 +2,7 @@
 """From the options of `hsr train` to the plan of a run."""
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..config import Config, load_config, preset
 from ..data import ImageDataset, open_dataset
 from ..device import resolve_device
 from ..errors import UserError, exists
+from ..interop.opening import is_foreign
 from ..options import TrainOptions
 from ..weights import find_weights, read_header
 
@@ -57,6 +59,11 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
         raise UserError(f"--resume {resume} does not exist.")
     run = resume if resume is not None and resume.is_dir() else None
     weights = resume if run is None else None
+    if weights is not None and is_foreign(weights):
+        raise UserError(
+            f"--resume {weights} is a file of another project: make a file of weights of it first, with "
+            f"hsr convert {shlex.quote(str(weights))} {shlex.quote(weights.stem)}.safetensors."
+        )
     if run is not None:
         _check_continuable(options, run)
         base = load_config(run / "config.json")

@@ -17,13 +17,13 @@ from ..files import cache_folder, replacing
 from ..options import TrainOptions
 from ..semantics.build import build_encoder
 from ..semantics.encoders import Encoder
-from ..weights import load_weights
 from .checkpoint import restore
 from .evaluation import Evaluator
 from .grids import SampleGrid
 from .logs import RunLog
 from .loop import TrainingLoop
 from .plan import Plan, make_plan
+from .start import start_from_weights
 from .stop import StopRequest
 from .stream import BatchStream
 from .trainer import Trainer
@@ -89,7 +89,7 @@ def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Consol
             )
         return state
     if plan.weights is not None:
-        load_weights(plan.weights, {name: trainer.modules()[name] for name in ("G", "D", "G_ema")})
+        console.print(start_from_weights(trainer, plan.weights))
         if plan.config.path_length_weight > 0 and plan.config.path_length_interval > 0:
             with console.status("Measuring the path lengths of the generator"):
                 trainer.start_path_length_mean()
