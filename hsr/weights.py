@@ -20,6 +20,8 @@ from .files import replacing
 
 # The folder of weights and training state in a run folder.
 CHECKPOINTS = "checkpoints"
+# Of files of weights. In the first the weights of upsampling layers were mirrored.
+FORMAT = 2
 # Matches whole names alone: a file of any other name belongs to the user.
 _WEIGHTS_NAME = re.compile(r"(\d{6,}\.\d{3})\.safetensors")
 
@@ -29,7 +31,7 @@ class Header:
     """The header of a file of weights.
 
     `classes` are the labels of its data, in the networks' order. `source` names the project whose file the networks
-    were converted from, and is empty for networks of `hsr`'s own.
+    were converted from, and is empty for networks of `hsr`'s own. `format` says what the tensors mean.
     """
 
     config: Config
@@ -37,6 +39,7 @@ class Header:
     classes: tuple[int, ...]
     images_seen: int
     source: str = ""
+    format: int = FORMAT
 
     @property
     def num_classes(self) -> int:
@@ -92,6 +95,11 @@ def read_header(path: Path) -> Header:
     with reading(path, "a checkpoint"):
         with safetensors.safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})["hsr"])
+        if values.get("format", 1) != FORMAT:
+            raise UserError(
+                f"{path} was written by another version of hsr, whose upsampling layers mean their weights in another "
+                "way: go on with that version, or train again."
+            )
         config = Config.from_dict(values["config"], str(path))
         classes = tuple(values["classes"])
         return Header(config, values["resolution"], classes, values["images_seen"], values.get("source", ""))

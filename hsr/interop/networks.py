@@ -2,8 +2,7 @@
 """What the formats share: the architecture that a file describes, and tensors under published names.
 
 Published names follow from the names in `hsr`'s own networks by one function per format, so reading and writing go by
-the same table. Layers that upsample convolve in published networks and correlate in `hsr`'s, so their weights are
-mirrored.
+the same table. The tensors themselves mean the same.
 """
 
 import dataclasses
@@ -146,8 +145,7 @@ def read_network(
         if key == without:
             continue
         entry = entry_of(key, tuple(empty.shape))
-        value = read_tensor(tensors, entry).reshape(empty.shape)
-        state[key] = _mirror(key, value).contiguous()
+        state[key] = read_tensor(tensors, entry).reshape(empty.shape).contiguous()
     return state
 
 
@@ -176,13 +174,9 @@ def write_network(state: Mapping[str, Tensor], entry_of: EntryOf) -> dict[str, T
     """Returns the tensors of a network by published names: undoes `read_network`."""
     entries = {key: entry_of(key, tuple(value.shape)) for key, value in state.items()}
     return {
-        entry.name: _mirror(key, state[key]).reshape(entry.shape).clone(memory_format=torch.contiguous_format)
+        entry.name: state[key].reshape(entry.shape).clone(memory_format=torch.contiguous_format)
         for key, entry in entries.items()
     }
-
-
-def _mirror(key: str, value: Tensor) -> Tensor:
-    return value.flip(2, 3) if key.startswith("synthesis.") and key.endswith(".conv0.weight") else value
 
 
 def published_filter() -> Tensor:

@@ -171,6 +171,8 @@ class StyledLayer(FilteredModule):
             up=self.up,
             padding=1,
             resample_filter=self.resample_filter if self.up > 1 else None,
+            # Layers that upsample convolve and the others correlate, as in published networks.
+            flip_weight=self.up == 1,
             bias=self.bias.to(x.dtype),
             act="lrelu",
             clamp=self.conv_clamp,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsr.weights import find_weights
+from hsr.weights import find_weights, load_tensors, save_tensors
 
 from .conftest import run_folders
 
@@ -71,3 +71,17 @@ def test_generate_writes_a_grid_and_single_images(
     assert hsr(*command, "3", "--label", 1, "--out", "one.png") == 0
     assert (tmp_path / "zero.png").read_bytes() != (tmp_path / "one.png").read_bytes()
     assert hsr(*command, "3", "--label", 2) == 2
+
+
+def test_weights_of_mirrored_layers_are_refused_in_words(
+    hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--kimg", 0.004, "--device", "cpu") == 0
+    weights = find_weights(run_folders(tmp_path)[0])
+    tensors, header = load_tensors(weights)
+    # So were files written before the format had a number.
+    del header["format"]
+    save_tensors(tensors, weights, header)
+    for command in (("generate", "--checkpoint"), ("train", "--resume")):
+        assert hsr(*command, weights, "--device", "cpu") == 2
+        assert "was written by another version of hsr" in capsys.readouterr().err

@@ -87,7 +87,8 @@ class TestSynthesisLayers:
             weight = weight / (weight.square().sum(dim=[1, 2, 3], keepdim=True) + 1e-8).sqrt()
             # The convolution's padding of one sample counts on the upsampled image, ahead of the filter.
             image = F.pad(x[i : i + 1], [1] * 4) if up == 1 else blur(zero_insert(x[i : i + 1]), (3, 2), gain=4)
-            y = F.conv2d(image, weight) + layer.noise_const * 0.7
+            # As published, layers that upsample convolve, and the others correlate.
+            y = F.conv2d(image, weight if up == 1 else weight.flip(2, 3)) + layer.noise_const * 0.7
             y = lrelu(y + layer.bias.reshape(1, -1, 1, 1))
             expected = y if clamp is None else y.clamp(-clamp, clamp)
             torch.testing.assert_close(layer(x, w, "const")[i : i + 1], expected)
