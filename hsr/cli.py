@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `hsr` command: `hsr train` and `hsr generate`.
+"""The `hsr` command: `hsr train`, `hsr generate` and `hsr export`.
 
 PyTorch is imported only when a command runs, so that `--help` answers at once.
 """
@@ -13,15 +13,18 @@ from typing import Annotated, NoReturn
 import tyro
 
 from .errors import UserError, reason
-from .options import GenerateOptions, TrainOptions
+from .options import ExportOptions, GenerateOptions, TrainOptions
 from .validation import validate
 
+Options = TrainOptions | GenerateOptions | ExportOptions
 
-def parse(arguments: Sequence[str]) -> TrainOptions | GenerateOptions:
+
+def parse(arguments: Sequence[str]) -> Options:
     """Returns the options on the command line, or prints help or a mistake and exits."""
     commands = (
         Annotated[TrainOptions, tyro.conf.subcommand("train")]
         | Annotated[GenerateOptions, tyro.conf.subcommand("generate")]
+        | Annotated[ExportOptions, tyro.conf.subcommand("export")]
     )
     return tyro.cli(
         commands,  # type: ignore[arg-type]
@@ -41,16 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(_exit_code(lambda: _run(options)))
 
 
-def _run(options: TrainOptions | GenerateOptions) -> None:
+def _run(options: Options) -> None:
     validate(options, lambda name: f"--{name.replace('_', '-')}")
     if isinstance(options, TrainOptions):
         from .training.run import train
 
         train(options)
-    else:
+    elif isinstance(options, GenerateOptions):
         from .generate import generate
 
         generate(options)
+    else:
+        from .export import export
+
+        export(options)
 
 
 def _exit_code(command: Callable[[], None]) -> int:

@@ -26,9 +26,12 @@ class _Module(torch.nn.Module):
 
 
 @requires_native
-@pytest.mark.parametrize("op", OPERATORS.values(), ids=OPERATORS.keys())
-@pytest.mark.parametrize("strict", (False, True), ids=("traced", "strict"))
-def test_programs_hold_pytorchs_operators_alone(op, strict):
+@pytest.mark.parametrize(
+    "name, strict", [*((name, False) for name in OPERATORS), ("conv2d", True), ("modulated_conv2d up", True)]
+)
+def test_programs_hold_pytorchs_operators_alone(name, strict):
+    """Strict exports are traced by torch.compile's tracer."""
+    op = OPERATORS[name]
     module, x = _Module(op), torch.randn(2, 2, 4, 4)
     program = torch.export.export(module, (x,), strict=strict)
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
