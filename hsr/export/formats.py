@@ -28,19 +28,21 @@ class Format:
         title: Its name, as messages spell it.
         suffix: Of its files.
         runtime: What runs it for the comparison.
-        why_unavailable: Returns the reason why it can't be written here, empty if it can.
-        why_not_run: Returns the reason why it can't be run here, empty if it can.
         write: Writes a program of a graph to a path.
         load: Returns what runs the file at a path.
+        why_unavailable: Returns the reason why it can't be written here, empty if it can.
+        why_not_run: Returns the reason why it can't be run here, empty if it can.
+        remark: What to say while it is written, to follow its title.
     """
 
     title: str
     suffix: str
     runtime: str
-    why_unavailable: Callable[[], str]
-    why_not_run: Callable[[], str]
     write: Callable[[torch.export.ExportedProgram, Graph, Path], None]
     load: Callable[[Path], Runner]
+    why_unavailable: Callable[[], str] = lambda: ""
+    why_not_run: Callable[[], str] = lambda: ""
+    remark: str = ""
 
 
 def _missing_packages(*names: str) -> str:
@@ -112,21 +114,19 @@ FORMATS = {
         f"ONNX, opset {OPSET}",
         ".onnx",
         "onnxruntime",
-        lambda: _missing_packages("onnx", "onnxscript"),
-        lambda: _missing_packages("onnxruntime"),
         _write_onnx,
         _load_onnx,
+        why_unavailable=lambda: _missing_packages("onnx", "onnxscript"),
+        why_not_run=lambda: _missing_packages("onnxruntime"),
     ),
-    "torch_export": Format(
-        "a program of torch.export", ".pt2", "PyTorch", str, str, _write_program, _load_program
-    ),
+    "torch_export": Format("a program of torch.export", ".pt2", "PyTorch", _write_program, _load_program),
     "aot_inductor": Format(
-        "a package of AOTInductor for this CPU, compiled in a minute or more",
+        "a package of AOTInductor for this CPU",
         ".pt2",
-        "PyTorch",
-        _missing_compiler,
-        str,
+        "AOTInductor",
         _write_package,
         _load_package,
+        why_unavailable=_missing_compiler,
+        remark=", which takes about a minute",
     ),
-}  # fmt: skip
+}

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,30 +45,24 @@ OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def _has(backend: str, name: str) -> bool:
+    """Whether an operator has kernels of a backend; PyTorch's own on GPUs aren't emulated."""
     operator = registered["upfirdn2d" if name == "upsample2d" else name.split()[0]]
-    return backend in operator.implementations
+    return backend in operator.implementations and not (backend == "cuda" and operator.of_pytorch)
 
 
-# Those that have CUDA kernels, which the emulator runs.
-_CUDA_OPERATORS = ("bias_act", "upsample2d", "conv2d_resample", "modulated_conv2d", "modulated_conv2d up")
-everywhere = pytest.mark.parametrize(
-    "backend, op",
-    [
+def _each_on(*backends: Any) -> pytest.MarkDecorator:
+    """Runs a test on every operator, on those of the backends that it has."""
+    parameters = [
         pytest.param(*backend.values, op, marks=backend.marks, id=f"{name}-{backend.values[0]}")
-        for backend in (*BACKENDS, EMULATED_CUDA)
-        for name, op in OPERATORS.items()
-        if (backend is not EMULATED_CUDA or name in _CUDA_OPERATORS) and _has(backend.values[0], name)
-    ],
-)
-on_cpus = pytest.mark.parametrize(
-    "backend, op",
-    [
-        pytest.param(*backend.values, op, marks=backend.marks, id=f"{name}-{backend.values[0]}")
-        for backend in BACKENDS
+        for backend in backends
         for name, op in OPERATORS.items()
         if _has(backend.values[0], name)
-    ],
-)
+    ]
+    return pytest.mark.parametrize("backend, op", parameters)
+
+
+everywhere = _each_on(*BACKENDS, EMULATED_CUDA)
+on_cpus = _each_on(*BACKENDS)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 

@@ -25,18 +25,24 @@ class _Module(torch.nn.Module):
         return self.function(hk.conv2d(x, self.weight, padding=1))
 
 
-@requires_native
-@pytest.mark.parametrize(
-    "name, strict", [*((name, False) for name in OPERATORS), ("conv2d", True), ("modulated_conv2d up", True)]
-)
-def test_programs_hold_pytorchs_operators_alone(name, strict):
-    """Strict exports are traced by torch.compile's tracer."""
-    op = OPERATORS[name]
-    module, x = _Module(op), torch.randn(2, 2, 4, 4)
+def _expect_pytorchs_operators(function: Callable[[torch.Tensor], torch.Tensor], strict: bool) -> None:
+    module, x = _Module(function), torch.randn(2, 2, 4, 4)
     program = torch.export.export(module, (x,), strict=strict)
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets and not [target for target in targets if not target.startswith(("aten.", "<built-in function"))]
     close(program.module()(x), module(x))
+
+
+@requires_native
+@pytest.mark.parametrize("op", OPERATORS.values(), ids=OPERATORS.keys())
+def test_programs_hold_pytorchs_operators_alone(op):
+    _expect_pytorchs_operators(op, strict=False)
+
+
+@requires_native
+def test_strict_programs_hold_pytorchs_operators_alone():
+    """These are traced by torch.compile's tracer."""
+    _expect_pytorchs_operators(lambda x: hk.bias_act(x, act="lrelu"), strict=True)
 
 
 @requires_native
