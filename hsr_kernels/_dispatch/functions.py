@@ -7,7 +7,7 @@ as long, on every call. So ours are written that way, and applied in the older w
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -104,20 +104,25 @@ def is_differentiated(x: torch.Tensor) -> bool:
 
 def is_recorded() -> bool:
     """Whether calls are recorded as a program that holds PyTorch's own operators alone, and no Python."""
-    return _demand_of_graph() != "" if is_compiling() else torch.jit.is_tracing()
+    if is_compiling():
+        return _demand_of_graph() != ""
+    return torch.jit.is_tracing() or "Functionalize" in _active_transforms()
 
 
 def needs_reference() -> str:
     """Why operators must run as plain PyTorch in the current context, "" where they needn't.
 
-    Forward-mode derivatives, TorchScript, exported programs and compiled transforms know PyTorch's own operators only.
+    Forward-mode derivatives, TorchScript, exported programs and some transforms know PyTorch's own operators only.
     """
     if is_compiling():
         return _demand_of_graph()
     if torch.jit.is_tracing():
         return "torch.jit.trace can only hold PyTorch's own operators"
-    if forward_ad._current_level >= 0 or _is_forward_mode():
+    transforms = _active_transforms()
+    if forward_ad._current_level >= 0 or "Jvp" in transforms:
         return "forward-mode derivatives are known to PyTorch's own operators only"
+    if "Functionalize" in transforms:
+        return "torch.func.functionalize can only rewrite PyTorch's own operators"
     return ""
 
 
@@ -136,9 +141,6 @@ def _demand_of_graph() -> str:
 _demand_of_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _is_forward_mode() -> bool:
-    """Whether one of the active transforms is torch.func.jvp, or made of it."""
-    if _active() is None:
-        return False
-    kind = torch._C._functorch.TransformType.Jvp
-    return any(transform.key() == kind for transform in _stack() or ())
+def _active_transforms() -> Sequence[str]:
+    """The kinds of the transforms around the call, as PyTorch names them: torch.func.jvp is a "Jvp"."""
+    return () if _active() is None else [transform.key().name for transform in _stack() or ()]

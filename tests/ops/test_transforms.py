@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.autograd import forward_ad
-from torch.func import grad, jacrev, jvp, vmap
+from torch.func import functionalize, grad, jacrev, jvp, vmap
 
 import hsr_kernels as hk
 from hsr_kernels._dispatch.operators import operators as registered
@@ -109,6 +109,20 @@ def test_vmap_matches_separate_calls(backend, op, x):
         close(vmap(grad(total))(calls), torch.stack([grad(total)(sample) for sample in calls]))
         # The mapped axis need not be the first.
         close(vmap(op, in_dims=4, out_dims=1)(calls.movedim(0, 4)), torch.stack([op(v) for v in calls], 1))
+
+
+@requires_native
+def test_vmap_over_an_empty_axis_raises(x):
+    """PyTorch's own convolutions return a wrong shape there."""
+    with pytest.raises(ValueError, match="at least one element"):
+        vmap(OPERATORS["bias_act"])(x[:0, None])
+
+
+@requires_native
+@pytest.mark.filterwarnings("ignore:.*slow reference")
+def test_functionalize_rewrites_the_reference(x):
+    total = lambda w: hk.bias_act(hk.conv2d(x, w, padding=1), act="swish").square().sum()  # noqa: E731
+    close(functionalize(grad(total))(_W), grad(total)(_W))
 
 
 @on_cpus
