@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `hsr` command: `hsr train`, `hsr generate` and `hsr convert`.
+"""The `hsr` command: `hsr train`, `hsr generate`, `hsr convert` and `hsr export`.
 
 PyTorch is imported only when a command runs, so that `--help` answers at once.
 """
@@ -13,10 +13,10 @@ from typing import Annotated, NoReturn
 import tyro
 
 from .errors import UserError, reason
-from .options import ConvertOptions, GenerateOptions, TrainOptions
+from .options import ConvertOptions, ExportOptions, GenerateOptions, TrainOptions
 from .validation import validate
 
-Options = TrainOptions | GenerateOptions | ConvertOptions
+Options = TrainOptions | GenerateOptions | ConvertOptions | ExportOptions
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -25,6 +25,7 @@ def parse(arguments: Sequence[str]) -> Options:
         Annotated[TrainOptions, tyro.conf.subcommand("train")]
         | Annotated[GenerateOptions, tyro.conf.subcommand("generate")]
         | Annotated[ConvertOptions, tyro.conf.subcommand("convert")]
+        | Annotated[ExportOptions, tyro.conf.subcommand("export")]
     )
     return tyro.cli(
         commands,  # type: ignore[arg-type]
@@ -54,10 +55,14 @@ def _run(options: Options) -> None:
         from .generate import generate
 
         generate(options)
-    else:
+    elif isinstance(options, ConvertOptions):
         from .interop.convert import convert
 
         convert(options)
+    else:
+        from .export import export
+
+        export(options)
 
 
 def _exit_code(command: Callable[[], None]) -> int:

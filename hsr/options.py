@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of `hsr`'s commands, as the command line parses them and its help describes them."""
+"""The options of the `hsr` commands, as the command line parses them and its help describes them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,3 +145,32 @@ class ConvertOptions:
     ] = None
     """Project to write for: nvlabs (state dicts for the networks of stylegan2-ada-pytorch and HSR) or rosinality (a
     checkpoint of stylegan2-pytorch)."""
+
+
+@dataclass
+class ExportOptions:
+    """Write a trained generator to files that run without this package.
+
+    Each file is run and its images are compared with the network's before it is written. Batches may have any size, and
+    truncation_psi is an input.
+    """
+
+    checkpoint: Annotated[Path, _option("RUN|FILE", "(required)")]
+    """File of weights, or a run folder, which stands for its last one."""
+
+    onnx: Annotated[Path | None, _option("FILE", "(default: none)")] = None
+    """ONNX file (.onnx) of opset 18 in standard operators, which is compared in onnxruntime on the CPU."""
+
+    torch_export: Annotated[Path | None, _option("FILE", "(default: none)")] = None
+    """Program of torch.export (.pt2), which torch.export.load reads."""
+
+    aot_inductor: Annotated[Path | None, _option("FILE", "(default: none)")] = None
+    """Package (.pt2) that AOTInductor compiles for this machine's CPU, by a C++ compiler, and that
+    torch._inductor.aoti_load_package reads."""
+
+    input: Annotated[Literal["z", "w"], _option("z|w", "(default: z)")] = "z"
+    """What images are made of: z, with one-hot classes c if the network has any; or w, as ws, a latent code for each
+    layer, which truncation applies to as well."""
+
+    noise: Annotated[Literal["const", "none"], _option("const|none", "(default: const)")] = "const"
+    """const: the noise that the network keeps, as in hsr generate; none: no noise."""

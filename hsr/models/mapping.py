@@ -86,8 +86,13 @@ class MappingNetwork(LatentMLP):
             mean = torch.where(mean.isfinite(), mean, self.w_avg)
             self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
-        if truncation_psi == 1.0:
-            return ws
-        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        truncated = self.w_avg.lerp(ws[:, :cutoff], truncation_psi)
+        return ws if truncation_psi == 1.0 else self.truncate(ws, truncation_psi, truncation_cutoff)
+
+    def truncate(self, ws: Tensor, psi: float | Tensor, cutoff: int | None = None) -> Tensor:
+        """Pulls the first `cutoff` layers (None: all) of ws [N, num_ws, w_dim] towards `w_avg`.
+
+        `psi` is the share of a code's distance from `w_avg` that remains; it may be a scalar tensor.
+        """
+        cutoff = self.num_ws if cutoff is None else cutoff
+        truncated = self.w_avg.lerp(ws[:, :cutoff], psi)
         return torch.cat([truncated, ws[:, cutoff:]], dim=1)

@@ -5,8 +5,9 @@ PyTorch transforms Functions that are written with `setup_context`, but applying
 as long, on every call. So ours are written that way, and applied in the older way where no transform is active.
 """
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class Function:
 
     def __init__(self, written: type[torch.autograd.Function]) -> None:
         written.generate_vmap_rule = True
+        if "jvp" not in vars(written):
+            written.backward = staticmethod(_without_tangents(written.backward))  # type: ignore[method-assign]
         self.__name__, self.__doc__ = written.__name__, written.__doc__
         self.transformed = written
         self.plain = _applied_plainly(written)
@@ -53,6 +56,24 @@ def _applied_plainly(written: type[torch.autograd.Function]) -> type[torch.autog
     return type(written.__name__, (torch.autograd.Function,), parts)
 
 
+def _without_tangents(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a backward that raises where its cotangents have tangents: some of its operators would lose them."""
+
+    @functools.wraps(backward)
+    def call(ctx: Any, *cotangents: Any) -> Any:
+        if not is_compiling() and forward_ad._current_level >= 0:
+            tensors = [dy for dy in cotangents if isinstance(dy, torch.Tensor)]
+            if any(forward_ad.unpack_dual(dy).tangent is not None for dy in tensors):
+                raise NotImplementedError(
+                    "a native operator that ran outside of a forward-mode transform has a backward that can't be "
+                    "transformed: call the operator within the transform, or run it under "
+                    "hsr_kernels.use_backend('reference')"
+                )
+        return backward(ctx, *cotangents)
+
+    return call
+
+
 def is_batched(x: torch.Tensor) -> bool:
     """Whether x stands for a batch of tensors, under vmap or in batched gradients (`is_grads_batched`)."""
     if is_compiling():
@@ -66,21 +87,60 @@ def is_batched(x: torch.Tensor) -> bool:
     return functorch.is_legacy_batchedtensor(x)
 
 
+def is_differentiated(x: torch.Tensor) -> bool:
+    """Whether derivatives with respect to x may be taken: by autograd, or by any of the transforms around the call."""
+    if not torch.is_grad_enabled():
+        return False
+    if is_compiling():
+        return x.requires_grad
+    functorch = torch._C._functorch
+    # The wrapper of an inner transform doesn't tell that an outer one differentiates what it wraps.
+    while functorch.is_functorch_wrapped_tensor(x):
+        if x.requires_grad:
+            return True
+        x = functorch.get_unwrapped(x)
+    return x.requires_grad
+
+
+def is_recorded() -> bool:
+    """Whether calls are recorded as a program that holds PyTorch's own operators alone, and no Python."""
+    if is_compiling():
+        return _demand_of_graph() != ""
+    return torch.jit.is_tracing() or "Functionalize" in _active_transforms()
+
+
 def needs_reference() -> str:
     """Why operators must run as plain PyTorch in the current context, "" where they needn't.
 
-    Forward-mode derivatives and TorchScript see PyTorch's own operators only.
+    Forward-mode derivatives, TorchScript, exported programs and some transforms know PyTorch's own operators only.
     """
+    if is_compiling():
+        return _demand_of_graph()
     if torch.jit.is_tracing():
         return "torch.jit.trace can only hold PyTorch's own operators"
-    if forward_ad._current_level >= 0 or _is_forward_mode():
+    transforms = _active_transforms()
+    if forward_ad._current_level >= 0 or "Jvp" in transforms:
         return "forward-mode derivatives are known to PyTorch's own operators only"
+    if "Functionalize" in transforms:
+        return "torch.func.functionalize can only rewrite PyTorch's own operators"
     return ""
 
 
-def _is_forward_mode() -> bool:
-    """Whether one of the active transforms is torch.func.jvp, or made of it."""
-    if _active() is None:
-        return False
-    kind = torch._C._functorch.TransformType.Jvp
-    return any(transform.key() == kind for transform in _stack() or ())
+def _demand_of_graph() -> str:
+    """Why the graph that is being made must hold PyTorch's own operators alone, "" where it needn't."""
+    if torch.compiler.is_exporting():
+        return "torch.export can only hold PyTorch's own operators"
+    # Within a transform torch.compile loses the derivatives of Functions without an error.
+    if _active() is not None or forward_ad._current_level >= 0:
+        return "torch.compile can only transform PyTorch's own operators"
+    return ""
+
+
+# What torch.compiler.assume_constant_result does, less its import of the whole compiler, Triton included. Traced like
+# other code, torch.compile of PyTorch 2.9 would take itself for torch.export.
+_demand_of_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _active_transforms() -> Sequence[str]:
+    """The kinds of the transforms around the call, as PyTorch names them: torch.func.jvp is a "Jvp"."""
+    return () if _active() is None else [transform.key().name for transform in _stack() or ()]

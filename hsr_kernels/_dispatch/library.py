@@ -74,6 +74,8 @@ def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
     """An operator under vmap: run for one element of the batch after another, as kernels know no batch of batches."""
 
     def run(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        if info.batch_size == 0:
+            raise ValueError("vmap must map the operators of hsr_kernels over at least one element, got an empty axis")
         leaves, structure = pytree.tree_flatten(args)
         dims = pytree.tree_flatten(in_dims, is_leaf=lambda dim: dim is None)[0]
 

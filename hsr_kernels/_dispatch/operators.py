@@ -122,10 +122,10 @@ class Operator:
         # Size and layout matter only where they were measured: a compiled graph shouldn't depend on them elsewhere.
         elements, layout = (x.numel(), _layout(x)) if measured.covers(self.folder, device) else (0, "")
         problem = (wanted, device, x.dtype, layout, elements, limit)
-        if torch.compiler.is_compiling():
-            choice = Choice(*_decided(self.name, *problem))
-        elif demand := needs_reference():
+        if demand := needs_reference():
             choice = Choice("reference", demand, demand if wanted != "reference" else "")
+        elif torch.compiler.is_compiling():
+            choice = Choice(*_decided(self.name, *problem))
         else:
             key = (*problem, native.triton_recorded)
             choice = self._choices.get(key) or self._remembered(key, Choice(*_decided(self.name, *problem)))

@@ -6,6 +6,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from .._dispatch.functions import is_differentiated, is_recorded
 from .weight_gradients import DropGradient
 
 
@@ -14,8 +15,8 @@ def complete(function):
 
     @functools.wraps(function)
     def call(input, weight, bias=None, *args, **kwargs):
-        # A traced graph can't contain a Python Function, and has no backward anyway.
-        if weight.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
+        # A recorded program can't contain a Python Function, and knows nothing of `no_weight_gradients` anyway.
+        if is_differentiated(weight) and not is_recorded():
             weight = DropGradient.apply(weight)
         if input.dtype != torch.float16 or input.device.type != "cpu":
             return function(input, weight, bias, *args, **kwargs)

@@ -29,6 +29,7 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
     PyTorch, drops the gradient once PyTorch has it.) Gradients of a gradient are unaffected once outside.
 
     Like `torch.no_grad` it holds for the thread that enters it, and for what PyTorch computes on that thread's behalf.
+    It has no effect on exported programs, nor on transforms of torch.func that torch.compile compiles.
 
     Args:
         disable: False makes it a no-op.

@@ -39,7 +39,8 @@ class GridSample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        return GridSampleBackward.apply(dy, *ctx.saved_tensors, *ctx.needs_input_grad)
+        gradients = GridSampleBackward.apply(dy, *ctx.saved_tensors, *ctx.needs_input_grad)
+        return tuple(g if need else None for g, need in zip(gradients, ctx.needs_input_grad, strict=True))
 
 
 @Function

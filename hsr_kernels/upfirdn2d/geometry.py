@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .. import _checks
+from .._dispatch.functions import is_differentiated
 
 # The native kernels take no more taps along an axis.
 MAX_TAPS = 64
@@ -104,7 +105,7 @@ def check_filter(f: torch.Tensor | None) -> torch.Tensor | None:
 
 def native_limit(f: torch.Tensor | None, factor: int) -> str:
     """Returns the reason why the fast backends can't run with a filter and a factor, empty if they can."""
-    if f is not None and f.requires_grad and torch.is_grad_enabled():
+    if f is not None and is_differentiated(f):
         return "only the reference differentiates a filter that requires grad"
     if max(filter_taps(f)) > MAX_TAPS or factor > MAX_FACTOR:
         return f"only the reference takes more than {MAX_TAPS} taps or a factor above {MAX_FACTOR}"
