@@ -43,10 +43,15 @@ TRAIN_OPTIONS = (
     "device",
     "workers",
 )
-GENERATE_OPTIONS = ("checkpoint", "seeds", "truncation", "label", "out", "outdir", "device")
+OPTIONS = {
+    "train": TRAIN_OPTIONS,
+    "generate": ("checkpoint", "seeds", "truncation", "label", "rng", "out", "outdir", "device"),
+    "convert": ("to",),
+    "export": ("checkpoint", "onnx", "torch-export", "aot-inductor", "input", "noise"),
+}
 
 
-@pytest.mark.parametrize(("command", "options"), [("train", TRAIN_OPTIONS), ("generate", GENERATE_OPTIONS)])
+@pytest.mark.parametrize(("command", "options"), OPTIONS.items())
 def test_help_documents_every_option(
     command: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
