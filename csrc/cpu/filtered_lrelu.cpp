@@ -32,46 +32,68 @@ struct LeakyRelu {
     return below_limit < -limit ? -limit : below_limit;
   }
   // y is value(x).
-  int code(A x, A y) const { return (x > A(0) ? 0 : kBelowZero) | (y >= limit || y <= -limit ? kClamped : 0); }
+  int code(A x, A y) const {
+    const int above = y >= limit ? kClamped : 0, below = y <= -limit ? kClamped : 0;
+    return (x > A(0) ? 0 : kBelowZero) | above | below;
+  }
   // The gradient of x, given that of y and the code.
   A gradient(A dy, int code) const {
-    const A dx = dy * gain;
-    return code & kClamped ? A(0) : code & kBelowZero ? dx * alpha : dx;
+    const A dx = dy * gain, below_zero = dx * alpha;
+    const A slope = code & kBelowZero ? below_zero : dx;
+    return code & kClamped ? A(0) : slope;
   }
 };
 
-// Calls f(first element, elements, bits to shift) for the parts of a row of the mask: element i has two bits of byte
-// i % bytes, so that loops over a part touch neither elements nor bytes with a stride.
-template <class F>
-inline void for_each_part(int64_t elements, int64_t bytes, F&& f) {
-  for (int part = 0; part < 4; part++) {
-    const int64_t first = part * bytes, n = elements - first < bytes ? elements - first : bytes;
-    if (n > 0) f(first, n, 2 * part);
-  }
-}
-
 template <class A>
-void activate(const LeakyRelu<A>& act, A* row, int64_t n) {
+void activate(LeakyRelu<A> act, A* row, int64_t n) {
   for (int64_t i = 0; i < n; i++) row[i] = act.value(row[i]);
 }
 
+// A row of the mask holds the codes of so many elements after each other: of its bytes, byte i has those of elements i,
+// i + 16, i + 32 and i + 48, so that loops touch neither elements nor bytes with a stride.
+constexpr int64_t kBytesPerMaskBlock = 16, kElementsPerMaskBlock = 4 * kBytesPerMaskBlock;
+
+// Calls f(block of elements, block of bytes) for a row and its mask. The last block may reach beyond the row: it is
+// worked on in a copy.
+template <class A, class Byte, class F>
+inline void for_each_mask_block(A* row, int64_t n, Byte* mask, F&& f) {
+  for (; n >= kElementsPerMaskBlock;
+       n -= kElementsPerMaskBlock, row += kElementsPerMaskBlock, mask += kBytesPerMaskBlock)
+    f(row, mask);
+  if (n == 0) return;
+  A block[kElementsPerMaskBlock] = {};
+  std::memcpy(block, row, size_t(n) * sizeof(A));
+  f(block, mask);
+  std::memcpy(row, block, size_t(n) * sizeof(A));
+}
+
+// The codes of a block stand in an array of int in between, short loops aren't unrolled and the leaky ReLU is captured
+// by value, since a store might change what a reference refers to: only so does the compiler vectorise all of it.
 template <class A>
-void activate_and_note(const LeakyRelu<A>& act, A* row, int64_t n, uint8_t* __restrict mask, int64_t bytes) {
-  for_each_part(n, bytes, [&](int64_t first, int64_t count, int shift) {
-    A* __restrict part = row + first;
-    for (int64_t i = 0; i < count; i++) {
-      const A x = part[i], y = act.value(x);
-      part[i] = y;
-      mask[i] = uint8_t((shift ? mask[i] : 0) | act.code(x, y) << shift);
+void activate_and_note(LeakyRelu<A> act, A* row, int64_t n, uint8_t* mask) {
+  for_each_mask_block(row, n, mask, [act](A* __restrict block, uint8_t* __restrict bytes) {
+    int codes[kElementsPerMaskBlock];
+    for (int i = 0; i < kElementsPerMaskBlock; i++) {
+      const A x = block[i], y = act.value(x);
+      block[i] = y;
+      codes[i] = act.code(x, y);
     }
+#pragma GCC unroll 1
+    for (int i = 0; i < kBytesPerMaskBlock; i++)
+      bytes[i] = uint8_t(codes[i] | codes[i + 16] << 2 | codes[i + 32] << 4 | codes[i + 48] << 6);
   });
 }
 
 template <class A>
-void apply_mask(const LeakyRelu<A>& act, A* row, int64_t n, const uint8_t* __restrict mask, int64_t bytes) {
-  for_each_part(n, bytes, [&](int64_t first, int64_t count, int shift) {
-    A* __restrict part = row + first;
-    for (int64_t i = 0; i < count; i++) part[i] = act.gradient(part[i], mask[i] >> shift);
+void apply_mask(LeakyRelu<A> act, A* row, int64_t n, const uint8_t* mask) {
+  for_each_mask_block(row, n, mask, [act](A* __restrict block, const uint8_t* __restrict bytes) {
+    int codes[kElementsPerMaskBlock];
+#pragma GCC unroll 1
+    for (int i = 0; i < kBytesPerMaskBlock; i++) {
+      const int byte = bytes[i];
+      codes[i] = byte, codes[i + 16] = byte >> 2, codes[i + 32] = byte >> 4, codes[i + 48] = byte >> 6;
+    }
+    for (int i = 0; i < kElementsPerMaskBlock; i++) block[i] = act.gradient(block[i], codes[i]);
   });
 }
 
@@ -83,6 +105,11 @@ struct Ring {
 
   A* row(int64_t index) const { return memory + index % count * stride; }
 };
+
+// Of a plane; a row of several channels takes no more than theirs together.
+int64_t bytes_per_mask_row(int64_t width) {
+  return (width + kElementsPerMaskBlock - 1) / kElementsPerMaskBlock * kBytesPerMaskBlock;
+}
 
 int64_t rounded(int64_t elements) { return (elements + 15) / 16 * 16; }
 
@@ -110,7 +137,7 @@ struct Pipeline {
     x_stride = rounded(up.separable ? line : up_rows->staged_elements());
     upsampled_stride = rounded(down_rows->staged_elements());
     x_rows = (up.taps_y + up.up_y - 1) / up.up_y;
-    mask_bytes = (up.ow + 3) / 4 * elements;
+    mask_bytes = bytes_per_mask_row(up.ow) * elements;
   }
 
   size_t working_bytes() const { return size_t(2 * staged_elements() + ring_elements() + work_elements()) * sizeof(A); }
@@ -163,7 +190,7 @@ struct Pipeline {
           static_cast<const T*>(p.up.x) + (nhwc ? sample * c * p.up.h * p.up.w + channel : plane * p.up.h * p.up.w);
       target = static_cast<T*>(p.down.y) +
                (nhwc ? sample * c * p.down.oh * p.down.ow + channel : plane * p.down.oh * p.down.ow);
-      mask = p.mask ? p.mask + plane * p.up.oh * ((p.up.ow + 3) / 4) : nullptr;
+      mask = p.mask ? p.mask + plane * p.up.oh * bytes_per_mask_row(p.up.ow) : nullptr;
       if (p.b) {
         A buffer[kChannelsPerBlock];
         const A* b = load(static_cast<const T*>(p.b) + channel, buffer, of.elements);
@@ -221,9 +248,9 @@ struct Pipeline {
         upsample(next_upsampled, row);
         uint8_t* mask_row = mask ? mask + next_upsampled * pipeline.mask_bytes : nullptr;
         if (mask_row && !pipeline.p.writes_mask) {
-          apply_mask(pipeline.act, row, pipeline.line, mask_row, pipeline.mask_bytes);
+          apply_mask(pipeline.act, row, pipeline.line, mask_row);
         } else if (mask_row && next_upsampled < end_of_mask) {
-          activate_and_note(pipeline.act, row, pipeline.line, mask_row, pipeline.mask_bytes);
+          activate_and_note(pipeline.act, row, pipeline.line, mask_row);
         } else {
           activate(pipeline.act, row, pipeline.line);
         }

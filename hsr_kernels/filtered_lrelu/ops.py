@@ -17,9 +17,9 @@ _ACT = "int act, float alpha, float gain, float clamp"
 
 
 def empty_mask(x, resamplings: Resamplings, fu, fd) -> torch.Tensor:
-    """Returns an uninitialized mask [N, C, height, bytes] of the upsampled images."""
+    """Returns an uninitialized mask [N, C, height, bytes] of the upsampled images: 16 bytes for 64 pixels of a row."""
     (height, width), _ = resamplings.sizes(x.shape[2], x.shape[3], fu, fd)
-    return x.new_empty((*x.shape[:2], height, (width + 3) // 4), dtype=torch.uint8)
+    return x.new_empty((*x.shape[:2], height, (width + 63) // 64 * 16), dtype=torch.uint8)
 
 
 def empty_output(x, resamplings: Resamplings, fu, fd, memory_format: torch.memory_format) -> torch.Tensor:

@@ -103,8 +103,8 @@ struct FilteredLreluParams {
   Upfirdn2dParams up, down;
   // [c] in the dtype of x, or null.
   const void* b;
-  // [n, c, up.oh, ceil(up.ow / 4)]: two bits per upsampled pixel, whether it is below zero and whether it was clamped;
-  // or null where it isn't needed.
+  // [n, c, up.oh, 16 * ceil(up.ow / 64)]: two bits per upsampled pixel, whether it is below zero and whether it was
+  // clamped; or null where it isn't needed.
   uint8_t* mask;
   // Whether the mask is written, by the leaky ReLU, or read in its place.
   bool writes_mask;
