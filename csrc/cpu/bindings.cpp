@@ -151,12 +151,13 @@ void filtered_lrelu(Address x, Address b, Address y, Address mask, const Taps& u
   kernels().filtered_lrelu(p, threads);
 }
 
-void filtered_lrelu_bwd(Address dy, Address mask, Address dx, const Taps& up_taps, const FirSizes& up_sizes,
+void filtered_lrelu_bwd(Address dy, Address mask, Address dx, Address db, const Taps& up_taps, const FirSizes& up_sizes,
                         const FirSteps& up_steps, const Taps& down_taps, const FirSizes& down_sizes,
                         const FirSteps& down_steps, int layout, int dtype, const ActivationTuple& act, int threads) {
-  const FilteredLreluParams p = filtered_lrelu_params(dy, dx, mask, up_taps, up_sizes, up_steps, down_taps, down_sizes,
-                                                      down_steps, layout, dtype, act);
+  FilteredLreluParams p = filtered_lrelu_params(dy, dx, mask, up_taps, up_sizes, up_steps, down_taps, down_sizes,
+                                                down_steps, layout, dtype, act);
   require(mask != 0 || p.up.n * p.up.c == 0, kNoMemory);
+  p.sums = pointer<double>(db);
   py::gil_scoped_release release;
   kernels().filtered_lrelu(p, threads);
 }

@@ -15,6 +15,8 @@ constexpr int64_t kChannelsPerBlock = 16;
 constexpr int64_t kElementsPerChunk = 1 << 18;
 // The rows of a chunk are so many times the downsampling taps, since chunks compute the rows between them twice.
 constexpr int64_t kMinTapsPerChunk = 4;
+// The sums of a chunk: one per channel of a block, or independent parts of that of a plane.
+constexpr int64_t kSums = kChannelsPerBlock;
 // The bits of the mask's two-bit codes.
 constexpr int kBelowZero = 1, kClamped = 2;
 
@@ -106,7 +108,7 @@ struct Ring {
   A* row(int64_t index) const { return memory + index % count * stride; }
 };
 
-// Of a plane; a row of several channels takes no more than theirs together.
+// Rows of several channels have as many as each of these would have; they need no more.
 int64_t bytes_per_mask_row(int64_t width) {
   return (width + kElementsPerMaskBlock - 1) / kElementsPerMaskBlock * kBytesPerMaskBlock;
 }
@@ -146,9 +148,9 @@ struct Pipeline {
   int64_t first_needed(int64_t oy) const { return inside(oy * down.down_y - down.pad_y); }
   int64_t end_needed(int64_t oy) const { return inside(oy * down.down_y - down.pad_y + down.taps_y); }
 
-  // Computes the output rows [first_row, end_row) of the block that begins with `channel`, and writes or reads the rows
-  // of the mask from the first that they need up to the first that the next output row needs.
-  void run(int64_t sample, int64_t channel, int64_t first_row, int64_t end_row, void* memory) const {
+  // Computes the output rows [first_row, end_row) of the block that begins with `channel`. Writes their kSums partial
+  // sums, and the rows of the mask from the first that they need up to the first that the next output row needs.
+  void run(int64_t sample, int64_t channel, int64_t first_row, int64_t end_row, void* memory, double* sums) const {
     Block block(*this, sample, channel, first_row, static_cast<A*>(memory));
     const bool is_last = end_row == down.oh;
     const int64_t end_of_mask = is_last ? up.oh : first_needed(end_row);
@@ -157,6 +159,7 @@ struct Pipeline {
       block.output_row(oy);
     }
     if (p.writes_mask && p.mask) block.upsample_to(end_of_mask, end_of_mask);
+    if (sums) std::memcpy(sums, block.sums, sizeof(block.sums));
   }
 
  private:
@@ -177,6 +180,7 @@ struct Pipeline {
     // From pixel to pixel in memory.
     int64_t pixel_stride;
     A bias[kChannelsPerBlock] = {};
+    double sums[kSums] = {};
     Ring<A> x, upsampled;
     A *staged_x, *staged_sum, *work, *out;
     int64_t next_x, next_upsampled;
@@ -251,6 +255,9 @@ struct Pipeline {
           apply_mask(pipeline.act, row, pipeline.line, mask_row);
         } else if (mask_row && next_upsampled < end_of_mask) {
           activate_and_note(pipeline.act, row, pipeline.line, mask_row);
+          // A row of several channels leaves some of their bytes unused.
+          const int64_t used = bytes_per_mask_row(pipeline.line);
+          std::memset(mask_row + used, 0, size_t(pipeline.mask_bytes - used));
         } else {
           activate(pipeline.act, row, pipeline.line);
         }
@@ -277,7 +284,7 @@ struct Pipeline {
       }
     }
 
-    void output_row(int64_t oy) const {
+    void output_row(int64_t oy) {
       const Upfirdn2dParams& down = pipeline.down;
       const Horizontal<A>& h = *pipeline.down_rows;
       const int64_t first = oy * down.down_y - down.pad_y, end = pipeline.end_needed(oy),
@@ -296,7 +303,14 @@ struct Pipeline {
       } else {
         run_rows(&h, rows, taps, count_inside, result, down.ow * h.elements);
       }
+      if (pipeline.p.sums) add_up(result);
       write(result, dst);
+    }
+
+    void add_up(const A* result) {
+      const int64_t n = pipeline.down.ow * pipeline.elements, step = pixel_stride == 1 ? kSums : pipeline.elements;
+      for (int64_t i = 0; i < n; i += step)
+        for (int64_t l = 0; l < step && i + l < n; l++) sums[l] += double(result[i + l]);
     }
 
     void write(const A* result, T* dst) const {
@@ -341,13 +355,21 @@ void filtered_lrelu_kernel(const FilteredLreluParams& p, int threads) {
   int64_t rows_per_chunk = kElementsPerChunk / (pipeline.line * p.down.down_y);
   if (rows_per_chunk < min_rows) rows_per_chunk = min_rows;
   const int64_t chunks_per_block = (p.down.oh + rows_per_chunk - 1) / rows_per_chunk;
-  for_each_chunk(blocks * chunks_per_block, threads, [&](int64_t chunk) {
+  const int64_t chunks = blocks * chunks_per_block;
+  double* sums = p.sums ? static_cast<double*>(scratch(3, size_t(chunks * kSums) * sizeof(double))) : nullptr;
+  for_each_chunk(chunks, threads, [&](int64_t chunk) {
     const int64_t block = chunk / chunks_per_block, first_row = chunk % chunks_per_block * rows_per_chunk;
     const int64_t end_row = first_row + rows_per_chunk < p.down.oh ? first_row + rows_per_chunk : p.down.oh;
     const int64_t channel = block % blocks_per_sample * width;
     const Pipeline<T>& of_block = channel + width > c ? rest_pipeline : pipeline;
-    of_block.run(block / blocks_per_sample, channel, first_row, end_row, scratch(0, pipeline.working_bytes()));
+    of_block.run(block / blocks_per_sample, channel, first_row, end_row, scratch(0, pipeline.working_bytes()),
+                 sums ? sums + chunk * kSums : nullptr);
   });
+  // The sums of chunks are added up in order: the bits are the same for any number of threads.
+  for (int64_t i = 0; p.sums && i < chunks * kSums; i++) {
+    const int64_t channel = i / kSums / chunks_per_block % blocks_per_sample * width + (nhwc ? i % kSums : 0);
+    if (channel < c) p.sums[channel] += sums[i];
+  }
 }
 
 }  // namespace

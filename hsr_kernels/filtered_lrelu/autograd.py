@@ -68,28 +68,44 @@ class FilteredLrelu(torch.autograd.Function):
     def backward(ctx, dy, _):
         mask, fu, fd = ctx.saved_tensors
         adjoint = ctx.resamplings.adjoint(ctx.size, fu, fd)
-        dx = MaskedResamplings.apply(dy, mask, fd, fu, adjoint, ctx.epilogue, ctx.channels_last, ctx.backend)
-        db = dx.sum((0, 2, 3)).to(ctx.b_dtype) if ctx.needs_input_grad[3] else None
-        return dx, None, None, db, None, None, None, None
+        needs_db = ctx.needs_input_grad[3]
+        dx, db = MaskedResamplings.apply(
+            dy, mask, fd, fu, adjoint, ctx.epilogue, ctx.channels_last, needs_db, ctx.backend
+        )
+        return dx, None, None, db.to(ctx.b_dtype) if needs_db else None, None, None, None, None
 
 
 @Function
 class MaskedResamplings(torch.autograd.Function):
-    """dx from dy: linear, by the slopes that the mask holds. The filters come in the order in which they apply."""
+    """(dx, db) from dy: linear, by the slopes that the mask holds; db is float64 and empty unless needed.
+
+    The filters come in the order in which they apply.
+    """
 
     @staticmethod
-    def forward(dy, mask, fu, fd, resamplings, epilogue, channels_last, backend):
-        return ops.filtered_lrelu_bwd[backend](dy, mask, fu, fd, *resamplings.args, *epilogue.args, channels_last)
+    def forward(dy, mask, fu, fd, resamplings, epilogue, channels_last, needs_db, backend):
+        return ops.filtered_lrelu_bwd[backend](
+            dy, mask, fu, fd, *resamplings.args, *epilogue.args, channels_last, needs_db
+        )
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        dy, mask, fu, fd, ctx.resamplings, ctx.epilogue, ctx.channels_last, ctx.backend = inputs
+    def setup_context(ctx, inputs, outputs):
+        dy, mask, fu, fd, ctx.resamplings, ctx.epilogue, ctx.channels_last, _, ctx.backend = inputs
+        dx, _ = outputs
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(mask, fu, fd)
-        ctx.size = (dy.shape[2], dy.shape[3])
+        ctx.size, ctx.shape, ctx.dtype = (dy.shape[2], dy.shape[3]), dx.shape, dx.dtype
 
     @staticmethod
-    def backward(ctx, ddx):
+    def backward(ctx, ddx, ddb):
+        if ddb is not None and ddb.numel():
+            ddb_image = ddb.to(ctx.dtype)[:, None, None].expand(ctx.shape)
+            ddx = ddb_image if ddx is None else ddx + ddb_image
+        if ddx is None:
+            return (None,) * 9
         mask, fu, fd = ctx.saved_tensors
         adjoint = ctx.resamplings.adjoint(ctx.size, fu, fd)
-        ddy = MaskedResamplings.apply(ddx, mask, fd, fu, adjoint, ctx.epilogue, ctx.channels_last, ctx.backend)
-        return ddy, None, None, None, None, None, None, None
+        ddy, _ = MaskedResamplings.apply(
+            ddx, mask, fd, fu, adjoint, ctx.epilogue, ctx.channels_last, False, ctx.backend
+        )
+        return ddy, *(None,) * 8

@@ -44,9 +44,7 @@ class Resamplings:
             )
         return upsampled, self.down.output_size(*upsampled, taps, "fd")
 
-    def adjoint(
-        self, size: tuple[int, int], fu: torch.Tensor | None, fd: torch.Tensor | None
-    ) -> "Resamplings":
+    def adjoint(self, size: tuple[int, int], fu: torch.Tensor | None, fd: torch.Tensor | None) -> "Resamplings":
         """Returns the resamplings of the transposed map, which takes fd first and then fu.
 
         Args:
@@ -54,9 +52,7 @@ class Resamplings:
             fu, fd: Its filters.
         """
         upsampled, _ = self.sizes(*size, fu, fd)
-        return Resamplings(
-            self.down.adjoint(upsampled, filter_taps(fd)), self.up.adjoint(size, filter_taps(fu))
-        )
+        return Resamplings(self.down.adjoint(upsampled, filter_taps(fd)), self.up.adjoint(size, filter_taps(fu)))
 
 
 def resamplings_of(up, up_padding, up_gain, down, down_padding, down_gain, flip_filter) -> Resamplings:

@@ -16,10 +16,10 @@ _RESAMPLINGS = (
 _ACT = "int act, float alpha, float gain, float clamp"
 
 
-def empty_mask(x, resamplings: Resamplings, fu, fd) -> torch.Tensor:
-    """Returns an uninitialized mask [N, C, height, bytes] of the upsampled images: 16 bytes for 64 pixels of a row."""
+def mask_shape(x, resamplings: Resamplings, fu, fd) -> tuple[int, ...]:
+    """Returns the mask's shape [N, C, height, bytes] for images x: 16 bytes for 64 pixels of an upsampled row."""
     (height, width), _ = resamplings.sizes(x.shape[2], x.shape[3], fu, fd)
-    return x.new_empty((*x.shape[:2], height, (width + 63) // 64 * 16), dtype=torch.uint8)
+    return *x.shape[:2], height, (width + 63) // 64 * 16
 
 
 def empty_output(x, resamplings: Resamplings, fu, fd, memory_format: torch.memory_format) -> torch.Tensor:
@@ -31,14 +31,15 @@ def empty_output(x, resamplings: Resamplings, fu, fd, memory_format: torch.memor
 def _fake(x, fu, fd, b, *args):
     *resampling_args, _, _, _, _, needs_mask = args
     resamplings = resamplings_of(*resampling_args)
-    mask = empty_mask(x, resamplings, fu, fd) if needs_mask else x.new_empty(0, dtype=torch.uint8)
+    mask = x.new_empty(mask_shape(x, resamplings, fu, fd) if needs_mask else 0, dtype=torch.uint8)
     return empty_output(x, resamplings, fu, fd, image_format(x)), mask
 
 
 def _fake_bwd(dy, mask, fu, fd, *args):
-    *resampling_args, _, _, _, _, channels_last = args
+    *resampling_args, _, _, _, _, channels_last, needs_db = args
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return empty_output(dy, resamplings_of(*resampling_args), fu, fd, memory_format)
+    db = dy.new_empty(dy.shape[1] if needs_db else 0, dtype=torch.float64)
+    return empty_output(dy, resamplings_of(*resampling_args), fu, fd, memory_format), db
 
 
 filtered_lrelu = define(
@@ -49,8 +50,8 @@ filtered_lrelu = define(
     backends=("cpu",),
 )
 filtered_lrelu_bwd = define(
-    f"filtered_lrelu_bwd(Tensor dy, Tensor mask, Tensor? fu, Tensor? fd, {_RESAMPLINGS}, {_ACT}, bool channels_last)"
-    " -> Tensor",
+    f"filtered_lrelu_bwd(Tensor dy, Tensor mask, Tensor? fu, Tensor? fd, {_RESAMPLINGS}, {_ACT}, bool channels_last,"
+    " bool needs_db) -> (Tensor, Tensor)",
     __package__,
     fake=_fake_bwd,
     backends=("cpu",),

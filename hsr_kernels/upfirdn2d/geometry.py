@@ -32,9 +32,7 @@ class Geometry:
     flip_filter: bool = False
     gain: float = 1.0
 
-    def output_size(
-        self, height: int, width: int, taps: tuple[int, int], filter_name: str = "f"
-    ) -> tuple[int, int]:
+    def output_size(self, height: int, width: int, taps: tuple[int, int], filter_name: str = "f") -> tuple[int, int]:
         """Returns (H', W') for an image (H, W) and a filter of `taps` (height, width).
 
         Raises:

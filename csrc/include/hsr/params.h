@@ -108,6 +108,8 @@ struct FilteredLreluParams {
   uint8_t* mask;
   // Whether the mask is written, by the leaky ReLU, or read in its place.
   bool writes_mask;
+  // [c], the sums of y per channel, or null.
+  double* sums;
   // lrelu.
   ActivationParams act;
 };
