@@ -20,12 +20,17 @@ from ..upfirdn2d.geometry import Geometry, check_filter, native_limit, validate
 from . import autograd, reference
 from .geometry import Resamplings
 
+
+def _describe_composition(*tensors: torch.Tensor) -> tuple[str, ...]:
+    return ("bias_act and upfirdn2d one after the other, with upsampled images in memory",)
+
+
 _operator = operators.register(
     "filtered_lrelu",
     reference=operators.on_reference(reference.filtered_lrelu),
     cpu=operators.on_cpu(autograd.filtered_lrelu),
-    triton=operators.on_triton(autograd.composition),
-    cuda=operators.on_cuda(autograd.composition),
+    triton=operators.on_triton(autograd.composition, _describe_composition),
+    cuda=operators.on_cuda(autograd.composition, _describe_composition),
     folder="upfirdn2d",
 )
 
