@@ -76,6 +76,25 @@ def bias_act(n: int, channels: int, side: int, layout: torch.memory_format = tor
     return Workload(function, [x], [_normal(channels)], torch.randn_like(x))
 
 
+def filtered_lrelu(
+    n: int, channels: int, side: int, radial: bool = False, layout: torch.memory_format = torch.contiguous_format
+) -> Workload:
+    """The activation of a StyleGAN3 layer to `side` x `side`, with 12 taps; downsampling with a `radial` filter or not.
+
+    The layer's convolution, which isn't part of it, leaves two pixels more.
+    """
+    axis = torch.arange(12.0) - 5.5
+    distance = (axis.square() + axis.square()[:, None]).sqrt() if radial else axis
+    fu, fd = hk.setup_filter(torch.sinc(axis / 2)), hk.setup_filter(torch.sinc(distance / 2))
+
+    def function(x: torch.Tensor, b: torch.Tensor, fu: torch.Tensor, fd: torch.Tensor) -> torch.Tensor:
+        return hk.filtered_lrelu(x, fu, fd, b, up=2, down=2, padding=(9, 8, 9, 8), clamp=256.0)
+
+    x = torch.randn(n, channels, side + 2, side + 2).contiguous(memory_format=layout).requires_grad_()
+    cotangent = torch.randn(n, channels, side, side).contiguous(memory_format=layout)
+    return Workload(function, [x], [_normal(channels), fu, fd], cotangent)
+
+
 @dataclass(frozen=True)
 class ImageOperator:
     """An operator on images that is memory-bound.

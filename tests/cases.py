@@ -87,6 +87,9 @@ FIR12 = setup_filter([0.015, 0.044, -0.068, -0.118, 0.491, 1.138, 1.138, 0.491, 
 FIR3X5 = setup_filter([[1.0, 2, 3, -1, 0.5], [4, -2, 6, 1, 1], [0.3, 2, 1, -1, 2]])
 ROW6 = setup_filter([[1.0, 2, -1, 3, 2, 1]])
 ODD7_SEPARABLE = setup_filter([1.0, -2, 3, 4, 2, -1, 0.5], separable=True)
+# As StyleGAN3-R downsamples: a function of the distance from the centre, which isn't separable.
+_AXIS = torch.arange(12) - 5.5
+RADIAL12 = setup_filter(torch.sinc((_AXIS.square() + _AXIS.square()[:, None]).sqrt() / 2))
 
 
 def _bias_act() -> list[Case]:
@@ -163,6 +166,39 @@ def _fir() -> list[Case]:
         case("size-1-down", (3, 2, 1, 1), FIR4, down=2, padding=2),
         case("one-output-pixel", (1, 2, 4, 4), FIR4),
         case("empty-batch", (0, 3, 4, 4), FIR4, up=2, padding=1),
+    ]  # fmt: skip
+
+
+def _filtered_lrelu() -> list[Case]:
+    def case(
+        name: str, x: tuple[int, ...], fu: torch.Tensor | None = FIR12, fd: torch.Tensor | None = FIR12,
+        bias: bool = True, degenerate: bool = False, **options: Any,
+    ) -> Case:  # fmt: skip
+        shapes = {"x": x} | ({"b": (x[1],)} if bias else {})
+        return Case("filtered_lrelu", name, shapes, {"fu": fu, "fd": fd, **options}, degenerate=degenerate)
+
+    doubled = {"up": 2, "down": 2, "padding": (9, 8, 9, 8)}
+    return [
+        case("stylegan3", (2, 3, 14, 14), clamp=1.5, **doubled),
+        case("up-4-down-2", (1, 2, 8, 9), up=4, down=2, padding=(8, 9, 10, 7), gain=1.0),
+        case("up-2-down-4", (1, 2, 12, 15), up=2, down=4, padding=(7, 8, 9, 8), clamp=0.9),
+        case("radial", (1, 3, 13, 12), fd=RADIAL12, up=2, down=2, padding=(11, 10, 12, 9), slope=0.1),
+        case("to-rgb", (2, 3, 6, 7), None, None, gain=1.0, slope=1.0, clamp=1.0),
+        case("rectangular", (2, 3, 6, 5), FIR3X5, FIR4, up=3, down=2, padding=(4, 2, 1, 3), flip_filter=True),
+        case("rectangular-down", (1, 2, 9, 8), ODD7_SEPARABLE, FIR3X5, up=2, down=3, padding=5, flip_filter=True),
+        case("wide", (1, 2, 5, 75), FIR4_SEPARABLE, FIR4_SEPARABLE, up=2, down=2, padding=(3, 2, 3, 2), clamp=1.2),
+        case("many-channels", (2, 35, 5, 4), FIR4, FIR4_SEPARABLE, up=2, down=2, padding=(3, 2, 3, 2), clamp=1.0),
+        case("no-bias-up", (2, 3, 5, 6), FIR4, None, bias=False, up=2, padding=(2, 1, 2, 1)),
+        case("no-filter-down", (2, 3, 8, 7), None, None, up=1, down=3, padding=(1, 2, -1, 0)),
+        case("crop", (1, 2, 12, 11), FIR4, FIR4_SEPARABLE, up=2, down=2, padding=(-3, 5, 2, -6), clamp=1.0),
+        case("crop-beyond-image", (1, 2, 3, 2), FIR4, None, up=2, padding=(9, -5, -7, 8), bias=False,
+             degenerate=True),
+        case("down-5-of-4", (1, 2, 7, 9), FIR4, FIR4, up=2, down=5, padding=4),
+        case("negative-numbers", (2, 3, 7, 6), gain=-0.7, slope=-0.4, clamp=0.6, **doubled),
+        case("zero-gain", (1, 2, 7, 6), gain=0.0, degenerate=True, **doubled),
+        case("zero-clamp", (1, 2, 7, 6), clamp=0.0, degenerate=True, **doubled),
+        case("size-1", (1, 1, 1, 1), FIR4, FIR4, up=2, down=2, padding=(4, 3, 4, 3)),
+        case("empty-batch", (0, 3, 6, 6), **doubled),
     ]  # fmt: skip
 
 
@@ -334,6 +370,8 @@ def _large() -> list[Case]:
         Case("upfirdn2d", "large-up", {"x": (1, 3, 131, 150)}, {"f": FIR4, "up": 2, "padding": (2, 1, 2, 1)}),
         Case("upfirdn2d", "large-down", {"x": (1, 70, 40, 43)}, {"f": FIR12, "down": 2, "padding": 5}),
         Case("upfirdn2d", "large-filter", {"x": (1, 5, 67, 131)}, {"f": FIR3X5, "padding": 2}),
+        Case("filtered_lrelu", "large", {"x": (1, 1, 270, 266), "b": (1,)},
+             {"fu": FIR4, "fd": FIR4_SEPARABLE, "up": 2, "down": 2, "padding": (3, 2, 3, 2)}),
         Case("modulated_conv2d", "large", same, lrelu),
         Case("modulated_conv2d", "large-up", doubled, lrelu | up),
         Case("feature_projection_loss", "large", loss, {}, ("targets.0",)),
@@ -341,7 +379,7 @@ def _large() -> list[Case]:
 
 
 CASES: tuple[Case, ...] = (
-    *_bias_act(), *_fir(), *_convolutions(), *_modulated(), *_sampling(), *_feature_loss()
+    *_bias_act(), *_fir(), *_filtered_lrelu(), *_convolutions(), *_modulated(), *_sampling(), *_feature_loss()
 )  # fmt: skip
 LARGE_CASES = tuple(_large())
 BY_NAME: Mapping[str, Case] = MappingProxyType({str(case): case for case in CASES})

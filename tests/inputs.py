@@ -4,8 +4,8 @@
 Derivatives jump at the kinks of relu, lrelu, elu and selu, of a clamp and of bilinear sampling: where a pre-activation
 rounds to the other side of a kink, a derivative changes by O(1) in any correct implementation. So no test looks there.
 Where the kink is on the output's side of the operator, the cotangent of the output is zero next to it, and the
-derivative with respect to the cotangent isn't compared there. The hidden layer of the feature loss is redrawn until
-none of it is next to a kink.
+derivative with respect to the cotangent isn't compared there. The hidden layer of the feature loss and the upsampled
+images of filtered_lrelu are redrawn until none of it is next to a kink.
 """
 
 import zlib
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from hsr_kernels import bias_act, use_backend
+from hsr_kernels import bias_act, upfirdn2d, use_backend
 from tests.cases import Case
 
 LAYOUTS = ("contiguous", "channels_last", "slice")
@@ -55,10 +55,10 @@ def draw(case: Case, dtype: torch.dtype, number: int = 0) -> Inputs:
     for attempt in range(100):
         generator = torch.Generator().manual_seed(zlib.crc32(f"{case}/{number}/{attempt}".encode()))
         tensors = {name: _draw(name, shape, generator).to(dtype) for name, shape in case.shapes.items()}
-        if case.op != "feature_projection_loss" or _hidden_is_smooth(tensors):
+        if _hidden_is_smooth(case, tensors):
             break
     else:
-        raise AssertionError(f"{case} has too many hidden values to keep all of them away from the kink")
+        raise AssertionError(f"{case} has too many hidden values to keep all of them away from the kinks")
     with torch.no_grad(), use_backend("reference"):
         out = case.call({name: t.double() for name, t in tensors.items()})
     # The loss is float32 even of half-precision features; so is its cotangent.
@@ -88,8 +88,10 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torc
     return values
 
 
-def _hidden_is_smooth(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether no hidden value of the feature loss is so close to 0 that adding up in another order changes its sign."""
+def _hidden_is_smooth(case: Case, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether no value inside the operator is so close to a kink that adding up in another order gets beyond it."""
+    if case.op == "filtered_lrelu":
+        return _upsampled_is_smooth(case, tensors)
     margin = 16 * torch.finfo(torch.float32).eps
     for name, x in tensors.items():
         part, _, i = name.partition(".")
@@ -98,6 +100,18 @@ def _hidden_is_smooth(tensors: Mapping[str, torch.Tensor]) -> bool:
             if (F.conv2d(x.double(), w[:, :, None, None], b).abs() < margin).any():
                 return False
     return True
+
+
+def _upsampled_is_smooth(case: Case, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """The same of filtered_lrelu. What is exactly 0, such as padding, is so in any order."""
+    options = {name: case.options[name] for name in ("up", "padding", "flip_filter") if name in case.options}
+    x = sum(t.double() if t.ndim == 4 else t.double()[:, None, None] for t in tensors.values())
+    with torch.no_grad(), use_backend("reference"):
+        pre = upfirdn2d(x, case.options["fu"], gain=options.get("up", 1) ** 2, **options)
+    slope, gain, clamp = (case.options.get(name) for name in ("slope", "gain", "clamp"))
+    activation = Case("bias_act", case.name, {}, {"act": "lrelu", "alpha": slope, "gain": gain, "clamp": clamp})
+    margin = 4 * torch.finfo(torch.float32).eps * pre.abs().amax() if pre.numel() else 0
+    return not ((_distance_to_kinks(pre, activation) < margin) & (pre != 0)).any()
 
 
 def _smooth(case: Case, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:

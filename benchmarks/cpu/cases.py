@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from ..case import Case, Target
-from ..workloads import BOTH, FORWARD, IMAGE_OPERATORS, STEP, feature_loss, styled_layer, training_step
+from ..workloads import (
+    BOTH,
+    FORWARD,
+    IMAGE_OPERATORS,
+    STEP,
+    feature_loss,
+    filtered_lrelu,
+    styled_layer,
+    training_step,
+)
 
 _IMAGES, _IMAGES_TINY = {"n": 4, "channels": 128, "side": 128}, {"n": 1, "channels": 4, "side": 16}
 _IMAGE_TARGETS: Mapping[str, dict[str, Target]] = {
@@ -31,6 +40,19 @@ def _image_operators() -> Iterator[Case]:
             _IMAGES,
             _IMAGES_TINY,
             _IMAGE_TARGETS.get(name, {FORWARD: Target(), BOTH: Target()}),
+        )
+
+
+def _filtered() -> Iterator[Case]:
+    """The activation of StyleGAN3's layers, of both of its configurations."""
+    for name, title, radial in (("filtered_lrelu", "12 taps", False), ("filtered_lrelu_radial", "12x12 taps", True)):
+        yield Case(
+            name,
+            f"filtered_lrelu, up and down 2, {title}, 4x128x84x84",
+            filtered_lrelu,
+            {"n": 4, "channels": 128, "side": 84, "radial": radial},
+            {"n": 1, "channels": 4, "side": 12, "radial": radial},
+            {FORWARD: Target(3.0), BOTH: Target(3.0)},
         )
 
 
@@ -63,6 +85,7 @@ def _layers() -> Iterator[Case]:
 
 CASES = (
     *_image_operators(),
+    *_filtered(),
     *_layers(),
     Case(
         "feature_loss",

@@ -119,6 +119,49 @@ void upfirdn2d(Address x, Address y, const Taps& taps, const FirSizes& sizes, co
   kernels().upfirdn2d(p, threads);
 }
 
+// Returns the parameters of both entry points, which have an input, an output and a mask.
+FilteredLreluParams filtered_lrelu_params(Address x, Address y, Address mask, const Taps& up_taps,
+                                          const FirSizes& up_sizes, const FirSteps& up_steps, const Taps& down_taps,
+                                          const FirSizes& down_sizes, const FirSteps& down_steps, int layout, int dtype,
+                                          const ActivationTuple& act) {
+  FilteredLreluParams p{};
+  p.up = upfirdn2d_params(x, up_taps, up_sizes, up_steps, layout, dtype);
+  // The upsampled images have no address, but y has one.
+  p.down = upfirdn2d_params(y, down_taps, down_sizes, down_steps, layout, dtype);
+  require(p.up.down_x == 1 && p.up.down_y == 1 && p.down.up_x == 1 && p.down.up_y == 1,
+          "the first resampling goes up and the second one down");
+  require(p.up.n == p.down.n && p.up.c == p.down.c && p.up.oh == p.down.h && p.up.ow == p.down.w,
+          "the second resampling takes what the first one gives");
+  const int64_t n = p.down.n * p.down.c * p.down.oh * p.down.ow;
+  p.down.x = nullptr, p.down.y = required(y, n);
+  p.mask = pointer<uint8_t>(mask);
+  p.act = activation_params(act);
+  require(p.act.act == Act::lrelu, "filtered_lrelu takes lrelu");
+  advise_huge_pages(p.down.y, n * bytes_of(p.up.dtype));
+  return p;
+}
+
+void filtered_lrelu(Address x, Address b, Address y, Address mask, const Taps& up_taps, const FirSizes& up_sizes,
+                    const FirSteps& up_steps, const Taps& down_taps, const FirSizes& down_sizes,
+                    const FirSteps& down_steps, int layout, int dtype, const ActivationTuple& act, int threads) {
+  FilteredLreluParams p = filtered_lrelu_params(x, y, mask, up_taps, up_sizes, up_steps, down_taps, down_sizes,
+                                                down_steps, layout, dtype, act);
+  p.b = pointer(b), p.writes_mask = mask != 0;
+  py::gil_scoped_release release;
+  kernels().filtered_lrelu(p, threads);
+}
+
+void filtered_lrelu_bwd(Address dy, Address mask, Address dx, Address db, const Taps& up_taps, const FirSizes& up_sizes,
+                        const FirSteps& up_steps, const Taps& down_taps, const FirSizes& down_sizes,
+                        const FirSteps& down_steps, int layout, int dtype, const ActivationTuple& act, int threads) {
+  FilteredLreluParams p = filtered_lrelu_params(dy, dx, mask, up_taps, up_sizes, up_steps, down_taps, down_sizes,
+                                                down_steps, layout, dtype, act);
+  require(mask != 0 || p.up.n * p.up.c == 0, kNoMemory);
+  p.sums = pointer<double>(db);
+  py::gil_scoped_release release;
+  kernels().filtered_lrelu(p, threads);
+}
+
 // n, c, h, w.
 using ImageSizes = std::tuple<int64_t, int64_t, int64_t, int64_t>;
 
@@ -278,6 +321,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("bias_act_bwd", &bias_act_bwd);
   m.def("bias_act_bwd_bwd", &bias_act_bwd_bwd);
   m.def("upfirdn2d", &upfirdn2d);
+  m.def("filtered_lrelu", &filtered_lrelu);
+  m.def("filtered_lrelu_bwd", &filtered_lrelu_bwd);
   m.def("scale_channels", &scale_channels);
   m.def("scale_channels_bwd", &scale_channels_bwd);
   m.def("modulated_conv2d_epilogue", &modulated_conv2d_epilogue);

@@ -11,8 +11,8 @@ endif()
 set(HSR_OBJECTS "")
 foreach(isa IN LISTS HSR_ISAS)
   add_library(hsr_cpu_${isa} OBJECT
-    cpu/bias_act.cpp cpu/upfirdn2d.cpp cpu/scale_channels.cpp cpu/modulated_conv2d.cpp cpu/feature_loss.cpp
-    cpu/matmul.cpp cpu/table.cpp)
+    cpu/bias_act.cpp cpu/upfirdn2d.cpp cpu/filtered_lrelu.cpp cpu/scale_channels.cpp cpu/modulated_conv2d.cpp
+    cpu/feature_loss.cpp cpu/matmul.cpp cpu/table.cpp)
   target_include_directories(hsr_cpu_${isa} PRIVATE include cpu)
   target_compile_definitions(hsr_cpu_${isa} PRIVATE HSR_ISA=${isa})
   target_compile_options(hsr_cpu_${isa} PRIVATE

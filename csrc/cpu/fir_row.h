@@ -177,25 +177,34 @@ struct Horizontal {
   }
 };
 
+template <class A>
+static size_t plan_bytes(const Upfirdn2dParams& p) {
+  return sizeof(Horizontal<A>) * size_t(p.separable ? 1 : p.taps_y);
+}
+
+// Sets up filters along x in `memory` of plan_bytes(): one if the filter is separable, otherwise one per row of taps.
+template <class A>
+static Horizontal<A>* plan_rows(const Upfirdn2dParams& p, void* memory) {
+  Horizontal<A>* rows = static_cast<Horizontal<A>*>(memory);
+  if (p.separable) {
+    rows[0].plan(p, p.taps + p.taps_y);
+  } else {
+    for (int k = 0; k < p.taps_y; k++) rows[k].plan(p, p.taps + int64_t(k) * p.taps_x);
+  }
+  return rows;
+}
+
 // Computes single output rows of a plane (nchw) or a sample (nhwc), whose first element is `source`.
 template <class T>
 struct FirRow {
   using A = Accumulator<T>;
   const Upfirdn2dParams& p;
   // One if the filter is separable, otherwise one per row of taps.
-  Horizontal<A>* horizontal;
+  const Horizontal<A>* horizontal;
 
-  // Sets up the phases, which all threads share, in `memory` of storage_bytes().
-  FirRow(const Upfirdn2dParams& params, void* memory) : p(params), horizontal(static_cast<Horizontal<A>*>(memory)) {
-    if (p.separable) {
-      horizontal[0].plan(p, p.taps + p.taps_y);
-    } else {
-      for (int k = 0; k < p.taps_y; k++) horizontal[k].plan(p, p.taps + int64_t(k) * p.taps_x);
-    }
-  }
-  static size_t storage_bytes(const Upfirdn2dParams& p) {
-    return sizeof(Horizontal<A>) * size_t(p.separable ? 1 : p.taps_y);
-  }
+  // The phases, which all threads share, stand in `memory` of storage_bytes().
+  FirRow(const Upfirdn2dParams& params, void* memory) : p(params), horizontal(plan_rows<A>(params, memory)) {}
+  static size_t storage_bytes(const Upfirdn2dParams& p) { return plan_bytes<A>(p); }
 
   // The working memory of one thread.
   size_t working_bytes() const {

@@ -13,6 +13,7 @@ namespace hsr {
   X(bias_act_bwd, BiasActParams)                                      \
   X(bias_act_bwd_bwd, BiasActParams)                                  \
   X(upfirdn2d, Upfirdn2dParams)                                       \
+  X(filtered_lrelu, FilteredLreluParams)                              \
   X(scale_channels, ScaleChannelsParams)                              \
   X(scale_channels_bwd, ScaleChannelsParams)                          \
   X(modulated_conv2d_epilogue, ModulatedConv2dEpilogueParams)         \

@@ -220,10 +220,10 @@ def on_cpu(function: Callable[..., Any]) -> Implementation:
     return Implementation(functools.partial(function, "cpu"), "_cpu")
 
 
-def on_cuda(function: Callable[..., Any]) -> Implementation:
+def on_cuda(function: Callable[..., Any], details: Callable[..., Iterable[str]] | None = None) -> Implementation:
     """The cuda implementation; `function` takes the backend before the operator's arguments."""
     dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    return Implementation(functools.partial(function, "cuda"), "_cuda", dtypes, ("cuda",))
+    return Implementation(functools.partial(function, "cuda"), "_cuda", dtypes, ("cuda",), details)
 
 
 def on_triton(function: Callable[..., Any], details: Callable[..., Iterable[str]] | None = None) -> Implementation:

@@ -29,6 +29,9 @@ _FIR4_SEPARABLE = hk.setup_filter([1, 3, 3, 1], separable=True)
 # The filter of augmentation.
 _FIR12 = hk.setup_filter([0.015, 0.044, -0.068, -0.118, 0.491, 1.138, 1.138, 0.491, -0.118, -0.068, 0.044, 0.015])
 
+# A filter of StyleGAN3-R, which isn't separable.
+_RADIAL12 = hk.setup_filter(1 / (1 + (torch.arange(12)[:, None] - 5.5) ** 2 + (torch.arange(12) - 5.5) ** 2))
+
 
 @dataclass(frozen=True)
 class Call:
@@ -111,6 +114,7 @@ def _tf32(allow: bool) -> Iterator[None]:
 def _calls() -> Iterator[Call]:
     yield from _bias_act()
     yield from _upfirdn2d()
+    yield from _filtered_lrelu()
     yield from _resampled()
     yield from _modulated()
     yield from _feature_loss()
@@ -158,6 +162,17 @@ def _upfirdn2d() -> Iterator[Call]:
     call(hk.upfirdn2d, None, (4, 3, 64, 64), up=2, padding=(1, 0))
     call(hk.upsample2d, _FIR4, (2, 512, 1024, 1024 + 64))
     yield from filter_calls
+
+
+def _filtered_lrelu() -> Iterator[Call]:
+    for layout in _LAYOUTS:
+        for c, side, fd, up, padding in ((128, 86, _FIR12, 2, 8), (512, 38, _FIR12, 4, 6), (256, 54, _RADIAL12, 2, 9)):
+            function = partial(_activation, fd=fd, up=up, padding=padding)
+            yield Call("filtered_lrelu", function, ((4, c, side, side), (c,)), layout)
+
+
+def _activation(x: torch.Tensor, b: torch.Tensor, **options: Any) -> torch.Tensor:
+    return hk.filtered_lrelu(x, _FIR12, b=b, down=2, clamp=256, **options)
 
 
 def _resampled() -> Iterator[Call]:

@@ -2,6 +2,10 @@
 """The activation of StyleGAN3: upsample, leaky ReLU, downsample, so that what the kink adds doesn't alias.
 
 reference   the specification, in plain PyTorch
+geometry    sizes and padding of the two resamplings
+ops         the native operators
+autograd    derivatives over the native operators, and the composition of other operators that runs on GPUs
+cpu_impl    the operators on the CPU
 """
 
 import math
@@ -12,10 +16,23 @@ import torch
 from .. import _checks
 from .._dispatch import operators
 from ..bias_act.activations import epilogue as epilogue_of
-from ..upfirdn2d.geometry import Geometry, check_filter, filter_taps, validate
-from . import reference
+from ..upfirdn2d.geometry import Geometry, check_filter, native_limit, validate
+from . import autograd, reference
+from .geometry import Resamplings
 
-_operator = operators.register("filtered_lrelu", reference=operators.on_reference(reference.filtered_lrelu))
+
+def _describe_composition(*tensors: torch.Tensor) -> tuple[str, ...]:
+    return ("bias_act and upfirdn2d one after the other, with upsampled images in memory",)
+
+
+_operator = operators.register(
+    "filtered_lrelu",
+    reference=operators.on_reference(reference.filtered_lrelu),
+    cpu=operators.on_cpu(autograd.filtered_lrelu),
+    triton=operators.on_triton(autograd.composition, _describe_composition),
+    cuda=operators.on_cuda(autograd.composition, _describe_composition),
+    folder="upfirdn2d",
+)
 
 
 def filtered_lrelu(
@@ -56,14 +73,18 @@ def filtered_lrelu(
     Source: the operator of StyleGAN3 (Karras et al., NeurIPS 2021).
     """
     _checks.positive(up=up, down=down)
-    fu, fd = check_filter(fu), check_filter(fd)
-    up_geometry = validate(x, fu, up, 1, padding, flip_filter, up**2)
+    up, down = int(up), int(down)
+    fu, fd = check_filter(fu, "fu"), check_filter(fd, "fd")
+    resamplings = Resamplings(
+        validate(x, fu, up, 1, padding, flip_filter, up**2, "fu"),
+        Geometry(down=(down, down), flip_filter=bool(flip_filter)),
+    )
     _checks.same_device("x", x, fd=fd)
-    down_geometry = Geometry(down=(down, down), flip_filter=bool(flip_filter))
-    down_geometry.output_size(*up_geometry.output_size(x.shape[2], x.shape[3], filter_taps(fu)), filter_taps(fd))
+    # This raises where nothing would be left of an image.
+    resamplings.sizes(x.shape[2], x.shape[3], fu, fd)
     if b is not None:
         _checks.shape("b", _checks.tensor("b", b), (x.shape[1],))
         _checks.same_device("x", x, b=b)
     epilogue = epilogue_of("lrelu", slope, gain, clamp, x.dtype)
-    choice = _operator.choose(x)
-    return _operator.run(choice, x.device, x, fu, fd, b, up_geometry, down_geometry, epilogue)
+    choice = _operator.choose(x, native_limit(fu, up) or native_limit(fd, down))
+    return _operator.run(choice, x.device, x, fu, fd, b, resamplings, epilogue)

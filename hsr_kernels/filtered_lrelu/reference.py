@@ -6,7 +6,7 @@ import torch
 from ..bias_act import reference as _bias_act
 from ..bias_act.activations import Epilogue
 from ..upfirdn2d import reference as _upfirdn2d
-from ..upfirdn2d.geometry import Geometry
+from .geometry import Resamplings
 
 
 def filtered_lrelu(
@@ -14,13 +14,12 @@ def filtered_lrelu(
     fu: torch.Tensor | None,
     fd: torch.Tensor | None,
     b: torch.Tensor | None,
-    up: Geometry,
-    down: Geometry,
+    resamplings: Resamplings,
     epilogue: Epilogue,
 ) -> torch.Tensor:
-    """Adds the bias, resamples by `up` with fu, applies the leaky ReLU of `epilogue`, resamples by `down` with fd."""
+    """Adds the bias, upsamples with fu, applies the leaky ReLU of `epilogue`, downsamples with fd."""
     if b is not None:
         x = x + b.to(x.dtype)[:, None, None]
-    x = _upfirdn2d.upfirdn2d(x, fu, up)
+    x = _upfirdn2d.upfirdn2d(x, fu, resamplings.up)
     x = _bias_act.bias_act(x, None, 0, epilogue)
-    return _upfirdn2d.upfirdn2d(x, fd, down)
+    return _upfirdn2d.upfirdn2d(x, fd, resamplings.down)

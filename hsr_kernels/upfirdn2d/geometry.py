@@ -33,18 +33,18 @@ class Geometry:
     flip_filter: bool = False
     gain: float = 1.0
 
-    def output_size(self, height: int, width: int, taps: tuple[int, int]) -> tuple[int, int]:
+    def output_size(self, height: int, width: int, taps: tuple[int, int], filter_name: str = "f") -> tuple[int, int]:
         """Returns (H', W') for an image (H, W) and a filter of `taps` (height, width).
 
         Raises:
-            ValueError: No pixel would be left.
+            ValueError: No pixel would be left; the message calls the filter `filter_name`.
         """
         x0, x1, y0, y1 = self.padding
         padded = (height * self.up[1] + y0 + y1, width * self.up[0] + x0 + x1)
         if padded[0] < taps[0] or padded[1] < taps[1]:
             raise ValueError(
                 f"padding {list(self.padding)} leaves {padded[0]} x {padded[1]} pixels of x, "
-                f"which is less than the {taps[0]} x {taps[1]} taps of f"
+                f"which is less than the {taps[0]} x {taps[1]} taps of {filter_name}"
             )
         return (padded[0] - taps[0]) // self.down[1] + 1, (padded[1] - taps[1]) // self.down[0] + 1
 
@@ -84,22 +84,22 @@ def filter_taps(f: torch.Tensor | None) -> tuple[int, int]:
     return f.shape[0], f.shape[-1]
 
 
-def check_filter(f: torch.Tensor | None) -> torch.Tensor | None:
+def check_filter(f: torch.Tensor | None, name: str = "f") -> torch.Tensor | None:
     """Returns `f` as kernels take it: None, or [taps] or [height, width] in float32 or float64.
 
     16-bit taps, such as those of a module after `.half()`, are cast; StyleGAN's filters are exact in 16 bits.
 
     Raises:
-        TypeError, ValueError: It isn't a filter.
+        TypeError, ValueError: It isn't a filter; the message calls it `name`.
     """
     if f is None:
         return None
     if not isinstance(f, torch.Tensor):
-        raise TypeError(f"f must be a torch.Tensor or None, got {type(f).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor or None, got {type(f).__name__}")
     if f.dtype not in _checks.FLOATS:
-        raise TypeError(f"f must be float32, float16, bfloat16 or float64, got {f.dtype}")
+        raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, got {f.dtype}")
     if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"f must have shape [taps] or [height, width], got {list(f.shape)}")
+        raise ValueError(f"{name} must have shape [taps] or [height, width], got {list(f.shape)}")
     return f.to(torch.promote_types(f.dtype, torch.float32))
 
 
@@ -120,10 +120,11 @@ def validate(
     padding: int | Sequence[int],
     flip_filter: bool,
     gain: float,
+    filter_name: str = "f",
 ) -> Geometry:
     """Checks the arguments of a FIR call, f as `check_filter` returns it, and returns its geometry."""
     _checks.tensor("x", x, ndim=4)
-    _checks.same_device("x", x, f=f)
+    _checks.same_device("x", x, **{filter_name: f})
     geometry = Geometry(
         _checks.pair("up", up),
         _checks.pair("down", down),
@@ -131,5 +132,5 @@ def validate(
         bool(flip_filter),
         _checks.number("gain", gain),
     )
-    geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
+    geometry.output_size(x.shape[2], x.shape[3], filter_taps(f), filter_name)
     return geometry

@@ -99,6 +99,12 @@ def upfirdn2d(x, f, up=(1, 1), down=(1, 1), padding=(0, 0, 0, 0), flip_filter=Fa
     return out
 
 
+def filtered_lrelu(x, fu, fd, b, up=1, down=1, padding=(0, 0, 0, 0), gain=2**0.5, slope=0.2, clamp=None, flip=False):
+    """Bias, upsampling with gain up^2, leaky ReLU with gain, clamp, downsampling: four separate steps."""
+    x = upfirdn2d(x + b[:, None, None], fu, (up, up), (1, 1), padding, flip, up**2)
+    return upfirdn2d(activation(x, "lrelu", slope, gain, clamp), fd, (1, 1), (down, down), flip_filter=flip)
+
+
 def correlate(x, w, padding=(0, 0, 0, 0), groups=1):
     """Cross-correlation [N, C, H, W] * [O, C / groups, kh, kw], `padding` (x0, x1, y0, y1) may crop."""
     x = upfirdn2d(x, None, padding=padding)

@@ -57,6 +57,7 @@ def test_autocast_leaves_other_operators_in_the_dtype_of_their_input(backend):
         for dtype in (torch.float32, torch.bfloat16):
             assert hk.bias_act(x.to(dtype), act="lrelu").dtype == dtype
             assert hk.upsample2d(x.to(dtype), FIR4).dtype == dtype
+            assert hk.filtered_lrelu(x.to(dtype), FIR4, FIR4, up=2, padding=4).dtype == dtype
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -74,7 +75,9 @@ def test_autocast_keeps_positions_in_float32(backend):
 
 
 @requires_native
-@pytest.mark.parametrize("name", ("modulated_conv2d-styled-up", "feature_projection_loss-grow-equal-shrink"))
+@pytest.mark.parametrize(
+    "name", ("filtered_lrelu-radial", "modulated_conv2d-styled-up", "feature_projection_loss-grow-equal-shrink")
+)
 def test_traced_gradients_are_the_same(name):
     """Forward and first-order backward through all of torch.compile but its code generator, without a graph break."""
     case = BY_NAME[name]

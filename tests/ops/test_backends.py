@@ -12,10 +12,12 @@ from tests.cases import CASES
 from tests.native import requires_native
 
 OPS = (
-    "bias_act", "conv2d", "conv2d_resample", "conv_transpose2d", "feature_projection_loss", "grid_sample",
-    "modulated_conv2d", "upfirdn2d",
+    "bias_act", "conv2d", "conv2d_resample", "conv_transpose2d", "feature_projection_loss", "filtered_lrelu",
+    "grid_sample", "modulated_conv2d", "upfirdn2d",
 )  # fmt: skip
-NATIVE = ("bias_act", "conv2d_resample", "feature_projection_loss", "modulated_conv2d", "upfirdn2d")
+NATIVE = (
+    "bias_act", "conv2d_resample", "feature_projection_loss", "filtered_lrelu", "modulated_conv2d", "upfirdn2d",
+)  # fmt: skip
 X = torch.randn(1, 2, 4, 4)
 FIRST_CASE = {op: next(case for case in CASES if case.op == op) for op in OPS}
 

@@ -19,7 +19,7 @@ from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
 CASES = (
     "bias_act-styled-clamped", "bias_act-swish-clamped", "upfirdn2d-up-3-down-2", "conv2d_resample-up-2",
     "modulated_conv2d-styled", "modulated_conv2d-styled-up", "modulated_conv2d-1x1-down", "modulated_conv2d-to-rgb",
-    "feature_projection_loss-grow-equal-shrink", "conv2d-3x3", "grid_sample-square",
+    "feature_projection_loss-grow-equal-shrink", "filtered_lrelu-rectangular", "conv2d-3x3", "grid_sample-square",
 )  # fmt: skip
 
 

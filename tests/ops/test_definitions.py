@@ -129,6 +129,26 @@ def test_downsample2d_is_centred(f, down):
     assert_same(hk.downsample2d(x, f, down, padding=(1, 2, 3, 4), gain=0.7), expected)
 
 
+@filters
+@pytest.mark.parametrize(
+    "up, down, padding",
+    [(2, 2, (9, 8, 9, 8)), (4, 2, (6, 7, 5, 8)), (1, 3, (6, 5, 7, 4)), (3, 1, (-1, 9, 8, -2))],
+    ids=str,
+)
+@pytest.mark.parametrize("flip_filter", (False, True))
+def test_filtered_lrelu(f, up, down, padding, flip_filter):
+    x, b, fd = normal(1, 2, 6, 7), normal(2), FIR3X5
+    actual = hk.filtered_lrelu(x, f, fd, b, up, down, padding, 1.3, 0.1, 0.8, flip_filter)
+    expected = literal.filtered_lrelu(
+        array(x), array(f), array(fd), array(b), up, down, padding, 1.3, 0.1, 0.8, flip_filter
+    )
+    assert_same(actual, expected)
+    assert_same(
+        hk.filtered_lrelu(x, f, b=b, up=up, padding=12),
+        literal.filtered_lrelu(array(x), array(f), None, array(b), up, padding=(12, 12, 12, 12)),
+    )
+
+
 def test_resampling_keeps_a_constant_image():
     x = torch.full((1, 1, 16, 16), 3.0, dtype=torch.float64)
     for f in (FIR4, FIR12):

@@ -24,6 +24,10 @@ CASES = [
     Case("filter2d", "blur", {"x": (1, 1, 4, 3)}, {"f": FIR4}),
     Case("upsample2d", "double", {"x": (1, 1, 3, 2)}, {"f": FIR4}),
     Case("downsample2d", "halve", {"x": (1, 1, 6, 4)}, {"f": FIR4}),
+    Case("filtered_lrelu", "double", {"x": (1, 2, 3, 4), "b": (2,)},
+         {"fu": FIR4_SEPARABLE, "fd": FIR4, "up": 2, "down": 2, "padding": (2, 3, 4, 1), "clamp": 0.9}),
+    Case("filtered_lrelu", "crop", {"x": (2, 1, 4, 3), "b": (1,)},
+         {"fu": FIR4, "fd": FIR4_SEPARABLE, "up": 3, "down": 2, "padding": (4, -1, 1, 2), "flip_filter": True}),
     Case("conv2d", "strided", {"input": (2, 2, 5, 4), "weight": (4, 1, 3, 2), "bias": (4,)},
          {"stride": 2, "padding": (1, 0), "groups": 2}),
     Case("conv_transpose2d", "strided", {"input": (2, 2, 3, 2), "weight": (2, 3, 3, 2), "bias": (3,)},
@@ -85,6 +89,26 @@ def test_third_order_of_piecewise_linear_activations(act):
             for _ in range(2):
                 total = sum(g.sum() for g in torch.autograd.grad(total, leaves, create_graph=True))
             return list(torch.autograd.grad(total, leaves))
+
+    expected = third("reference")
+    assert all(t.count_nonzero() for t in expected)
+    torch.testing.assert_close(third("cpu"), expected)
+
+
+@requires_native
+def test_third_order_of_filtered_lrelu():
+    """The mask makes it linear, and each transposed map is another one of its kind, with other sizes."""
+    options = {"fu": FIR4_SEPARABLE, "fd": FIR4, "up": 3, "down": 2, "padding": (3, 1, 0, 4), "clamp": 1.1}
+    case = Case("filtered_lrelu", "cubed", {"x": (1, 2, 5, 6), "b": (2,)}, options)
+    tensors = draw(case, torch.float64).tensors
+
+    def third(backend: str) -> list[torch.Tensor]:
+        leaves = {name: t.clone().requires_grad_() for name, t in tensors.items()}
+        with use_backend(backend):
+            total = case.call(leaves).pow(3).sum()
+            for _ in range(2):
+                total = sum(g.pow(2).sum() for g in torch.autograd.grad(total, leaves.values(), create_graph=True))
+            return list(torch.autograd.grad(total, leaves.values()))
 
     expected = third("reference")
     assert all(t.count_nonzero() for t in expected)

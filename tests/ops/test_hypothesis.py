@@ -67,6 +67,20 @@ def test_upfirdn2d(backend, n, c, size, f, up, down, padding, flip, layout):
     check(Case("upfirdn2d", "drawn", {"x": (n, c, *size)}, options), backend, layout)
 
 
+@backends
+@given(
+    n=st.integers(0, 2), c=st.sampled_from((1, 3, 17, 20)), size=st.tuples(sizes, st.integers(1, 40)), fu=filters(),
+    fd=filters(), up=factors, down=factors, padding=pads, flip=st.booleans(), clamp=st.sampled_from((None, 0.7)),
+    layout=layouts,
+)  # fmt: skip
+def test_filtered_lrelu(backend, n, c, size, fu, fd, up, down, padding, flip, clamp, layout):
+    assume(fits(size, fu, (up, up), padding))
+    upsampled = hk.upfirdn2d(torch.empty(0, 1, *size), fu, up, 1, padding).shape[2:]
+    assume(fits(upsampled, fd, (1, 1), (0, 0, 0, 0)))
+    options = {"fu": fu, "fd": fd, "up": up, "down": down, "padding": padding, "flip_filter": flip, "clamp": clamp}
+    check(Case("filtered_lrelu", "drawn", {"x": (n, c, *size), "b": (c,)}, options), backend, layout)
+
+
 @with_kernels
 @given(
     shape=st.lists(st.integers(1, 7), min_size=1, max_size=5), data=st.data(), act=st.sampled_from(list(ACTIVATIONS)),

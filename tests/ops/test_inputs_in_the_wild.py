@@ -68,6 +68,7 @@ def test_filters_are_cast_with_their_module(backend, device, dtype):
         lambda f: hk.filter2d(x, f),
         lambda f: hk.upsample2d(x, f),
         lambda f: hk.downsample2d(x, f),
+        lambda f: hk.filtered_lrelu(x, f, f, up=2, down=2, padding=4),
         lambda f: hk.conv2d_resample(x, weight, f, down=2, padding=1),
         lambda f: hk.modulated_conv2d(x, weight, styles, up=2, padding=1, resample_filter=f),
     )
@@ -82,6 +83,9 @@ OPERATORS = {
     "bias_act": lambda x, w, s: hk.bias_act(x, w[:2, 0, 0, 0], act="swish"),
     "upsample2d": lambda x, w, s: hk.upsample2d(x, F4.to(x.device)),
     "downsample2d": lambda x, w, s: hk.downsample2d(x, F4.to(x.device)),
+    "filtered_lrelu": lambda x, w, s: hk.filtered_lrelu(
+        x, F4.to(x.device), F4.to(x.device), w[:2, 0, 0, 0], up=2, down=2, padding=4, clamp=1
+    ),
     "conv2d": lambda x, w, s: hk.conv2d(x, w, padding=1),
     "conv_transpose2d": lambda x, w, s: hk.conv_transpose2d(x, w.transpose(0, 1), stride=2),
     "resample": lambda x, w, s: hk.conv2d_resample(x, w, F4.to(x.device), up=2, padding=1),
@@ -186,6 +190,8 @@ _IMPOSSIBLE = (
     "hk.upfirdn2d(x, f, padding=(2**31, -2**31 + 1, 3, 3))",
     "hk.upfirdn2d(x, f, padding=2**70)",
     "hk.upfirdn2d(x, f, up=2**40, padding=0)",
+    "hk.filtered_lrelu(x, f, f, up=2**40, padding=4)",
+    "hk.filtered_lrelu(x, f, f, down=2**70, up=2**20)",
     "hk.conv2d(x, w, padding=2**40)",
     "hk.conv_transpose2d(x, w, stride=2**40)",
     "hk.conv2d_resample(x, w, f, up=2**20)",

@@ -24,6 +24,12 @@ IMAGE_CASES = [
     Case("downsample2d", "down", {"x": (2, 8, 12, 10)}, {"f": FIR12}),
     Case("filter2d", "blur", {"x": (2, 8, 12, 10)}, {"f": FIR4}),
     Case("upfirdn2d", "crop", {"x": (2, 8, 12, 10)}, {"f": FIR4, "padding": (-1, 2, -2, 1)}),
+    Case(
+        "filtered_lrelu",
+        "doubled",
+        {"x": (2, 8, 12, 10), "b": (8,)},
+        {"fu": FIR12, "fd": FIR4, "up": 2, "down": 2, "padding": 7, "clamp": 1.0},
+    ),
     Case("modulated_conv2d", "styled", _LAYER | {"noise": (2, 1, 12, 10)}, _LRELU),
     Case("modulated_conv2d", "up", _LAYER, _LRELU | {"up": 2, "resample_filter": FIR4}),
     Case("modulated_conv2d", "down", _LAYER, _LRELU | {"down": 2, "resample_filter": FIR4}),

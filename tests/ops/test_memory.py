@@ -83,6 +83,19 @@ def test_upfirdn2d_keeps_no_image():
     assert is_freed(lambda x: hk.upsample2d(x, FIR4), x)
 
 
+def test_filtered_lrelu_keeps_two_bits_per_upsampled_pixel():
+    x, b = parameters((2, 8, 33, 33), (8,))
+
+    def layer() -> torch.Tensor:
+        return hk.filtered_lrelu(x, FIR4, FIR4, b, up=2, down=2, padding=(1, 0, 1, 0), clamp=256)
+
+    # 64 x 64 upsampled pixels, which are whole blocks of a mask.
+    assert saved(layer, FIR4) == 2 * 8 * 64 * 64 // 4
+    assert is_freed(lambda x: hk.filtered_lrelu(x, FIR4, FIR4, b, up=2, down=2, padding=1), x)
+    with hk.use_backend("reference"):
+        assert saved(layer, x, b, FIR4) >= 2 * 8 * 64 * 64 * 4
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
 @pytest.mark.parametrize("up", (1, 2))
 def test_styled_layer_keeps_its_inputs_and_its_output(up, dtype):

@@ -18,11 +18,14 @@ from tests.selection import every_other
 pytestmark = requires_native
 
 OPS = (
-    "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_loss", "feature_loss_bwd",
-    "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd", "modulated_conv2d_epilogue_bwd_bwd",
+    "bias_act", "bias_act_bwd", "bias_act_bwd_bwd", "feature_loss", "feature_loss_bwd", "filtered_lrelu",
+    "filtered_lrelu_bwd", "modulated_conv2d_epilogue", "modulated_conv2d_epilogue_bwd",
+    "modulated_conv2d_epilogue_bwd_bwd",
     "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
-CUDA_OPS = tuple(op for op in OPS if not op.startswith("feature_loss"))
+# GPUs compose filtered_lrelu of other operators.
+TRITON_OPS = tuple(op for op in OPS if not op.startswith("filtered_lrelu"))
+CUDA_OPS = tuple(op for op in TRITON_OPS if not op.startswith("feature_loss"))
 LAYER_OPS = ("modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight")
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 # Activations as (code, alpha, gain, clamp).
@@ -50,6 +53,11 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
     x, dy, ddx, b = image(2, 3, 5, 4), image(2, 3, 5, 4), image(2, 3, 5, 4), torch.randn(3).to(dtype)
     y = hk.bias_act(x, act="lrelu", clamp=1.0)
     channels_last = memory_format is torch.channels_last
+    # From 5 x 4 pixels to 7 x 6, by upsampled images of 17 x 15.
+    f = FIR[0]
+    filtered = ([2, 2], [5, 5, 5, 5], 4.0, [2, 2], [0, 0, 0, 0], 1.0, False)
+    transposed = ([2, 2], [3, 3, 3, 3], 1.0, [2, 2], [-2, -2, -2, -2], 4.0, True)
+    mask = torch.randint(256, (2, 3, 17, 16), dtype=torch.uint8)
     epilogue = (vector(2, 3), vector(2, 1, 5, 4), vector(3))
     doubled = (vector(2, 3), vector(1, 1, 10, 8), vector(3))
     kernel, dz, narrower = image(4, 3, 3, 3), image(2, 4, 3, 4), (vector(2, 4), vector(1, 1, 3, 4), vector(4))
@@ -63,6 +71,11 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
         "bias_act_bwd": [(dy, y, None, 1, True, True, *LRELU), (dy, x, b, 1, False, False, *SWISH)],
         "bias_act_bwd_bwd": [(ddx, dy, y, None, 1, True, *TANH), (ddx, dy, x, b, 1, False, *SWISH)],
         "upfirdn2d": [(x, *FIR), (x, None, [1, 2], [2, 1], [0, 1, -1, 0], True, 1.0)],
+        "filtered_lrelu": [(x, f, f, b, *filtered, *LRELU, True), (x, f, None, None, *filtered, *LRELU, False)],
+        "filtered_lrelu_bwd": [
+            (image(2, 3, 7, 6), mask, f, f, *transposed, *LRELU, channels_last, True),
+            (image(2, 3, 7, 6), mask, f, None, *transposed, *LRELU, channels_last, False),
+        ],
         "scale_channels": [(x, vector(2, 3))],
         "scale_channels_bwd": [(dy, x, vector(2, 3))],
         "modulated_conv2d_epilogue": [
@@ -93,7 +106,9 @@ def test_every_operator_is_checked():
     of_cuda = {name for name in registered if name.endswith(".cuda")}
     assert of_cuda == {f"{op}.cuda" for op in CUDA_OPS} | {"demodulation.cuda"}
     # Triton's kernels take no float64, and are checked where they are interpreted.
-    assert {name for name in registered if name.endswith(".triton")} == {f"{op}.triton" for op in (*OPS, *LAYER_OPS)}
+    assert {name for name in registered if name.endswith(".triton")} == {
+        f"{op}.triton" for op in (*TRITON_OPS, *LAYER_OPS)
+    }
 
 
 @pytest.mark.parametrize("op, dtype, memory_format", every_other(OPS, DTYPES, FORMATS))
@@ -112,7 +127,7 @@ def test_opcheck_of_cuda(op, dtype, memory_format):
 @pytest.mark.interpret
 @pytest.mark.parametrize(
     "op, memory_format",
-    every_other(OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in LAYER_OPS],
+    every_other(TRITON_OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in LAYER_OPS],
 )
 def test_opcheck_of_triton(op, memory_format):
     for args in samples(torch.float32, memory_format, "triton")[op]:

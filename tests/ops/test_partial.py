@@ -14,7 +14,8 @@ from tests.native import TRITON_DEVICES, requires_native
 _NAMES = (
     "bias_act-lrelu-clamped", "bias_act-swish-clamped", "conv2d-dilated-grouped", "conv_transpose2d-3x3",
     "conv2d_resample-up-2", "conv2d_resample-down-2", "modulated_conv2d-styled", "modulated_conv2d-styled-up",
-    "modulated_conv2d-1x1-down", "modulated_conv2d-to-rgb", "modulated_conv2d-not-demodulated", "grid_sample-odd",
+    "filtered_lrelu-rectangular", "modulated_conv2d-1x1-down", "modulated_conv2d-to-rgb",
+    "modulated_conv2d-not-demodulated", "grid_sample-odd",
     "feature_projection_loss-resnet-shrink-4", "feature_projection_loss-grow-uneven",
 )  # fmt: skip
 

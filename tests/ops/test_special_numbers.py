@@ -29,6 +29,24 @@ def test_bias_act(backend, device, act, clamp):
         torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("clamp", (None, 2.5))
+@pytest.mark.parametrize("backend, device", _BACKENDS)
+def test_filtered_lrelu(backend, device, clamp):
+    """NaN stays NaN, and where a clamp cuts an infinite value off, the gradient is zero."""
+    x, cotangent = torch.tensor(_VALUES * 8).reshape(2, 3, 4, 2), torch.arange(48.0).reshape(2, 3, 4, 2)
+    results = []
+    for name, target in (("reference", "cpu"), (backend, device)):
+        leaf = x.to(target, copy=True).requires_grad_()
+        with hk.use_backend(name):
+            y = hk.filtered_lrelu(leaf, b=torch.ones(3, device=target), clamp=clamp)
+            (dx,) = torch.autograd.grad(y, leaf, cotangent.to(target))
+        # Anything may be the gradient of what isn't a number, or isn't finite without a clamp.
+        has_gradient = x.isfinite() if clamp is None else ~x.isnan()
+        results.append((y.detach().cpu(), torch.where(has_gradient, dx.cpu(), 0)))
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("up", (1, 2))
 @pytest.mark.parametrize("act", ("linear", "relu", "lrelu"))
 @pytest.mark.parametrize("backend, device", _BACKENDS)

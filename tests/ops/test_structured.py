@@ -70,6 +70,29 @@ def test_upfirdn2d(backend, f):
 
 
 @backends
+@pytest.mark.parametrize("f", (FIR4, FIR3X5), ids=("separable", "not separable"))
+def test_filtered_lrelu(backend, f):
+    """Images that the bias cancels, so that the leaky ReLU gets exact zeros, and a clamp that is met exactly."""
+    b, taps = torch.tensor([-5.0, 10.0], dtype=torch.float64), f.double().numpy()
+    geometry = {"up": 2, "down": 2, "padding": (3, 4, 5, 2)}
+    for x in images().values():
+        leaf = x.clone().requires_grad_()
+        with hk.use_backend(backend):
+            y = hk.filtered_lrelu(leaf, f, f, b, **geometry, clamp=3.0)
+            (dx,) = torch.autograd.grad(y, leaf, torch.ones_like(y), create_graph=True)
+        assert_same(y, literal.filtered_lrelu(x.numpy(), taps, taps, b.numpy(), **geometry, clamp=3.0))
+        assert dx.isfinite().all()
+    # A single tap up and down: the slope of the leaky ReLU itself, at zero and where the output equals the clamp.
+    values = torch.tensor([-3.0, -1.5, -0.0, 0.0, 0.75, 1.5, 1.6, 3.0], dtype=torch.float64)
+    leaf = values.expand(1, 1, 3, -1).clone().requires_grad_()
+    for clamp in (None, 1.5, 0.0):
+        with hk.use_backend(backend):
+            y = hk.filtered_lrelu(leaf, gain=1.0, slope=0.5, clamp=clamp)
+            (dx,) = torch.autograd.grad(y.sum(), leaf)
+        assert_same(dx, literal.slope(leaf.detach().numpy(), "lrelu", 0.5, 1.0, clamp))
+
+
+@backends
 @pytest.mark.parametrize("options", ({"up": 2}, {"down": 2}, {}), ids=("up", "down", "same"))
 def test_modulated_conv2d(backend, options):
     weight = torch.arange(2 * 2 * 9, dtype=torch.float64).reshape(2, 2, 3, 3) - 17

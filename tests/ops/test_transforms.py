@@ -33,6 +33,7 @@ def _loss(x: torch.Tensor) -> torch.Tensor:
 OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "bias_act": lambda x: hk.bias_act(x, _B, act="swish", clamp=0.9),
     "upsample2d": lambda x: hk.upsample2d(x, F4),
+    "filtered_lrelu": lambda x: hk.filtered_lrelu(x, F4, F4, _B, up=2, down=2, padding=4, clamp=0.9),
     "conv2d": lambda x: hk.conv2d(x, _W, padding=1),
     "conv_transpose2d": lambda x: hk.conv_transpose2d(x, _W.transpose(0, 1), stride=2),
     "conv2d_resample": lambda x: hk.conv2d_resample(x, _W, F4, down=2, padding=1),

@@ -96,6 +96,24 @@ struct Upfirdn2dParams {
   DType y_dtype;
 };
 
+// Images are upsampled, go through a leaky ReLU with gain and clamp, and are downsampled. The gradient of the input is
+// computed likewise: that of the output is upsampled, multiplied by the slopes and downsampled.
+struct FilteredLreluParams {
+  // `up` has no down and `down` no up. The images between them, of height up.oh and width up.ow, are never in memory.
+  Upfirdn2dParams up, down;
+  // [c] in the dtype of x, or null.
+  const void* b;
+  // [n, c, up.oh, 16 * ceil(up.ow / 64)]: two bits per upsampled pixel, whether it is below zero and whether it was
+  // clamped; or null where it isn't needed.
+  uint8_t* mask;
+  // Whether the mask is written, by the leaky ReLU, or read in its place.
+  bool writes_mask;
+  // [c], the sums of y per channel, or null.
+  double* sums;
+  // lrelu.
+  ActivationParams act;
+};
+
 // The epilogue of a modulated convolution: y = clamp(act(z * d + noise + b) * gain). z is nhwc of size [n, h, w, c];
 // where `fir` is given, z is the filter's output.
 struct ModulatedConv2dEpilogueParams {
