@@ -47,8 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     choices = {(op.name, device.label): choose(op, device, machine) for op in operators() for device in machine.devices}
     missing = list(advice(machine))
     problems = [*broken_requests(requested, machine, missing), *broken_settings(machine)]
-    lines = [f"hsr-kernels {__version__} in {Path(_package).parent}", "", *components(machine)]
-    lines += ["", *table(machine, choices), "", *backend_lines(machine), *order_lines(machine, choices)]
+    lines = [
+        *components(machine),
+        "",
+        *table(machine, choices),
+        "",
+        *backend_lines(machine),
+        *order_lines(machine, choices),
+    ]
     lines += section("Missing", missing)
     lines += section("Notes", [Advice(note, "") for note in notes(machine, choices, problems)])
     lines += section("Problems", problems) or ["", verdict(requested)]
@@ -101,6 +107,7 @@ def components(machine: Machine) -> list[str]:
     problem = native.missing("_cuda") if machine.has_gpu else ""
     architectures = getattr(native.load("_cuda")[0], "architectures", None)
     rows = [
+        ("hsr-kernels", f"{__version__} in {Path(_package).parent}"),
         ("Python", system()),
         ("CPU", processor()),
         ("PyTorch", f"{torch.__version__}, built for {machine.torch_platform}"),

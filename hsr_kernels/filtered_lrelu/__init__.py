@@ -85,6 +85,6 @@ def filtered_lrelu(
     if b is not None:
         _checks.shape("b", _checks.tensor("b", b), (x.shape[1],))
         _checks.same_device("x", x, b=b)
-    epilogue = epilogue_of("lrelu", slope, gain, clamp, x.dtype)
+    epilogue = epilogue_of("lrelu", _checks.number("slope", slope), gain, clamp, x.dtype)
     choice = _operator.choose(x, native_limit(fu, up) or native_limit(fd, down))
     return _operator.run(choice, x.device, x, fu, fd, b, resamplings, epilogue)
