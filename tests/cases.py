@@ -190,7 +190,7 @@ def _filtered_lrelu() -> list[Case]:
         case("many-channels", (2, 35, 5, 4), FIR4, FIR4_SEPARABLE, up=2, down=2, padding=(3, 2, 3, 2), clamp=1.0),
         case("no-bias-up", (2, 3, 5, 6), FIR4, None, bias=False, up=2, padding=(2, 1, 2, 1)),
         case("no-filter-down", (2, 3, 8, 7), None, None, up=1, down=3, padding=(1, 2, -1, 0)),
-        case("crop", (1, 2, 12, 11), FIR4, FIR4_SEPARABLE, up=2, down=2, padding=(-3, 5, 2, -6), clamp=1.0),
+        case("crop", (1, 2, 12, 11), FIR4, FIR4_SEPARABLE, up=2, down=2, padding=(-3, 5, -6, 2), clamp=1.0),
         case("crop-beyond-image", (1, 2, 3, 2), FIR4, None, up=2, padding=(9, -5, -7, 8), bias=False,
              degenerate=True),
         case("down-5-of-4", (1, 2, 7, 9), FIR4, FIR4, up=2, down=5, padding=4),

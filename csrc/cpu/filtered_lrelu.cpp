@@ -124,8 +124,9 @@ struct Pipeline {
   Upfirdn2dParams up, down;
   const Horizontal<A>*up_rows, *down_rows;
   LeakyRelu<A> act;
-  // Elements of a pixel, of an upsampled row, and of the rows that the rings keep.
+  // The elements of a pixel, of an upsampled row, and of each row of the two rings.
   int64_t elements, line, x_stride, upsampled_stride;
+  // The image rows that an upsampled row needs, and the bytes of a row of the mask.
   int64_t x_rows, mask_bytes;
 
   // All threads share the plans of the rows, in the scratch memory `slot` and the one after.
@@ -158,7 +159,7 @@ struct Pipeline {
       block.upsample_to(end_needed(oy), end_of_mask);
       block.output_row(oy);
     }
-    if (p.writes_mask && p.mask) block.upsample_to(end_of_mask, end_of_mask);
+    if (p.writes_mask) block.upsample_to(end_of_mask, end_of_mask);
     if (sums) std::memcpy(sums, block.sums, sizeof(block.sums));
   }
 
@@ -171,7 +172,7 @@ struct Pipeline {
     return rounded((up_bytes > down_bytes ? up_bytes : down_bytes) / int64_t(sizeof(A))) + rounded(down.ow * elements);
   }
 
-  // One block and the rows of it that are kept.
+  // What a thread works on: a block, and the rows of it that are in the cache.
   struct Block {
     const Pipeline& pipeline;
     const T* source;
@@ -181,8 +182,11 @@ struct Pipeline {
     int64_t pixel_stride;
     A bias[kChannelsPerBlock] = {};
     double sums[kSums] = {};
+    // Image rows, filtered along x if the filter is separable, and upsampled rows with the margins that downsampling
+    // needs.
     Ring<A> x, upsampled;
     A *staged_x, *staged_sum, *work, *out;
+    // The rows that come next.
     int64_t next_x, next_upsampled;
 
     Block(const Pipeline& of, int64_t sample, int64_t channel, int64_t first_row, A* memory) : pipeline(of) {
@@ -211,7 +215,8 @@ struct Pipeline {
       for (int64_t i = 0; i < upsampled.count; i++) of.down_rows->clear_margins(upsampled.row(i));
       of.up_rows->clear_margins(staged_x);
       of.down_rows->clear_margins(staged_sum);
-      next_upsampled = first_row == 0 && mask ? 0 : of.first_needed(first_row);
+      // No output row may need the first rows, but they have a mask.
+      next_upsampled = first_row == 0 && p.writes_mask ? 0 : of.first_needed(first_row);
       const int64_t first_x = tap_range(next_upsampled, of.up.up_y, 1, of.up.pad_y).pixel;
       next_x = first_x > 0 ? first_x : 0;
     }
@@ -222,8 +227,9 @@ struct Pipeline {
       const T* src = source + row * h.w * pixel_stride;
       A* centre = staged + h.left_margin * h.elements;
       if (pixel_stride == 1) {
-        const A *pixels = load(src, centre, h.w), b = bias[0];
-        for (int64_t i = 0; i < h.w; i++) centre[i] = pixels[i] + b;
+        const A* pixels = load(src, centre, h.w);
+        const A plane_bias = bias[0];
+        for (int64_t i = 0; i < h.w; i++) centre[i] = pixels[i] + plane_bias;
         return;
       }
       for (int64_t i = 0; i < h.w; i++, src += pixel_stride, centre += h.elements) {
@@ -348,9 +354,9 @@ void filtered_lrelu_kernel(const FilteredLreluParams& p, int threads) {
   const int64_t c = p.up.c, width = !nhwc ? 1 : c < kChannelsPerBlock ? c : kChannelsPerBlock;
   if (p.up.n * c * p.down.oh * p.down.ow == 0) return;
   const int64_t blocks_per_sample = (c + width - 1) / width, blocks = p.up.n * blocks_per_sample;
-  // The last channels may be fewer than a block.
-  const int64_t rest = c % width;
-  const Pipeline<T> pipeline(p, width, 6), rest_pipeline(p, rest ? rest : width, rest ? 4 : 6);
+  // The last channels of a sample may be fewer than a block.
+  const int64_t remainder = c % width;
+  const Pipeline<T> pipeline(p, width, 6), last_pipeline(p, remainder ? remainder : width, 4);
   const int64_t min_rows = kMinTapsPerChunk * p.down.taps_y / p.down.down_y + 1;
   int64_t rows_per_chunk = kElementsPerChunk / (pipeline.line * p.down.down_y);
   if (rows_per_chunk < min_rows) rows_per_chunk = min_rows;
@@ -361,9 +367,9 @@ void filtered_lrelu_kernel(const FilteredLreluParams& p, int threads) {
     const int64_t block = chunk / chunks_per_block, first_row = chunk % chunks_per_block * rows_per_chunk;
     const int64_t end_row = first_row + rows_per_chunk < p.down.oh ? first_row + rows_per_chunk : p.down.oh;
     const int64_t channel = block % blocks_per_sample * width;
-    const Pipeline<T>& of_block = channel + width > c ? rest_pipeline : pipeline;
-    of_block.run(block / blocks_per_sample, channel, first_row, end_row, scratch(0, pipeline.working_bytes()),
-                 sums ? sums + chunk * kSums : nullptr);
+    (channel + width > c ? last_pipeline : pipeline)
+        .run(block / blocks_per_sample, channel, first_row, end_row, scratch(0, pipeline.working_bytes()),
+             sums ? sums + chunk * kSums : nullptr);
   });
   // The sums of chunks are added up in order: the bits are the same for any number of threads.
   for (int64_t i = 0; p.sums && i < chunks * kSums; i++) {

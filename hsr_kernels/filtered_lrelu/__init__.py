@@ -68,7 +68,8 @@ def filtered_lrelu(
     Raises:
         TypeError, ValueError: An argument of the wrong type, shape, dtype or device; an image smaller than a filter.
 
-    Derivatives: every order, with respect to x and b.
+    Derivatives: every order, with respect to x and b. A filter that requires grad runs on the reference backend, which
+    differentiates it too. Under a clamp the gradient is zero where a value has the magnitude of the clamp.
 
     Source: the operator of StyleGAN3 (Karras et al., NeurIPS 2021).
     """

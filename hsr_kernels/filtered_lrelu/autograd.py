@@ -2,7 +2,7 @@
 """Derivatives of filtered_lrelu: a mask of the leaky ReLU makes it linear, and the transposed map is of its own kind.
 
 The forward notes two bits per upsampled pixel, whether it is below zero and whether it was clamped. With 2x upsampling
-that is a quarter of the memory of x in float32, and saves the backward from upsampling x again.
+that is a quarter of the memory of x in float32 (with 4x as much as x), and saves the backward from upsampling x again.
 """
 
 import torch

@@ -37,6 +37,9 @@ def _filter(x: torch.Tensor, f: torch.Tensor, geometry: Geometry) -> torch.Tenso
         # conv2d doesn't take zero groups.
         return x[:, :, f.shape[0] - 1 :, f.shape[-1] - 1 :]
     kernels = [f * geometry.gain] if f.ndim == 2 else [f[None, :] * geometry.gain, f[:, None]]
+    # In float16 PyTorch's own convolution by 15 taps or more never returns on CPUs with AMX.
+    dtype = torch.float32 if x.dtype == torch.float16 and x.device.type == "cpu" else x.dtype
     for kernel in kernels:
-        x = F.conv2d(x, kernel.to(x.dtype).expand(channels, 1, *kernel.shape), groups=channels)
+        weight = kernel.to(x.dtype).to(dtype).expand(channels, 1, *kernel.shape)
+        x = F.conv2d(x.to(dtype), weight, groups=channels).to(x.dtype)
     return x

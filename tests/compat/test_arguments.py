@@ -150,6 +150,13 @@ def test_filters_of_every_dtype_and_device(dtype):
     assert nvlabs.conv2d_resample.conv2d_resample(meta, weight, f.to(dtype), up=2, padding=1).shape == (2, 4, 12, 14)
 
 
+@pytest.mark.timeout(60)
+def test_long_filters_in_float16_end_on_the_reference():
+    x, f = _randn(1, 2, 56, 68, dtype=torch.float16), K.setup_filter(torch.ones(24), separable=True)
+    y = nvlabs.upfirdn2d.filter2d(x, f, impl="ref")
+    torch.testing.assert_close(y, nvlabs.upfirdn2d.filter2d(x, f), rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_rosinality_modules_on_any_layout(dtype):
     module = rosinality.FusedLeakyReLU(5).to(dtype)

@@ -202,14 +202,30 @@ def test_filter_that_requires_grad_runs_on_the_reference():
 
 
 @requires_native
+@pytest.mark.parametrize("name", ("fu", "fd"))
+def test_each_filter_of_filtered_lrelu_that_requires_grad_runs_on_the_reference(name):
+    hk.reset_choices()
+    filters = {"fu": hk.setup_filter([1, 3, 3, 1]), "fd": hk.setup_filter([1, 3, 3, 1])}
+    f = filters[name].requires_grad_()
+    with pytest.warns(RuntimeWarning, match="filter that requires grad"):
+        y = hk.filtered_lrelu(X, **filters, up=2, down=2, padding=4)
+    y.square().sum().backward()
+    assert f.grad is not None and f.grad.abs().sum() > 0
+
+
+@requires_native
 @pytest.mark.parametrize(
     "call",
     (
         lambda size: hk.filter2d(X, torch.full((size,), 1 / size)),
         lambda size: hk.upfirdn2d(X, None, up=(size, 1)),
         lambda size: hk.upfirdn2d(X, None, down=(1, size), padding=size),
+        lambda size: hk.filtered_lrelu(X, torch.full((size,), 1 / size), padding=size),
+        lambda size: hk.filtered_lrelu(X, fd=torch.full((size,), 1 / size), padding=size),
+        lambda size: hk.filtered_lrelu(X, up=size),
+        lambda size: hk.filtered_lrelu(X, down=size, padding=size),
     ),
-    ids=("taps", "up", "down"),
+    ids=("taps", "up", "down", "fu", "fd", "filtered up", "filtered down"),
 )
 def test_more_taps_or_larger_factors_than_the_native_kernels_take_run_on_the_reference(call):
     """With a warning, and a request for the native backend is refused."""
