@@ -24,6 +24,10 @@ STEP, PATH, MAIN = "step", "step without R1", "step of main phases"
 # Training on so many images, with steps of each kind as they are scheduled.
 SCHEDULE = "1000 images"
 _TAPS = hk.setup_filter([1, 3, 3, 1])
+_AXIS = torch.arange(12.0) - 5.5
+# Low-pass filters along both axes, and by the distance from the centre.
+_SINC12 = hk.setup_filter(torch.sinc(_AXIS / 2))
+_RADIAL12 = hk.setup_filter(torch.sinc((_AXIS.square() + _AXIS.square()[:, None]).sqrt() / 2))
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,7 @@ def filtered_lrelu(
 
     The layer's convolution, which isn't part of it, leaves two pixels more.
     """
-    axis = torch.arange(12.0) - 5.5
-    distance = (axis.square() + axis.square()[:, None]).sqrt() if radial else axis
-    fu, fd = hk.setup_filter(torch.sinc(axis / 2)), hk.setup_filter(torch.sinc(distance / 2))
+    fu, fd = (f.to(torch.get_default_device()) for f in (_SINC12, _RADIAL12 if radial else _SINC12))
 
     def function(x: torch.Tensor, b: torch.Tensor, fu: torch.Tensor, fd: torch.Tensor) -> torch.Tensor:
         return hk.filtered_lrelu(x, fu, fd, b, up=2, down=2, padding=(9, 8, 9, 8), clamp=256.0)

@@ -19,6 +19,7 @@ from ..workloads import (
     SCHEDULE,
     STEP,
     feature_loss,
+    filtered_lrelu,
     styled_layer,
     training,
 )
@@ -64,6 +65,20 @@ def _image_operators() -> Iterator[Case]:
                     reread=operator.reread,
                     operators=(operator.operator,),
                 )
+
+
+def _activations() -> Iterator[Case]:
+    """Yields the activation of a StyleGAN3 layer, which is one kernel in 16 bits."""
+    yield Case(
+        "filtered_lrelu_bf16",
+        "filtered_lrelu, up and down 2, 12 taps, 8x128x148x148, bf16",
+        filtered_lrelu,
+        {"n": 8, "channels": 128, "side": 148},
+        _IMAGES_TINY,
+        {FORWARD: Target(), BOTH: Target()},
+        dtype=torch.bfloat16,
+        operators=("filtered_lrelu",),
+    )
 
 
 def _layers() -> Iterator[Case]:
@@ -135,7 +150,7 @@ def _trainings() -> Iterator[Case]:
     )
 
 
-GPU_CASES = (*_losses(), *_image_operators(), *_trainings(), *_layers())
+GPU_CASES = (*_losses(), *_image_operators(), *_activations(), *_trainings(), *_layers())
 
 # What is worth most where time runs out: (a case, its passes, all of them where none is named).
 _FIRST_PIECES: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -42,7 +42,7 @@ class Call:
         function: Function of the tensors.
         shapes: Shapes of the tensors; the first is the operator's image.
         layout: Layout of the tensors with four dimensions.
-        orders: Orders of derivatives that are native.
+        orders: Orders of derivatives that are native and taken.
         first_alone: Whether to take derivatives with respect to the first tensor alone too.
     """
 
@@ -56,6 +56,10 @@ class Call:
     def run(self, dtype: torch.dtype) -> None:
         """Runs the forward, and derivatives with respect to the first tensor alone (as R1 takes them) and to all."""
         tensors = [self._tensor(shape, dtype) for shape in self.shapes]
+        if self.orders == 0:
+            with torch.no_grad():
+                self.function(*tensors)
+            return
         indices = tuple(range(len(tensors)))
         for varied in {(0,), indices} if self.first_alone else {indices}:
             self._differentiate(tensors, varied)
@@ -165,14 +169,23 @@ def _upfirdn2d() -> Iterator[Call]:
 
 
 def _filtered_lrelu() -> Iterator[Call]:
-    for layout in _LAYOUTS:
-        for c, side, fd, up, padding in ((128, 86, _FIR12, 2, 8), (512, 38, _FIR12, 4, 6), (256, 54, _RADIAL12, 2, 9)):
-            function = partial(_activation, fd=fd, up=up, padding=padding)
-            yield Call("filtered_lrelu", function, ((4, c, side, side), (c,)), layout)
+    def call(c: int, side: int, padding: int, orders: int = 2, **options: Any) -> None:
+        function = partial(_activation, padding=padding, **options)
+        layer_calls.extend(
+            Call("filtered_lrelu", function, ((4, c, side, side), (c,)), layout, orders) for layout in _LAYOUTS
+        )
+
+    layer_calls: list[Call] = []
+    call(128, 86, 8)
+    call(128, 86, 8, orders=0)
+    call(512, 38, 6, up=4)
+    call(64, 38, 12, up=4, down=4, clamp=None)
+    call(256, 54, 9, fd=_RADIAL12)
+    yield from layer_calls
 
 
 def _activation(x: torch.Tensor, b: torch.Tensor, **options: Any) -> torch.Tensor:
-    return hk.filtered_lrelu(x, _FIR12, b=b, down=2, clamp=256, **options)
+    return hk.filtered_lrelu(x, _FIR12, **{"fd": _FIR12, "b": b, "up": 2, "down": 2, "clamp": 256, **options})
 
 
 def _resampled() -> Iterator[Call]:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The activation of StyleGAN3: upsample, leaky ReLU, downsample, so that what the kink adds doesn't alias.
 
-reference   the specification, in plain PyTorch
-geometry    sizes and padding of the two resamplings
-ops         the native operators
-autograd    derivatives over the native operators, and the composition of other operators that runs on GPUs
-cpu_impl    the operators on the CPU
+reference     the specification, in plain PyTorch
+geometry      sizes and padding of the two resamplings
+ops           the native operators
+autograd      derivatives over the native operators, and the composition of other operators
+routes        which of the two runs on the triton backend; the cuda backend has the composition alone
+cpu_impl      the operators on the CPU
+triton_impl   the operators by the fused Triton kernel
+triton_fused  the kernel
 """
 
 import math
@@ -17,19 +20,19 @@ from .. import _checks
 from .._dispatch import operators
 from ..bias_act.activations import epilogue as epilogue_of
 from ..upfirdn2d.geometry import Geometry, check_filter, native_limit, validate
-from . import autograd, reference
+from . import autograd, reference, routes
 from .geometry import Resamplings
 
 
 def _describe_composition(*tensors: torch.Tensor) -> tuple[str, ...]:
-    return ("bias_act and upfirdn2d one after the other, with upsampled images in memory",)
+    return (f"{routes.COMPOSITION}: the cuda backend has no fused kernel",)
 
 
 _operator = operators.register(
     "filtered_lrelu",
     reference=operators.on_reference(reference.filtered_lrelu),
     cpu=operators.on_cpu(autograd.filtered_lrelu),
-    triton=operators.on_triton(autograd.composition, _describe_composition),
+    triton=operators.on_triton(autograd.on_triton, routes.describe),
     cuda=operators.on_cuda(autograd.composition, _describe_composition),
     folder="upfirdn2d",
 )

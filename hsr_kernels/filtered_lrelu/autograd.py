@@ -13,7 +13,7 @@ from ..bias_act import autograd as _bias_act
 from ..bias_act.activations import Epilogue
 from ..bias_act.activations import epilogue as epilogue_of
 from ..upfirdn2d import autograd as _upfirdn2d
-from . import ops
+from . import ops, routes
 from .geometry import Resamplings
 
 
@@ -27,6 +27,9 @@ def filtered_lrelu(
     epilogue: Epilogue,
 ) -> torch.Tensor:
     """See `hsr_kernels.filtered_lrelu`: one fused kernel."""
+    if fd is not None and fd is fu:
+        # torch.compile passes no tensor to a Function twice.
+        fd = fd.view_as(fd)
     return FilteredLrelu.apply(x, fu, fd, b, resamplings, epilogue, torch.is_grad_enabled(), backend)[0]
 
 
@@ -47,6 +50,20 @@ def composition(
     return _upfirdn2d.upfirdn2d(backend, x, fd, resamplings.down)
 
 
+def on_triton(
+    backend: str,
+    x: torch.Tensor,
+    fu: torch.Tensor | None,
+    fd: torch.Tensor | None,
+    b: torch.Tensor | None,
+    resamplings: Resamplings,
+    epilogue: Epilogue,
+) -> torch.Tensor:
+    """Either of them, as `routes` says."""
+    function = composition if routes.why_not_fused(x, fu, fd, resamplings) else filtered_lrelu
+    return function(backend, x, fu, fd, b, resamplings, epilogue)
+
+
 @Function
 class FilteredLrelu(torch.autograd.Function):
     """(y, mask) from x and b; the mask is empty unless it is needed."""
@@ -60,12 +77,16 @@ class FilteredLrelu(torch.autograd.Function):
         x, fu, fd, b, ctx.resamplings, ctx.epilogue, _, ctx.backend = inputs
         _, mask = outputs
         ctx.mark_non_differentiable(mask)
+        # PyTorch would make zeros for the mask.
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(mask, fu, fd)
         ctx.size, ctx.channels_last = (x.shape[2], x.shape[3]), is_channels_last(x)
         ctx.b_dtype = None if b is None else b.dtype
 
     @staticmethod
     def backward(ctx, dy, _):
+        if dy is None:
+            return (None,) * 8
         mask, fu, fd = ctx.saved_tensors
         adjoint = ctx.resamplings.adjoint(ctx.size, fu, fd)
         needs_db = ctx.needs_input_grad[3]

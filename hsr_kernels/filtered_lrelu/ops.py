@@ -47,12 +47,12 @@ filtered_lrelu = define(
     " -> (Tensor, Tensor)",
     __package__,
     fake=_fake,
-    backends=("cpu",),
+    backends=("cpu", "triton"),
 )
 filtered_lrelu_bwd = define(
     f"filtered_lrelu_bwd(Tensor dy, Tensor mask, Tensor? fu, Tensor? fd, {_RESAMPLINGS}, {_ACT}, bool channels_last,"
     " bool needs_db) -> (Tensor, Tensor)",
     __package__,
     fake=_fake_bwd,
-    backends=("cpu",),
+    backends=("cpu", "triton"),
 )

@@ -51,7 +51,7 @@ def test_bias_act_moves_no_more_than_it_must():
     assert 3 * image < parts["bias_act_bwd_kernel"] < 3.01 * image
 
 
-@pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith(("up", "down", "filter", "bias"))])
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith(("up", "down", "filter2d", "bias"))])
 def test_memory_bound_operators_move_little_more_than_the_fewest_bytes(name):
     for work in works(BY_NAME[name]).values():
         assert 1 <= work.moved_bytes / work.min_bytes <= 1.15

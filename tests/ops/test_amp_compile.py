@@ -76,7 +76,7 @@ def test_autocast_keeps_positions_in_float32(backend):
 
 @requires_native
 @pytest.mark.parametrize(
-    "name", ("filtered_lrelu-radial", "modulated_conv2d-styled-up", "feature_projection_loss-grow-equal-shrink")
+    "name", ("filtered_lrelu-stylegan3", "modulated_conv2d-styled-up", "feature_projection_loss-grow-equal-shrink")
 )
 def test_traced_gradients_are_the_same(name):
     """Forward and first-order backward through all of torch.compile but its code generator, without a graph break."""

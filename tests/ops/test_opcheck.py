@@ -23,9 +23,8 @@ OPS = (
     "modulated_conv2d_epilogue_bwd_bwd",
     "modulated_conv2d_fir_epilogue", "scale_channels", "scale_channels_bwd", "upfirdn2d",
 )  # fmt: skip
-# GPUs compose filtered_lrelu of other operators.
-TRITON_OPS = tuple(op for op in OPS if not op.startswith("filtered_lrelu"))
-CUDA_OPS = tuple(op for op in TRITON_OPS if not op.startswith("feature_loss"))
+# The cuda backend composes filtered_lrelu of other operators.
+CUDA_OPS = tuple(op for op in OPS if not op.startswith(("feature_loss", "filtered_lrelu")))
 LAYER_OPS = ("modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight")
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 # Activations as (code, alpha, gain, clamp).
@@ -54,7 +53,10 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
     y = hk.bias_act(x, act="lrelu", clamp=1.0)
     channels_last = memory_format is torch.channels_last
     # From 5 x 4 pixels to 7 x 6, by upsampled images of 17 x 15.
-    f = FIR[0]
+    f, no_filter = FIR[0], None
+    if backend == "triton":
+        # Its kernel takes separable filters alone.
+        f = no_filter = hk.setup_filter([1, 3, 3, 1], separable=True)
     filtered = ([2, 2], [5, 5, 5, 5], 4.0, [2, 2], [0, 0, 0, 0], 1.0, False)
     transposed = ([2, 2], [3, 3, 3, 3], 1.0, [2, 2], [-2, -2, -2, -2], 4.0, True)
     mask = torch.randint(256, (2, 3, 17, 16), dtype=torch.uint8)
@@ -71,10 +73,10 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
         "bias_act_bwd": [(dy, y, None, 1, True, True, *LRELU), (dy, x, b, 1, False, False, *SWISH)],
         "bias_act_bwd_bwd": [(ddx, dy, y, None, 1, True, *TANH), (ddx, dy, x, b, 1, False, *SWISH)],
         "upfirdn2d": [(x, *FIR), (x, None, [1, 2], [2, 1], [0, 1, -1, 0], True, 1.0)],
-        "filtered_lrelu": [(x, f, f, b, *filtered, *LRELU, True), (x, f, None, None, *filtered, *LRELU, False)],
+        "filtered_lrelu": [(x, f, f, b, *filtered, *LRELU, True), (x, f, no_filter, None, *filtered, *LRELU, False)],
         "filtered_lrelu_bwd": [
             (image(2, 3, 7, 6), mask, f, f, *transposed, *LRELU, channels_last, True),
-            (image(2, 3, 7, 6), mask, f, None, *transposed, *LRELU, channels_last, False),
+            (image(2, 3, 7, 6), mask, f, no_filter, *transposed, *LRELU, channels_last, False),
         ],
         "scale_channels": [(x, vector(2, 3))],
         "scale_channels_bwd": [(dy, x, vector(2, 3))],
@@ -106,9 +108,7 @@ def test_every_operator_is_checked():
     of_cuda = {name for name in registered if name.endswith(".cuda")}
     assert of_cuda == {f"{op}.cuda" for op in CUDA_OPS} | {"demodulation.cuda"}
     # Triton's kernels take no float64, and are checked where they are interpreted.
-    assert {name for name in registered if name.endswith(".triton")} == {
-        f"{op}.triton" for op in (*TRITON_OPS, *LAYER_OPS)
-    }
+    assert {name for name in registered if name.endswith(".triton")} == {f"{op}.triton" for op in (*OPS, *LAYER_OPS)}
 
 
 @pytest.mark.parametrize("op, dtype, memory_format", every_other(OPS, DTYPES, FORMATS))
@@ -127,7 +127,7 @@ def test_opcheck_of_cuda(op, dtype, memory_format):
 @pytest.mark.interpret
 @pytest.mark.parametrize(
     "op, memory_format",
-    every_other(TRITON_OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in LAYER_OPS],
+    every_other(OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in LAYER_OPS],
 )
 def test_opcheck_of_triton(op, memory_format):
     for args in samples(torch.float32, memory_format, "triton")[op]:

@@ -89,7 +89,11 @@ def _interpreted(case: Case, layout: str, dtype: torch.dtype) -> bool:
         torch.float16: ("channels_last",),
     }
     # conv2d_resample launches upfirdn2d's kernels alone; 12 taps take seconds each and read 16 bits as 4 taps do.
-    if dtype != torch.float32 and (case.op == "conv2d_resample" or any(f is FIR12 for f in case.options.values())):
+    # But filtered_lrelu of 16 bits and two such filters is a kernel of its own.
+    filters = [f for f in case.options.values() if isinstance(f, torch.Tensor)]
+    is_fused = case.op == "filtered_lrelu" and all(f.ndim == 1 for f in filters)
+    looped = case.op == "conv2d_resample" or (not is_fused and any(f is FIR12 for f in filters))
+    if dtype != torch.float32 and looped:
         return False
     return case.op not in _PYTORCH_OPS and layout in layouts.get(dtype, ())
 

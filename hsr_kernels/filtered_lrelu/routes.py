@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The route of a call on the triton backend: one fused kernel, or bias_act and upfirdn2d one after the other."""
+
+from collections.abc import Iterator
+
+import torch
+
+from .geometry import Resamplings
+
+COMPOSITION = "bias_act and upfirdn2d one after the other, with upsampled images in memory"
+# With smaller factors the fused kernel saves little, with larger ones its tiles have few outputs.
+FUSED_FACTORS = ((2, 2), (4, 4))
+# With more taps its tiles overlap too much.
+MAX_FUSED_TAPS = 24
+FUSED_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def why_not_fused(
+    x: torch.Tensor, fu: torch.Tensor | None, fd: torch.Tensor | None, resamplings: Resamplings | None = None
+) -> str:
+    """Returns the reason why no fused kernel takes a call, empty if one does; the same of its transpose.
+
+    Args:
+        x, fu, fd: The call's.
+        resamplings: The call's; None doesn't ask about them.
+    """
+    if x.dtype not in FUSED_DTYPES:
+        return "the fused kernel takes float16 and bfloat16 only"
+    if any(f is None or f.ndim != 1 or f.shape[0] > MAX_FUSED_TAPS for f in (fu, fd)):
+        return f"the fused kernel takes separable filters of at most {MAX_FUSED_TAPS} taps only"
+    if resamplings and not {resamplings.up.up, resamplings.down.down} <= set(FUSED_FACTORS):
+        return "the fused kernel takes the factors 2 and 4 only"
+    return ""
+
+
+def describe(
+    x: torch.Tensor | None = None, fu: torch.Tensor | None = None, fd: torch.Tensor | None = None, *_: torch.Tensor
+) -> Iterator[str]:
+    """Yields what runs on the triton backend for x and these filters, for `hsr_kernels.explain`."""
+    if x is None or (x.dtype in FUSED_DTYPES and fu is None and fd is None):
+        yield 'give x, fu and fd to see the route: explain("filtered_lrelu", x, fu, fd)'
+    elif reason := why_not_fused(x, fu, fd):
+        yield f"{COMPOSITION}: {reason}"
+    else:
+        yield f"one fused kernel where up and down are 2 or 4, otherwise {COMPOSITION}"
