@@ -78,7 +78,7 @@ def explain(op: str, *tensors: torch.Tensor) -> Explanation:
     """
     operator = operator_named(op)
     x = tensors[0] if tensors else torch.empty(0)
-    choice = operator.choose(x, quiet=True)
+    choice = operator.choose(x, fused_on=operator.fused_on(*tensors), quiet=True)
     reasons = {name: _reason(operator, name, choice, x) for name in BACKENDS}
     details = operator.implementations[choice.backend].details
     sentences = tuple(details(*tensors)) if details else ()

@@ -85,6 +85,7 @@ class Operator:
         folder: Of the kernels that take most of its time.
         without: Why a backend has no implementation.
         of_pytorch: Whether all but the reference are PyTorch's own kernels.
+        fused_on: The backend that has one kernel for a call with these tensors where others have several, or "".
     """
 
     name: str
@@ -92,6 +93,7 @@ class Operator:
     folder: str = ""
     without: dict[str, str] = field(default_factory=dict)
     of_pytorch: bool = False
+    fused_on: Callable[..., str] = lambda *tensors: ""
     _choices: dict[tuple[object, ...], Choice] = field(default_factory=dict, repr=False)
 
     def why_not(
@@ -105,7 +107,7 @@ class Operator:
             return f"{self.name} has no {backend} implementation{self.without.get(backend, '')}"
         return implementation.why_not(device, dtype) or limit
 
-    def choose(self, x: torch.Tensor, limit: str = "", *, quiet: bool = False) -> Choice:
+    def choose(self, x: torch.Tensor, limit: str = "", *, fused_on: str = "", quiet: bool = False) -> Choice:
         """The backend that a call with `x` runs on, in the context that it is made in.
 
         Where the context demands plain PyTorch, that runs even if another backend was requested.
@@ -113,6 +115,7 @@ class Operator:
         Args:
             x: The operator's first tensor, as the implementation will take it.
             limit: A reason that rules out all backends but reference.
+            fused_on: The backend that has one kernel for the call where others have several, if there is one.
             quiet: Leaves out the warning.
 
         Raises:
@@ -121,7 +124,7 @@ class Operator:
         wanted, device = request.BACKEND.value(), x.device
         # Size and layout matter only where they were measured: a compiled graph shouldn't depend on them elsewhere.
         elements, layout = (x.numel(), _layout(x)) if measured.covers(self.folder, device) else (0, "")
-        problem = (wanted, device, x.dtype, layout, elements, limit)
+        problem = (wanted, device, x.dtype, layout, elements, limit, fused_on)
         if demand := needs_reference():
             choice = Choice("reference", demand, demand if wanted != "reference" else "")
         elif torch.compiler.is_compiling():
@@ -148,7 +151,14 @@ class Operator:
             return function(*args, **options)
 
     def _decide(
-        self, wanted: str | None, device: torch.device, dtype: torch.dtype, layout: str, elements: int, limit: str
+        self,
+        wanted: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        layout: str,
+        elements: int,
+        limit: str,
+        fused_on: str,
     ) -> Choice:
         if wanted is not None:
             if reason := self.why_not(wanted, device, dtype, limit):
@@ -161,6 +171,10 @@ class Operator:
             return Choice("reference", "no faster backend can run", why)
         if len(usable) == 1 or self.of_pytorch:
             return Choice(usable[0], "the fastest that can run")
+        if fused_on in usable:
+            return Choice(
+                fused_on, "the default (not measured; it has one kernel for this call, and others have several)"
+            )
         name = str(dtype).removeprefix("torch.")
         problem = measured.Problem(self.folder, CALL, name, layout, (elements,))
         backend, evidence = measured.fastest(problem, device, usable)
@@ -233,7 +247,12 @@ def on_triton(function: Callable[..., Any], details: Callable[..., Iterable[str]
 
 
 def register(
-    name: str, *, folder: str = "", without: dict[str, str] | None = None, **implementations: Implementation
+    name: str,
+    *,
+    folder: str = "",
+    without: dict[str, str] | None = None,
+    fused_on: Callable[..., str] = lambda *tensors: "",
+    **implementations: Implementation,
 ) -> Operator:
     """Makes an operator known to `backends()` and `explain()`.
 
@@ -241,9 +260,10 @@ def register(
         name: The public function's.
         folder: Of its kernels, where that isn't its name.
         without: Why backends have no implementation of it, to follow a sentence that says so.
+        fused_on: As in `Operator`.
         **implementations: By backend.
     """
-    operators[name] = Operator(name, implementations, folder or name, without or {})
+    operators[name] = Operator(name, implementations, folder or name, without or {}, fused_on=fused_on)
     return operators[name]
 
 

@@ -35,6 +35,7 @@ _operator = operators.register(
     triton=operators.on_triton(autograd.on_triton, routes.describe),
     cuda=operators.on_cuda(autograd.composition, _describe_composition),
     folder="upfirdn2d",
+    fused_on=routes.fused_on,
 )
 
 
@@ -90,5 +91,6 @@ def filtered_lrelu(
         _checks.shape("b", _checks.tensor("b", b), (x.shape[1],))
         _checks.same_device("x", x, b=b)
     epilogue = epilogue_of("lrelu", _checks.number("slope", slope), gain, clamp, x.dtype)
-    choice = _operator.choose(x, native_limit(fu, up) or native_limit(fd, down))
+    limit = native_limit(fu, up) or native_limit(fd, down)
+    choice = _operator.choose(x, limit, fused_on=routes.fused_on(x, fu, fd, resamplings))
     return _operator.run(choice, x.device, x, fu, fd, b, resamplings, epilogue)

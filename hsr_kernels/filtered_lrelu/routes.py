@@ -33,6 +33,16 @@ def why_not_fused(
     return ""
 
 
+def fused_on(
+    x: torch.Tensor | None = None,
+    fu: torch.Tensor | None = None,
+    fd: torch.Tensor | None = None,
+    resamplings: Resamplings | None = None,
+) -> str:
+    """Returns the backend for GPUs that has one kernel for a call, empty if none has."""
+    return "" if x is None or x.device.type != "cuda" or why_not_fused(x, fu, fd, resamplings) else "triton"
+
+
 def describe(
     x: torch.Tensor | None = None, fu: torch.Tensor | None = None, fd: torch.Tensor | None = None, *_: torch.Tensor
 ) -> Iterator[str]:

@@ -69,6 +69,19 @@ def test_cuda_is_chosen_where_nothing_similar_was_measured(hopper, x):
     assert chosen(SMALL, "upfirdn2d") == chosen(SMALL, "conv2d_resample") == "cuda"
 
 
+def test_what_is_one_kernel_on_one_backend_runs_there(hopper):
+    f = hk.setup_filter([1, 3, 3, 1], separable=True)
+    half = OnGpu(4, 64, 64, 64, dtype=torch.float16)
+    explanation = hk.explain("filtered_lrelu", half, f, f)
+    assert explanation.backend == "triton"
+    assert explanation.reasons["triton"].startswith(
+        "chosen: the default (not measured; it has one kernel for this call"
+    )
+    assert hk.explain("filtered_lrelu", OnGpu(4, 64, 64, 64), f, f).backend == "cuda"
+    with hk.use_backend("cuda"):
+        assert hk.explain("filtered_lrelu", half, f, f).backend == "cuda"
+
+
 def test_measurements_of_other_chips_are_ignored(hopper, monkeypatch):
     assert chosen(LARGE) == "triton"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (10, 0))

@@ -41,7 +41,6 @@ OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "modulated_conv2d": lambda x: hk.modulated_conv2d(x, _W, _STYLES[: len(x)], x[:, :1], padding=1, act="lrelu"),
     "modulated_conv2d up": lambda x: hk.modulated_conv2d(x, _W, x.mean((2, 3)), up=2, padding=1, resample_filter=F4),
     "feature_projection_loss": _loss,
-    "filtered_lrelu": lambda x: hk.filtered_lrelu(x, F4, F4, _B, up=2, down=2, padding=3, clamp=0.9),
 }
 
 
