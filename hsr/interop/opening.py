@@ -17,6 +17,7 @@ from .tensors import STREAM_PREFIX, ZIP_PREFIX, read_stream, read_zip
 from .unpickler import Budget, Refusal
 
 _PICKLE_PREFIX = b"\x80"
+_HEADER_PREFIX = b"{"
 _KIND = "a checkpoint"
 
 
@@ -47,7 +48,9 @@ def is_foreign(path: Path) -> bool:
         if not path.is_file():
             raise UserError(f"{path} cannot be read as {_KIND} (it is no file).")
         with path.open("rb") as file:
-            return file.read(4).startswith((_PICKLE_PREFIX, ZIP_PREFIX))
+            start = file.read(9)
+        # A file of weights begins with the length of its header, in eight bytes of any value, and with the header.
+        return start.startswith((_PICKLE_PREFIX, ZIP_PREFIX)) and not start.endswith(_HEADER_PREFIX)
 
 
 def _read_foreign(data: bytes) -> Checkpoint:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A script under `python -m hsr_kernels.compat run`: as under `python`, but for the operators and the repairs."""
 
+import functools
 import json
 import os
 import signal
@@ -124,7 +125,10 @@ def python(monkeypatch, tmp_path):
             monkeypatch.setattr(run.os, "execve", lambda *given: started.append(given))
             compat.main(["run", *options, *arguments])
             ((_, command, environment),) = started
-        return subprocess.run(command, env={**environment, **changes}, capture_output=True, text=True)
+        # Jobs in the background of a shell ignore SIGINT, and so would their children.
+        heeds_interrupts = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        settings = dict(env={**environment, **changes}, preexec_fn=heeds_interrupts)
+        return subprocess.run(command, capture_output=True, text=True, **settings)
 
     return run_python
 

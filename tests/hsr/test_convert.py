@@ -21,7 +21,7 @@ from hsr.interop import load_generator
 from hsr.semantics.encoders import Encoder
 from hsr.training.start import start_from_weights
 from hsr.training.trainer import Trainer
-from hsr.weights import read_header
+from hsr.weights import load_tensors, read_header, save_tensors
 
 from .conftest import run_folders
 from .foreign_files import ada_pickle, dump, generator_tree, importable, rosinality_contents, torch_file
@@ -137,6 +137,21 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert found[network].keys() == tensors.keys()
         assert all(found[network][key].equal(value) for key, value in tensors.items())
         assert all(found[network][key].shape == value.shape for key, value in tensors.items())
+
+
+def test_no_length_of_a_header_makes_weights_a_pickle(hsr: Command, tmp_path: Path) -> None:
+    """The first byte of a file of weights is that of its header's length, and 128 is how pickles begin."""
+    Path("ada.pkl").write_bytes(FILES["ada.pkl"][1]())
+    assert hsr("convert", "ada.pkl", "ada.safetensors") == 0
+    weights = tmp_path / "ada.safetensors"
+    tensors, header = load_tensors(weights)
+    for length in range(256):
+        save_tensors(tensors, weights, header | {"padding": length * "."})
+        if weights.read_bytes()[0] == 0x80:
+            break
+    assert weights.read_bytes()[0] == 0x80
+    assert load_generator(weights).resolution == 16
+    assert hsr("convert", "--to", "nvlabs", weights, "back.pt") == 0
 
 
 def test_a_run_goes_to_both_projects(hsr: Command, labelled: Path, write_cfg: Any, tmp_path: Path) -> None:
