@@ -7,13 +7,14 @@ PyTorch is imported only when a command runs, so that `--help` answers at once.
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import tyro
 
 from .errors import UserError, reason
-from .options import ConvertOptions, ExportOptions, GenerateOptions, TrainOptions
+from .options import ConvertOptions, ExportOptions, GenerateOptions, TrainOptions, flag
 from .validation import validate
 
 Options = TrainOptions | GenerateOptions | ConvertOptions | ExportOptions
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(options: Options) -> None:
-    validate(options, lambda name: f"--{name.replace('_', '-')}")
+    for group in options.groups() if isinstance(options, TrainOptions) else [options]:
+        validate(group, partial(flag, group))
     if isinstance(options, TrainOptions):
         from .training.run import train
 

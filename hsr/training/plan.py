@@ -15,13 +15,11 @@ from ..data import ImageDataset, open_dataset
 from ..device import resolve_device
 from ..errors import UserError, exists
 from ..interop.opening import is_foreign
-from ..options import TrainOptions
+from ..options import TrainOptions, flag
 from ..weights import find_weights, read_header
 
 # Processes that decode images which do not fit in memory.
 DEFAULT_WORKERS = 2
-# Options that override the settings of the same names.
-SETTINGS = ("kimg", "batch", "gamma", "mirror", "hsr_weight", "encoder", "encoder_statistics", "seed")
 # Options that may change when a run is continued; any other change would make it another run.
 CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers"}
 
@@ -53,8 +51,8 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     Raises:
         UserError: The options or what they name cannot be used.
     """
-    device = resolve_device(options.device)
-    resume = options.resume
+    device = resolve_device(options.run.device)
+    resume = options.run.resume
     if resume is not None and not exists(resume, "a checkpoint"):
         raise UserError(f"--resume {resume} does not exist.")
     run = resume if resume is not None and resume.is_dir() else None
@@ -67,25 +65,26 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     if run is not None:
         _check_continuable(options, run)
         base = load_config(run / "config.json")
-        data = options.data or base.data
+        data = options.data.data or base.data
     else:
-        data = options.data
-    in_memory = False if options.workers else None
+        data = options.data.data
+    in_memory = False if options.data.workers else None
     dataset = open_dataset(data, in_memory=in_memory)
     for sentence in dataset.report:
         console.print(sentence)
     if run is None:
         base = _base_config(options, weights, dataset.resolution, device.type)
-    overrides = {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
-    if options.encoder_weights is not None:
-        overrides["encoder_weights"] = str(options.encoder_weights.resolve())
+    settings = {field.name for field in dataclasses.fields(Config)}
+    overrides = {name: value for _, name, value in options.given() if name in settings}
+    if options.semantics.encoder_weights is not None:
+        overrides["encoder_weights"] = str(options.semantics.encoder_weights.resolve())
     overrides["data"] = None if data is None else str(Path(data).resolve())
     if weights is not None:
         # The average comes from the file, and following a young generator quickly would throw it away.
         overrides["ema_rampup"] = None
     config = dataclasses.replace(base, **overrides)
     config.require_channels(dataset.resolution)
-    workers = options.workers
+    workers = options.data.workers
     if workers is None:
         workers = 0 if isinstance(dataset.store, np.ndarray) else DEFAULT_WORKERS
     if weights is not None:
@@ -94,23 +93,23 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
 
 
 def _base_config(options: TrainOptions, weights: Path | None, resolution: int, device: str) -> Config:
-    if options.cfg is not None and options.cfg.lower().endswith(".json"):
-        return load_config(Path(options.cfg))
-    if options.cfg is None and weights is not None:
+    cfg = options.schedule.cfg
+    if cfg is not None and cfg.lower().endswith(".json"):
+        return load_config(Path(cfg))
+    if cfg is None and weights is not None:
         # The networks must be those of the checkpoint.
         return read_header(weights).config
-    name = options.cfg or ("digits" if options.data is None else "auto")
+    name = cfg or ("digits" if options.data.data is None else "auto")
     return preset(name, resolution, device)
 
 
 def _check_continuable(options: TrainOptions, run: Path) -> None:
     if not (run / "config.json").is_file():
         raise UserError(f"--resume {run} is not a run folder: it has no config.json.")
-    changed = {f.name for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}
-    refused = sorted(changed - CONTINUABLE)
+    refused = [flag(group, name) for group, name, _ in options.given() if name not in CONTINUABLE]
     if refused:
         raise UserError(
-            f"--{refused[0].replace('_', '-')} cannot change when {run} is continued: leave it out, or start "
+            f"{refused[0]} cannot change when {run} is continued: leave it out, or start "
             f"a new run from its weights with --resume {find_weights(run)}."
         )
 

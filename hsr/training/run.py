@@ -59,7 +59,7 @@ def train(options: TrainOptions) -> None:
         start=trainer.images_seen,
     )
     with StopRequest() as stop, closing(stream):
-        folder = plan.run or new_folder(options.outdir, plan)
+        folder = plan.run or new_folder(options.run.outdir, plan)
         with replacing(folder / "config.json") as part:
             part.write_text(config.to_json() + "\n")
         regularizer = "no HSR" if trainer.hsr is None or encoder is None else f"HSR on {encoder.name}"

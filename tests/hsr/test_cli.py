@@ -21,6 +21,7 @@ from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
 from hsr.options import TrainOptions
+from hsr.options.train import DataOptions, RunOptions, ScheduleOptions, SemanticsOptions
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.trainer import Trainer
 
@@ -82,21 +83,10 @@ def test_options_arrive() -> None:
         "--workers 2"
     )
     expected = TrainOptions(
-        data=Path("d.zip"),
-        outdir=Path("o"),
-        cfg="auto",
-        kimg=2.5,
-        batch=8,
-        gamma=1.0,
-        mirror=True,
-        hsr_weight=0.0,
-        encoder="labels",
-        encoder_weights=Path("w"),
-        encoder_statistics="official",
-        seed=3,
-        resume=Path("r"),
-        device="cpu",
-        workers=2,
+        DataOptions(Path("d.zip"), mirror=True, workers=2),
+        SemanticsOptions(0.0, encoder="labels", encoder_weights=Path("w"), encoder_statistics="official"),
+        ScheduleOptions(cfg="auto", kimg=2.5, batch=8, gamma=1.0, seed=3),
+        RunOptions(outdir=Path("o"), resume=Path("r"), device="cpu"),
     )
     assert parse(words.split()) == expected
     assert parse(["train"]) == TrainOptions()
@@ -106,7 +96,8 @@ def test_options_arrive() -> None:
     ("words", "mirror"), [("", None), ("--mirror", True), ("--mirror yes", True), ("--mirror no", False)]
 )
 def test_mirror_may_be_switched_on_and_off(words: str, mirror: bool | None) -> None:
-    assert parse(["train", *words.split()]).mirror is mirror  # type: ignore[union-attr]
+    options = parse(["train", *words.split()])
+    assert isinstance(options, TrainOptions) and options.data.mirror is mirror
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How options are written on the command line and described in its help."""
+
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+PRESET_DEFAULT = "(default: the preset's)"
+
+
+def _parse_switch(words: list[str]) -> bool:
+    answers = {"yes": True, "no": False}
+    if words and words[0] not in answers:
+        raise ValueError(f"{words[0]} is neither yes nor no")
+    return answers[words[0]] if words else True
+
+
+# An option that stands alone for yes, or is followed by yes or no.
+Switch = Annotated[
+    bool,
+    PrimitiveConstructorSpec(
+        nargs=(0, 1),
+        metavar="[yes|no]",
+        instance_from_str=_parse_switch,
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: ["yes" if value else "no"],
+    ),
+]
+
+
+def option(metavar: str, default: str = PRESET_DEFAULT, name: str | None = None) -> Any:
+    """Describes an option: what its value is called, its default in words, and its name if not the field's."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, name=name)
+
+
+def flag(group: Any, field: str) -> str:
+    """Returns the spelling on the command line of a field of a group of options, such as `--hsr-weight`."""
+    annotation = get_type_hints(type(group), include_extras=True)[field]
+    extras = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    names = [name for extra in extras if (name := getattr(extra, "name", None)) is not None]
+    return f"--{(names[0] if names else field).replace('_', '-')}"

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `hsr train`, in groups.
+
+An option whose field has the name of a setting of `hsr.config.Config` overrides that setting where it is given; its
+name on the command line may differ.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ..validation import Range
+from .spelling import Switch, option
+
+
+@dataclass
+class DataOptions:
+    """Images to train on."""
+
+    data: Annotated[Path | None, option("PATH", "(default: the bundled digits)")] = None
+    """Folder or zip of square images (PNG, JPEG, WebP, TIFF, BMP, GIF and others) of one power-of-two size, with
+    class labels in dataset.json if there are any."""
+
+    mirror: Annotated[Switch | None, option("[yes|no]")] = None
+    """Flip images horizontally at random."""
+
+    workers: Annotated[int | None, Range(0, 256), option("INT", "(default: 0 for sets that fit in memory, else 2)")] = (
+        None
+    )
+    """Processes that read and decode images; with 0 the training process does so."""
+
+
+@dataclass
+class SemanticsOptions:
+    """Hierarchical Semantic Regularizer."""
+
+    hsr_weight: Annotated[float | None, option("FLOAT")] = None
+    """Weight of the Hierarchical Semantic Regularizer; 0 trains the StyleGAN2 baseline."""
+
+    encoder: Annotated[str | None, option("NAME", "(default: auto)")] = None
+    """Frozen encoder: labels (a small network that learns the data's labels first), timm:<name> (a pretrained
+    network of timm), or auto (DINO ViT-B/16 where timm and its weights are at hand, else labels)."""
+
+    encoder_weights: Annotated[Path | None, option("PATH", "(default: timm's cache)")] = None
+    """Local file with the weights of a timm encoder."""
+
+    encoder_statistics: Annotated[Literal["own", "official"] | None, option("NAME", "(default: own)")] = None
+    """How images are normalised for a timm encoder: as its own training did, or as HSR's released code does
+    (official)."""
+
+
+@dataclass
+class ScheduleOptions:
+    """Preset, length and weights of the training."""
+
+    cfg: Annotated[str | None, option("NAME", "(default: digits without --data, else auto)")] = None
+    """Preset: digits, auto (by resolution and device), paper256 or stylegan2; or a JSON file such as a run's
+    config.json."""
+
+    kimg: Annotated[float | None, option("FLOAT")] = None
+    """Length of the training, in thousands of real images shown."""
+
+    batch: Annotated[int | None, option("INT")] = None
+    """Images a step."""
+
+    gamma: Annotated[float | None, option("FLOAT")] = None
+    """Weight of the R1 penalty."""
+
+    seed: Annotated[int | None, option("INT", "(default: 0)")] = None
+    """Of every random number: one seed and one number of threads give one result on the CPU."""
+
+
+@dataclass
+class RunOptions:
+    """Run folders, and the machine."""
+
+    outdir: Annotated[Path, option("PATH", "(default: runs)")] = Path("runs")
+    """Folder that receives the run folders."""
+
+    resume: Annotated[Path | None, option("RUN|FILE", "(default: start anew)")] = None
+    """A run folder, which is continued where it stopped; or a file of weights, from which a new run starts
+    with new HSR heads, or with those of a converted file where they fit the encoder."""
+
+    device: Annotated[str, option("NAME", "(default: cuda where there is a GPU, else cpu)")] = "auto"
+    """cpu, cuda or cuda:<n>."""
+
+
+@dataclass
+class TrainOptions:
+    """Train StyleGAN2 with the Hierarchical Semantic Regularizer.
+
+    Without arguments: on the 1,797 handwritten digits of scikit-learn, in minutes, on a CPU. Ctrl-C (or SIGTERM, or
+    closing the terminal) saves and ends the run, and --resume continues it. Everything is written to RUN, the
+    folder OUTDIR/<n>-<name>.
+    """
+
+    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    semantics: tyro.conf.OmitArgPrefixes[SemanticsOptions] = field(default_factory=SemanticsOptions)
+    schedule: tyro.conf.OmitArgPrefixes[ScheduleOptions] = field(default_factory=ScheduleOptions)
+    run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+
+    def groups(self) -> list[Any]:
+        """Returns the groups of options."""
+        return [getattr(self, group.name) for group in fields(self)]
+
+    def given(self) -> Iterator[tuple[Any, str, Any]]:
+        """Yields the group, the field and the value of each option that differs from its default."""
+        for group in self.groups():
+            for option_field in fields(group):
+                value = getattr(group, option_field.name)
+                if value != option_field.default:
+                    yield group, option_field.name, value
