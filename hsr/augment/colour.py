@@ -10,12 +10,9 @@ from .draws import Draws
 from .strengths import Strengths
 
 
-def draw_colour_map(strengths: Strengths, draws: Draws, channels: int) -> tuple[Tensor, Tensor]:
-    """Returns the linear part [N, 3, 3] and the offset [N, 3] of a map of RGB colours, float64.
-
-    Hue and saturation aren't drawn for one channel: they leave grey as it is.
-    """
-    s, has_hue = strengths, channels == 3
+def draw_colour_map(strengths: Strengths, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Returns the linear part [N, 3, 3] and the offset [N, 3] of a map of RGB colours, float64."""
+    s = strengths
     offset = draws.constant(0.0)[:, None].expand(-1, 3)
     identity = torch.eye(3, dtype=offset.dtype, device=offset.device)
     # The projection on the luma axis (1, 1, 1) / sqrt(3).
@@ -29,17 +26,20 @@ def draw_colour_map(strengths: Strengths, draws: Draws, channels: int) -> tuple[
     if s.lumaflip > 0:
         is_flipped = draws.gated(s.lumaflip, draws.integer(2), 0.0)
         linear, offset = _apply(identity - 2 * is_flipped[:, None, None] * luma, linear, offset)
-    if s.hue > 0 and has_hue:
+    if s.hue > 0:
         angle = draws.gated(s.hue, draws.deviation() * (math.pi * s.hue_max), 0.0)
         linear, offset = _apply(_rotation_about_luma(angle, identity, luma), linear, offset)
-    if s.saturation > 0 and has_hue:
+    if s.saturation > 0:
         factor = draws.gated(s.saturation, torch.exp2(draws.normal() * s.saturation_std), 1.0)
         linear, offset = _apply(luma + factor[:, None, None] * (identity - luma), linear, offset)
     return linear, offset
 
 
 def map_colours(images: Tensor, linear: Tensor, offset: Tensor) -> Tensor:
-    """Returns images [N, 1 or 3, H, W] with the map on each pixel; one channel is grey, and becomes what grey would."""
+    """Returns images [N, 1 or 3, H, W] with the map on each pixel.
+
+    One channel is grey, and becomes the luma of what grey becomes, so that hue and saturation leave it as it is.
+    """
     if images.shape[1] == 1:
         linear, offset = linear.sum(dim=(1, 2))[:, None, None] / 3, offset.mean(dim=1, keepdim=True)
     linear, offset = linear.to(images.dtype), offset.to(images.dtype)

@@ -78,11 +78,11 @@ class AugmentPipe(nn.Module):
 
     def _transform(self, images: Tensor, draws: Draws) -> Tensor:
         s = self.strengths
-        channels, height, width = images.shape[1:]
+        height, width = images.shape[2:]
         if s.any(MOVES):
             images = resample(images, draw_lookup(s, draws, height, width), self._sym6)
         if s.any(COLOURS):
-            images = map_colours(images, *draw_colour_map(s, draws, channels))
+            images = map_colours(images, *draw_colour_map(s, draws))
         if s.imgfilter > 0:
             images = filter_bands(images, draw_gains(s, draws), self._band_low_pass)
         if s.noise > 0:
