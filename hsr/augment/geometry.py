@@ -31,7 +31,7 @@ def draw_lookup(strengths: Strengths, draws: Draws, height: int, width: int) -> 
     left to the right.
     """
     s = strengths
-    lookup = _translation(draws.constant(0.0), draws.constant(0.0))
+    lookup = _matrices({}, draws.constant(0.0))
     if s.xflip > 0:
         is_flipped = draws.gated(s.xflip, draws.integer(2), 0.0)
         lookup = lookup @ _scaling(1 - 2 * is_flipped, torch.ones_like(is_flipped))
@@ -46,22 +46,25 @@ def draw_lookup(strengths: Strengths, draws: Draws, height: int, width: int) -> 
     if s.scale > 0:
         factor = draws.gated(s.scale, torch.exp2(draws.normal() * s.scale_std), 1.0)
         lookup = lookup @ _scaling(1 / factor, 1 / factor)
-    # Two rotations, before and after the stretch, one of which happens at least with the probability of `rotate`.
-    rotation_probability = 1 - (1 - draws.probability(s.rotate)).sqrt()
     if s.rotate > 0:
-        angle = torch.where(draws.gate(rotation_probability), draws.deviation() * (math.pi * s.rotate_max), 0.0)
-        lookup = lookup @ _rotation(-angle)
+        lookup = lookup @ _rotation(-_draw_angle(s, draws))
     if s.aniso > 0:
         factor = draws.gated(s.aniso, torch.exp2(draws.normal() * s.aniso_std), 1.0)
         lookup = lookup @ _scaling(1 / factor, factor)
+    # The second rotation, after the stretch, isn't shown at a percentile.
     if s.rotate > 0 and draws.are_random:
-        angle = torch.where(draws.gate(rotation_probability), draws.deviation() * (math.pi * s.rotate_max), 0.0)
-        lookup = lookup @ _rotation(-angle)
+        lookup = lookup @ _rotation(-_draw_angle(s, draws))
     if s.xfrac > 0:
         x, y = (draws.normal() * s.xfrac_std for _ in range(2))
         is_moved = draws.gated(s.xfrac, draws.constant(1.0), 0.0)
         lookup = lookup @ _translation(-x * width * is_moved, -y * height * is_moved)
     return lookup
+
+
+def _draw_angle(strengths: Strengths, draws: Draws) -> Tensor:
+    """Returns the angles [N] of one of two rotations, at least one of which happens with the probability of `rotate`."""
+    gate = draws.gate(1 - (1 - draws.probability(strengths.rotate)).sqrt())
+    return torch.where(gate, draws.deviation() * (math.pi * strengths.rotate_max), 0.0)
 
 
 def resample(images: Tensor, lookup: Tensor, low_pass: Tensor) -> Tensor:
@@ -111,21 +114,23 @@ def _grid(lookup: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor
     return torch.stack(coordinates, dim=-1)
 
 
-def _matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
-    """Returns matrices [N, R, C] of elements that are tensors [N] such as `like`, or the same number for all."""
-    elements = [[e if isinstance(e, Tensor) else torch.full_like(like, e) for e in row] for row in rows]
-    return torch.stack([torch.stack(row, dim=-1) for row in elements], dim=-2)
+def _matrices(elements: dict[tuple[int, int], Tensor], like: Tensor) -> Tensor:
+    """Returns matrices [N, 3, 3] with elements [N] at some (row, column), else those of the identity."""
+    matrices = torch.eye(3, dtype=like.dtype, device=like.device).repeat(len(like), 1, 1)
+    for (row, column), values in elements.items():
+        matrices[:, row, column] = values
+    return matrices
 
 
 def _translation(x: Tensor, y: Tensor) -> Tensor:
-    return _matrix([[1, 0, x], [0, 1, y], [0, 0, 1]], x)
+    return _matrices({(0, 2): x, (1, 2): y}, x)
 
 
 def _scaling(x: Tensor, y: Tensor) -> Tensor:
-    return _matrix([[x, 0, 0], [0, y, 0], [0, 0, 1]], x)
+    return _matrices({(0, 0): x, (1, 1): y}, x)
 
 
 def _rotation(angle: Tensor) -> Tensor:
     """Turns counter-clockwise on the screen, where y points down."""
     cos, sin = angle.cos(), angle.sin()
-    return _matrix([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]], angle)
+    return _matrices({(0, 0): cos, (0, 1): sin, (1, 0): -sin, (1, 1): cos}, angle)

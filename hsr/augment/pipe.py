@@ -71,13 +71,7 @@ class AugmentPipe(nn.Module):
         self._check(images)
         percentile = checked_percentile(percentile)
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        draws = Draws(len(images), self.p, percentile)
-        # Casts to 16 bits would lose the pixels' positions.
-        with torch.autocast(images.device.type, enabled=False):
-            return self._transform(images, draws)
-
-    def _transform(self, images: Tensor, draws: Draws) -> Tensor:
-        s = self.strengths
+        draws, s = Draws(len(images), self.p, percentile), self.strengths
         height, width = images.shape[2:]
         if s.any(MOVES):
             images = resample(images, draw_lookup(s, draws, height, width), self._sym6)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from ..augment import pipe_strengths
+from ..augment.bands import MIN_SIZE
 from ..config import Config, load_config, preset
 from ..data import ImageDataset, open_dataset
 from ..device import resolve_device
@@ -17,9 +19,12 @@ from ..errors import UserError, exists
 from ..interop.opening import is_foreign
 from ..options import TrainOptions, flag
 from ..weights import find_weights, read_header
+from .freezing import max_frozen_layers
 
 # Processes that decode images which do not fit in memory.
 DEFAULT_WORKERS = 2
+# Thousands of images in which the augmentation's p goes from 0 to 1 where networks are trained already.
+TRANSFER_ADA_KIMG = 100.0
 # Options that may change when a run is continued; any other change would make it another run.
 CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers"}
 
@@ -82,8 +87,11 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     if weights is not None:
         # The average comes from the file, and following a young generator quickly would throw it away.
         overrides["ema_rampup"] = None
+        overrides["ada_kimg"] = min(base.ada_kimg, TRANSFER_ADA_KIMG)
     config = dataclasses.replace(base, **overrides)
     config.require_channels(dataset.resolution)
+    _check_augmentation(options, config, dataset.resolution)
+    _check_frozen_layers(config, dataset.resolution, is_trained=resume is not None)
     workers = options.data.workers
     if workers is None:
         workers = 0 if isinstance(dataset.store, np.ndarray) else DEFAULT_WORKERS
@@ -111,6 +119,47 @@ def _check_continuable(options: TrainOptions, run: Path) -> None:
         raise UserError(
             f"{refused[0]} cannot change when {run} is continued: leave it out, or start "
             f"a new run from its weights with --resume {find_weights(run)}."
+        )
+
+
+def _check_augmentation(options: TrainOptions, config: Config, resolution: int) -> None:
+    """Raises `UserError` if the augmentation can't be made, or options are given that have no effect on it."""
+    kinds = {
+        "augmentation_p": ("fixed",),
+        "augmentation_target": ("ada",),
+        "augmentation_pipe": ("ada", "fixed"),
+    }
+    for group, name, value in options.given():
+        if name in kinds and config.augmentation not in kinds[name]:
+            raise UserError(
+                f"{flag(group, name)} {value} goes with --aug {' or '.join(kinds[name])}, but the augmentation is "
+                f"{config.augmentation}."
+            )
+    if config.augmentation == "none":
+        return
+    try:
+        strengths = pipe_strengths(config.augmentation_pipe)
+    except ValueError as error:
+        raise UserError(f"--augpipe {config.augmentation_pipe} cannot be used ({error}).") from error
+    if "imgfilter" in strengths and resolution < MIN_SIZE:
+        raise UserError(
+            f"--augpipe {config.augmentation_pipe} filters images (imgfilter), which takes at least {MIN_SIZE} pixels, "
+            f"but they are {resolution} pixels wide: choose another pipe, such as bgc."
+        )
+
+
+def _check_frozen_layers(config: Config, resolution: int, is_trained: bool) -> None:
+    """Raises `UserError` if the discriminator has fewer layers to freeze, or isn't trained."""
+    limit = max_frozen_layers(resolution)
+    if config.frozen_layers > limit:
+        raise UserError(
+            f"--freezed is {config.frozen_layers}, but must be at most {limit} for images {resolution} pixels wide, as "
+            "the discriminator has no more layers above 4x4."
+        )
+    if config.frozen_layers and not is_trained:
+        raise UserError(
+            f"--freezed {config.frozen_layers} freezes layers of a discriminator that is trained already, so it needs "
+            "--resume FILE."
         )
 
 
