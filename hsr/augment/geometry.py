@@ -62,7 +62,7 @@ def draw_lookup(strengths: Strengths, draws: Draws, height: int, width: int) -> 
 
 
 def _draw_angle(strengths: Strengths, draws: Draws) -> Tensor:
-    """Returns the angles [N] of one of two rotations, at least one of which happens with the probability of `rotate`."""
+    """Returns the angles [N] of one of two rotations, of which at least one happens as often as `rotate` says."""
     gate = draws.gate(1 - (1 - draws.probability(strengths.rotate)).sqrt())
     return torch.where(gate, draws.deviation() * (math.pi * strengths.rotate_max), 0.0)
 

@@ -50,7 +50,7 @@ class TestControl:
             ([1.0, 2.0, 0.0, 0.0, 0.0], 0.46),
             # Only finite logits count: 3 of 4, then 2 of 2.
             ([1.0, 1.0, 1.0, 0.0, float("nan")], 0.54),
-            ([1.0, 1.0, float("inf"), float("-inf"), float("nan")], 0.54),
+            ([1.0, 1.0, float("-inf"), float("-inf"), float("nan")], 0.54),
             ([float("nan")] * 5, 0.5),
         ],
     )
