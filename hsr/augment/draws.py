@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .strengths import number
+
 
 def checked_percentile(percentile: Any) -> float | None:
     """Returns a percentile as a float, or None for None.
@@ -18,11 +20,12 @@ def checked_percentile(percentile: Any) -> float | None:
     """
     if percentile is None:
         return None
-    if isinstance(percentile, bool | str | Tensor) or not hasattr(percentile, "__float__"):
+    if isinstance(percentile, bool):
         raise TypeError(f"percentile must be a number between 0 and 1, or None, got {percentile!r}")
-    if not 0 < float(percentile) < 1:
+    q = number("percentile", percentile)
+    if not 0 < q < 1:
         raise ValueError(f"percentile must lie between 0 and 1, got {percentile!r}")
-    return float(percentile)
+    return q
 
 
 class Draws:

@@ -104,14 +104,22 @@ class Strengths:
         return cls(**values)
 
 
-def _not_negative(name: str, value: Any) -> float:
-    """Returns a number, of a Python, NumPy or PyTorch type, as a float."""
+def number(name: str, value: Any) -> float:
+    """Returns a number, of a Python, NumPy or PyTorch type, as a float.
+
+    Raises:
+        TypeError: It is none; the message calls it `name`.
+    """
     if isinstance(value, str) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error
-    if not 0 <= number < math.inf:
+
+
+def _not_negative(name: str, value: Any) -> float:
+    result = number(name, value)
+    if not 0 <= result < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
-    return number
+    return result

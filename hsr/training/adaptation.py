@@ -24,7 +24,9 @@ def build_pipe(config: Config, device: torch.device) -> AugmentPipe | None:
     if config.augmentation == "none":
         return None
     pipe = AugmentPipe(**pipe_strengths(config.augmentation_pipe)).to(device)
-    pipe.p.fill_(config.augmentation_p or 0.0)
+    pipe.p.zero_()
+    if config.augmentation == "fixed" and config.augmentation_p is not None:
+        pipe.p.fill_(config.augmentation_p)
     return pipe
 
 

@@ -255,6 +255,9 @@ class TestTrainer:
         trainer = Trainer(config, dataset, None, CPU)
         train(trainer, dataset, 5)
         assert trainer.adaptation is None and trainer.pipe is not None and trainer.pipe.p.item() == pytest.approx(0.3)
+        # Settings of a run with a fixed p may go on with an adapted one.
+        adapted = Trainer(dataclasses.replace(config, augmentation="ada"), dataset, None, CPU)
+        assert adapted.pipe is not None and adapted.pipe.p == 0
         plain = Trainer(BASELINE, dataset, None, CPU)
         assert plain.pipe is None and plain.adaptation is None
 
