@@ -7,22 +7,21 @@ Source: Mo, Cho and Shin, "Freeze the Discriminator: a Simple Baseline for Fine-
 from torch import nn
 
 from ..models import Discriminator
-from ..models.discriminator import ResidualBlock
+from ..models.generator import block_resolutions
 
 
 def freezable_layers(D: Discriminator) -> list[nn.Module]:
     """Returns the layers that may be frozen, from the images on: from_rgb, then conv0, conv1 and skip of each block.
 
-    The layers at 4x4 aren't among them.
+    A block may have no skip, and the layers at 4x4 aren't among them.
     """
-    blocks = (block for block in D.blocks.values() if isinstance(block, ResidualBlock))
-    return [D.from_rgb, *(layer for block in blocks for layer in (block.conv0, block.conv1, block.skip))]
+    return [D.from_rgb, *(layer for block in D.blocks.values() for layer in block.children())]
 
 
-def max_frozen_layers(resolution: int) -> int:
+def max_frozen_layers(resolution: int, residual: bool) -> int:
     """Returns the number of `freezable_layers` of a discriminator for images of `resolution` pixels."""
-    blocks = resolution.bit_length() - 1 - 2
-    return 1 + 3 * blocks
+    blocks = len(block_resolutions(resolution)) - 1
+    return 1 + (3 if residual else 2) * blocks
 
 
 def trainable_parameters(D: Discriminator, frozen_layers: int) -> list[nn.Parameter]:

@@ -265,10 +265,11 @@ class TestTrainer:
     def test_frozen_layers_stay_as_they_are(self, dataset: ImageDataset, count: int) -> None:
         trainer = Trainer(dataclasses.replace(BASELINE, frozen_layers=count), dataset, None, CPU)
         layers = freezable_layers(trainer.D)
-        assert len(layers) == max_frozen_layers(16) == 7 and layers[:2] == [
+        assert len(layers) == max_frozen_layers(16, residual=True) == 7 and layers[:2] == [
             trainer.D.from_rgb,
             trainer.D.blocks["16"].conv0,
         ]
+        assert len(freezable_layers(Discriminator(0, 64, residual=False))) == max_frozen_layers(64, residual=False) == 9
         before = [[p.clone() for p in layer.parameters()] for layer in layers]
         train(trainer, dataset, 4)
         for i, (layer, values) in enumerate(zip(layers, before, strict=True)):
