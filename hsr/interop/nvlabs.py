@@ -167,21 +167,29 @@ def discriminator_table(resolution: int) -> EntryOf:
 def write_nvlabs(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
     """Returns the state dicts of `G`, `D` and `G_ema`, as the networks of stylegan2-ada-pytorch load them.
 
-    HSR heads go into the generators, where the networks of the HSR code have them.
+    HSR heads of the published kind go into the generators, where the networks of the HSR code have them.
     """
     resolution = checkpoint.header.resolution
     states = {}
     for name, group in checkpoint.groups.items():
         if name == "D":
             states[name] = write_network(group, discriminator_table(resolution)) | _filters(
-                _filtered_layers_d(resolution)
+                _filtered_layers_d(resolution, checkpoint.header.config.residual_discriminator)
             )
         elif name in _HEAD_GROUPS:
             # A run of ours trains one set of heads, beside the generator.
             heads = checkpoint.groups.get(_HEAD_GROUPS[name], checkpoint.groups.get("hsr", {}))
             states[name] = write_network(group, generator_entry) | _filters(_filtered_layers_g(resolution))
-            states[name] |= _write_heads(heads)
+            states[name] |= _write_heads(heads) if has_published_heads(checkpoint) else {}
     return states
+
+
+def has_published_heads(checkpoint: Checkpoint) -> bool:
+    """Returns whether there are HSR heads, of the published kind and at all the published resolutions."""
+    config, resolution = checkpoint.header.config, checkpoint.header.resolution
+    has_heads = not checkpoint.groups.keys().isdisjoint(_HEAD_GROUPS.values())
+    has_all_scales = head_resolutions(resolution, config.scales()) == head_resolutions(resolution)
+    return has_heads and config.hsr_head == "mlp" and has_all_scales
 
 
 def _write_heads(heads: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,10 +208,11 @@ def _filtered_layers_g(resolution: int) -> list[str]:
     return [name for name in parts if name != "synthesis.b4.conv0"]
 
 
-def _filtered_layers_d(resolution: int) -> list[str]:
+def _filtered_layers_d(resolution: int, residual: bool) -> list[str]:
     """Returns the discriminator's layers that hold a filter in published networks."""
     blocks = [f"b{r}" for r in block_resolutions(resolution)[1:]]
-    layers = [f"{block}{part}" for block in blocks for part in ("", ".conv0", ".conv1", ".skip")]
+    parts = [".conv0", ".conv1", *([".skip"] if residual else [])]
+    layers = [f"{block}{part}" for block in blocks for part in ("", *parts)]
     return [*layers, f"b{resolution}.fromrgb", "b4.conv"]
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the generator's features are compared with the encoder's: which of them, through which heads, by which loss.
 
-Sources: Karmali et al., "Hierarchical Semantic Regularization of Latent Spaces in StyleGANs" (2022), for all but
-`conv3x3` and `spatial-norm`, which are from Singh et al., "What matters for Representation Alignment: Global Information
-or Spatial Structure?" (2025).
+Sources: Karmali et al., "Hierarchical Semantic Regularization of Latent Spaces in StyleGANs" (2022); for
+`conv3x3` and `spatial-norm` Singh et al., "What matters for Representation Alignment: Global Information or Spatial
+Structure?" (2025), whose method is called iREPA.
 """
 
 from collections.abc import Sequence

@@ -28,9 +28,9 @@ def build_encoder(
     """Returns the encoder that `spec` names.
 
     Args:
-        spec: "labels": a small CNN trained on the data set's labels; "lite0": EfficientNet-Lite0; "timm:<name>": a timm
-            backbone; "auto": DINO ViT-B/16 through timm if timm and the weights are on this machine, else "lite0" if its
-            package is installed, else "labels".
+        spec: "labels": a small CNN trained on the data set's labels; "lite0": EfficientNet-Lite0; "timm:<name>": a
+            timm backbone; "auto": DINO ViT-B/16 through timm if timm and the weights are on this machine, else "lite0"
+            if its package is installed, else "labels".
         dataset: Images that the generator learns from.
         weights: File with the weights of a timm backbone; None: the hub's cache or else the hub.
         device: Where the encoder lives.
@@ -86,6 +86,6 @@ def _choose(dataset: ImageDataset, weights: str | None) -> tuple[str, str]:
         return "labels", f"{obstacle} and {dataset.name} has labels"
     raise UserError(
         f"No encoder is available: {obstacle}, and {dataset.name} has no labels to train one on; install lite0 by "
-        f"{lite0_encoder.INSTALL_COMMAND}, pass a file with the weights of {dino} as --encoder-weights, or train without "
-        "HSR by --hsr-weight 0."
+        f"{lite0_encoder.INSTALL_COMMAND}, pass a file with the weights of {dino} as --encoder-weights, or train "
+        "without HSR by --hsr-weight 0."
     )

@@ -40,10 +40,10 @@ _NAMES = (
 class Lite0Encoder(PretrainedEncoder):
     """Frozen EfficientNet-Lite0; the outputs of its last blocks at 7, 14, 28 and 56 pixels are the targets.
 
-    They are taken as they are, as HSR does with other CNNs. These blocks end without an activation, and the scale of
-    what they give differs between depths (on photos the variances are about 8, 40, 50 and 70), while HSR adds up squared
-    errors: the shallow depths weigh most. Normalised targets (`--hsr-targets spatial-norm`) or the cosine loss make the
-    depths weigh alike.
+    They are taken as they are, as HSR does with other CNNs. These blocks end without an activation, and what they give
+    has variances of about 8, 40, 50 and 70 on photos, while HSR adds up squared errors: the shallow depths weigh most,
+    and all of them more than unit variances would. Normalised targets (`--hsr-targets spatial-norm`) or the cosine loss
+    make the depths weigh alike.
 
     Args:
         statistics: "own": normalise images as the network's training did; "official": as HSR's released code does.

@@ -68,7 +68,8 @@ class SemanticRegularizer(nn.Module):
         )
         if self.alignment.class_token and not encoder.has_class_token:
             raise UserError(
-                f"The encoder {encoder.name} has no class token, as vision transformers have: leave out --hsr-class-token."
+                f"The encoder {encoder.name} has no class token, as only vision transformers have: leave out "
+                "--hsr-class-token."
             )
         has_positions = not self.alignment.class_token and all(size > 1 for _, size in shapes)
         if self.alignment.targets == "spatial-norm" and not has_positions:
