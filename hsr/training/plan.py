@@ -62,8 +62,8 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
         raise UserError(
             f"--desc {options.run.desc} cannot be part of a folder's name: use letters, digits and -_.+= only."
         )
-    run, weights = _origin(options.run.resume, f"--resume {options.run.resume}")
     baseline, stage = baseline_weights(options), None
+    run, weights = _origin(options.run.resume, f"--resume {options.run.resume}")
     if baseline is not None:
         _, weights = _origin(baseline, f"--hsr-from {baseline}")
         stage, sentence = stage_config(baseline, has_data=options.data.data is not None)
