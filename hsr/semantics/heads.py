@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hsr_kernels import conv2d
+from hsr_kernels import bias_act, conv2d
 from hsr_kernels.feature_loss import Head
 
 from ..models.layers import Conv2dLayer
@@ -32,7 +32,7 @@ class ProjectionHead(nn.Module):
     def forward(self, x: Tensor, size: int) -> Tensor:
         """Maps x [N, C, R, R] to [N, D, size, size]."""
         w1, b1, w2, b2 = (t.to(x.dtype) for t in self.scaled())
-        hidden = F.relu(conv2d(x, w1[:, :, None, None], b1)) * math.sqrt(2)
+        hidden = bias_act(conv2d(x, w1[:, :, None, None]), b1, act="relu", gain=math.sqrt(2))
         # Resizing and the second layer are linear, so the order is free, and fewer positions are less work.
         if size < x.shape[2]:
             hidden = area_resize(hidden, size)

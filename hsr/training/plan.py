@@ -66,8 +66,9 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     run, weights = _origin(options.run.resume, f"--resume {options.run.resume}")
     if baseline is not None:
         _, weights = _origin(baseline, f"--hsr-from {baseline}")
-        stage, sentence = stage_config(baseline, has_data=options.data.data is not None)
-        console.print(sentence)
+        stage, notes = stage_config(baseline, has_data=options.data.data is not None)
+        for note in notes:
+            console.print(note)
     earlier = None if run is None else load_config(run / "config.json")
     cfg = options.schedule.cfg
     repeated = load_config(Path(cfg)) if cfg is not None and cfg.lower().endswith(".json") else None

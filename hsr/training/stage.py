@@ -33,8 +33,8 @@ def baseline_weights(options: TrainOptions) -> Path | None:
     return find_weights(baseline)
 
 
-def stage_config(weights: Path, has_data: bool) -> tuple[Config, str]:
-    """Returns the settings of a stage that starts from a file of weights, and a sentence on its start.
+def stage_config(weights: Path, has_data: bool) -> tuple[Config, list[str]]:
+    """Returns the settings of a stage that starts from a file of weights, and sentences on what is unusual about it.
 
     They are the baseline's but for the weight of HSR and the length; a start that has HSR already keeps its weight.
 
@@ -51,6 +51,5 @@ def stage_config(weights: Path, has_data: bool) -> tuple[Config, str]:
     weight = header.config.hsr_weight or STAGE_WEIGHT
     # A converted file has the settings of a new run, whatever its networks were trained with.
     had_hsr = header.config.hsr_weight > 0 and not header.source
-    start = ", which were trained with HSR already" if had_hsr else ""
-    sentence = f"HSR starts from the networks of {weights}{start}."
-    return dataclasses.replace(header.config, hsr_weight=weight, kimg=STAGE_KIMG), sentence
+    notes = [f"The networks of {weights} were trained with HSR already."] if had_hsr else []
+    return dataclasses.replace(header.config, hsr_weight=weight, kimg=STAGE_KIMG), notes
