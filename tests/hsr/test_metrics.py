@@ -196,7 +196,7 @@ class TestPrecision:
 
 def test_manifold_metrics_of_known_sets():
     generator = torch.Generator().manual_seed(0)
-    real, fake = torch.randn(60, 3, generator=generator), 1.5 * torch.randn(70, 3, generator=generator)
+    real, fake = torch.randn(60, 3, generator=generator), 1 + 1.5 * torch.randn(70, 3, generator=generator)
     values = manifold_metrics(real, fake)
     # The definitions, one pair at a time.
     distance = [[math.dist(a, b) for b in fake.tolist()] for a in real.tolist()]
