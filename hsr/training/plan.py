@@ -25,11 +25,14 @@ from ..options import TrainOptions, flag
 from ..weights import read_header
 from .continuation import check_continuation
 from .freezing import max_frozen_layers
+from .stage import baseline_weights, stage_config
 
 # Processes that decode images which do not fit in memory.
 DEFAULT_WORKERS = 2
 # Thousands of images in which the augmentation's p goes from 0 to 1 where networks are trained already.
 TRANSFER_ADA_KIMG = 100.0
+# Options of HSR that have a meaning with one value of another option only.
+_SEMANTIC_OWNERS = {"hsr_hidden": ("hsr_head", "mlp"), "hsr_spatial_gamma": ("hsr_targets", "spatial-norm")}
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,27 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
         raise UserError(
             f"--desc {options.run.desc} cannot be part of a folder's name: use letters, digits and -_.+= only."
         )
+    baseline, stage = baseline_weights(options), None
     run, weights = _origin(options.run.resume, f"--resume {options.run.resume}")
+    if baseline is not None:
+        _, weights = _origin(baseline, f"--hsr-from {baseline}")
+        stage, notes = stage_config(baseline, has_data=options.data.data is not None)
+        for note in notes:
+            console.print(note)
     earlier = None if run is None else load_config(run / "config.json")
     cfg = options.schedule.cfg
     repeated = load_config(Path(cfg)) if cfg is not None and cfg.lower().endswith(".json") else None
     if run is None and weights is None and repeated is not None and repeated.start is not None:
         _, weights = _origin(Path(repeated.start), f"The start of {cfg}, {repeated.start},")
-    data = next((d for d in (options.data.data, *(c.data for c in (repeated, earlier) if c)) if d is not None), None)
+    configs = [config for config in (repeated, earlier, stage) if config is not None]
+    data = next((d for d in (options.data.data, *(c.data for c in configs)) if d is not None), None)
     dataset = open_dataset(data, in_memory=False if options.data.workers else None)
     for sentence in dataset.report:
         console.print(sentence)
     if repeated is not None:
         base = repeated
+    elif stage is not None:
+        base = stage
     elif cfg is None and earlier is not None:
         base = earlier
     elif cfg is None and weights is not None:
@@ -86,6 +98,7 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     config = dataclasses.replace(base, **_overrides(options, data, weights))
     if weights is not None:
         config = dataclasses.replace(config, ada_kimg=min(config.ada_kimg, TRANSFER_ADA_KIMG))
+    _check_semantics(options, config)
     config.require_channels(dataset.resolution)
     _check_augmentation(options, config, dataset.resolution)
     _check_frozen_layers(config, dataset.resolution, is_trained=not (run is None and weights is None))
@@ -176,6 +189,16 @@ def _check_frozen_layers(config: Config, resolution: int, is_trained: bool) -> N
             f"--freezed {config.frozen_layers} freezes layers of a discriminator that is trained already, so it needs "
             "--resume FILE."
         )
+
+
+def _check_semantics(options: TrainOptions, config: Config) -> None:
+    """Checks that no option is given which others make void."""
+    for name, (owner, value) in _SEMANTIC_OWNERS.items():
+        if getattr(options.semantics, name) is not None and getattr(config, owner) != value:
+            spelled, owner_spelled = flag(options.semantics, name), flag(options.semantics, owner)
+            raise UserError(
+                f"{spelled} belongs to {owner_spelled} {value}, but {owner} is {getattr(config, owner)}: leave it out."
+            )
 
 
 def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:
