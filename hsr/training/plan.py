@@ -21,7 +21,7 @@ from ..weights import find_weights, read_header
 # Processes that decode images which do not fit in memory.
 DEFAULT_WORKERS = 2
 # Options that may change when a run is continued; any other change would make it another run.
-CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers"}
+CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers", "batch_gpu", "profile"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
         overrides["ema_rampup"] = None
     config = dataclasses.replace(base, **overrides)
     config.require_channels(dataset.resolution)
+    _check_precision(options, config, device)
     workers = options.data.workers
     if workers is None:
         workers = 0 if isinstance(dataset.store, np.ndarray) else DEFAULT_WORKERS
@@ -112,6 +113,20 @@ def _check_continuable(options: TrainOptions, run: Path) -> None:
             f"{refused[0]} cannot change when {run} is continued: leave it out, or start "
             f"a new run from its weights with --resume {find_weights(run)}."
         )
+
+
+def _check_precision(options: TrainOptions, config: Config, device: torch.device) -> None:
+    """Raises `UserError` if the precision that was asked for would have no effect."""
+    wanted = options.machine.mixed_precision
+    if wanted in (None, "off"):
+        return
+    if config.mixed_precision_resolutions == 0:
+        raise UserError(
+            f"--mixed-precision {wanted} needs resolutions to apply to, and the preset {config.preset} has none: give "
+            "their number as --mixed-precision-resolutions."
+        )
+    if wanted == "fp16" and device.type != "cuda":
+        raise UserError("--mixed-precision fp16 needs a GPU: CPUs can train with bf16 or off.")
 
 
 def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:
