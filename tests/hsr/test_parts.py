@@ -22,7 +22,7 @@ from .conftest import SMALL
 CPU = torch.device("cpu")
 
 
-def trainer_and_batch(**settings) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
+def trainer_and_batch(device: torch.device = CPU, **settings) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
     """A trainer on eight images of noise, with noise in the generator, classes and HSR, and a batch of these images."""
     torch.manual_seed(1)
     pixels, labels = np.random.default_rng(1).integers(0, 256, (8, 3, 16, 16), np.uint8), np.arange(8) % 2
@@ -30,7 +30,7 @@ def trainer_and_batch(**settings) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
     encoder = LabelEncoder(2)
     encoder.freeze()
     config = dataclasses.replace(SMALL, batch=8, minibatch_std_group=2, **settings)
-    trainer = Trainer(config, dataset, encoder, CPU)
+    trainer = Trainer(config, dataset, encoder.to(device), device)
     with torch.no_grad():
         for name, parameter in trainer.G.named_parameters():
             if name.endswith("noise_strength"):
@@ -42,7 +42,7 @@ def outcome(steps_before: int, **settings) -> dict[str, torch.Tensor]:
     """All that a step leaves behind: gradients, statistics, running means and the state of the random generator."""
     trainer, images, labels = trainer_and_batch(**settings)
     trainer.steps = steps_before
-    # Adam divides gradients by their size, so after its first step even rounding errors would be as large as weights move.
+    # Adam divides gradients by their size, and so the next phase would see rounding errors as large as its updates.
     for group in trainer.opt_G.param_groups + trainer.opt_D.param_groups:
         group["lr"] = 0.0
     found = {f"statistic {name}": value for name, value in trainer.step(images, labels).items()}
@@ -68,7 +68,8 @@ def test_parts_add_up_to_the_undivided_batch(steps_before: int, last_statistic: 
         )
 
 
-def test_the_initial_mean_of_path_lengths_is_that_of_the_undivided_batch() -> None:
+def test_the_initial_mean_of_path_lengths_is_that_of_the_undivided_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hsr.training.trainer.PATH_LENGTH_SAMPLES", 8)
     means = []
     for batch_gpu in (None, 2):
         trainer, _, _ = trainer_and_batch(batch_gpu=batch_gpu)
@@ -81,6 +82,8 @@ def test_parts_need_less_memory() -> None:
     peaks = []
     for batch_gpu in (8, 2):
         trainer, images, labels = trainer_and_batch(batch_gpu=batch_gpu, hsr_weight=0.0)
+        # Without the lazy phases.
+        trainer.steps = 1
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             trainer.step(images, labels)
         assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
