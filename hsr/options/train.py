@@ -92,9 +92,11 @@ class RunOptions:
 class MachineOptions:
     """Precision, memory and speed."""
 
-    mixed_precision: Annotated[Literal["fp16", "bf16", "off"] | None, option("NAME", "(default: fp16 on GPUs)")] = None
-    """Dtype of the activations at the highest resolutions: fp16, on GPUs alone; bf16, everywhere; or off (float32).
-    Weights, the rest of the networks and all metrics are float32."""
+    mixed_precision: Annotated[
+        Literal["fp16", "bf16", "off"] | None, option("fp16|bf16|off", "(default: fp16, or off on CPUs)")
+    ] = None
+    """Dtype of the activations at the highest resolutions: fp16, which needs a GPU, bf16, or off (float32). Weights,
+    the rest of the networks and all metrics are float32."""
 
     mixed_precision_resolutions: Annotated[int | None, option("INT")] = None
     """Number of these resolutions; 4x4 is never one of them."""
@@ -106,7 +108,7 @@ class MachineOptions:
     """Images of a batch that are computed at a time: fewer need less memory and give the same gradients. A multiple of
     the group of the minibatch standard deviation."""
 
-    profile: Annotated[Switch, option("[yes|no]", "(default: no)")] = False
+    profile: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
     """Measure some steps, and write where their time goes: RUN/profile.txt, and RUN/profile.json.gz for Chrome's
     chrome://tracing or ui.perfetto.dev. Training goes on."""
 
