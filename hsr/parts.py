@@ -6,7 +6,7 @@ deviation, whose members are as far apart in the batch as there are groups, if i
 
 Random inputs are drawn for the whole batch, and a part takes its own: where every part starts with the same state of
 the random generators, the parts together see the numbers that the undivided batch would see. What belongs to
-single samples must therefore be drawn by `randn` and `rand` of this module; a draw for the batch as a whole,
+single samples must therefore be drawn by `randn`, `rand` and `randint` of this module; a draw for the batch as a whole,
 such as a scalar, may be PyTorch's.
 """
 
@@ -68,6 +68,11 @@ def randn(*shape: int, **options: Any) -> Tensor:
 def rand(*shape: int, **options: Any) -> Tensor:
     """Returns the part's own of uniform numbers in [0, 1) for the batch, as `shape`, which is the part's."""
     return _computed_part.take(torch.rand(_batch_shape(shape), **options))
+
+
+def randint(high: int, *shape: int, **options: Any) -> Tensor:
+    """Returns the part's own of integers from 0 to `high` - 1 for the batch, as `shape`, which is the part's."""
+    return _computed_part.take(torch.randint(high, _batch_shape(shape), **options))
 
 
 def _batch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -211,17 +211,17 @@ class Trainer:
             self.skipped_streaks[name].add_(1).mul_(is_skipped)
 
     def _start_phase(self, network: str) -> torch.optim.Adam:
-        phases = {"G": (self.G, self.D, self.opt_G), "D": (self.D, self.G, self.opt_D)}
-        active, frozen, optimizer = phases[network]
+        """Freezes the other network, and makes what is trained ready for gradients; returns its optimizer."""
+        frozen, optimizer = {"G": (self.D, self.opt_G), "D": (self.G, self.opt_D)}[network]
         frozen.requires_grad_(False)
-        active.requires_grad_(True)
+        for parameter in _trained_parameters(optimizer):
+            parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
         return optimizer
 
     def _update(self, optimizer: torch.optim.Adam) -> Tensor:
         """Takes a step unless a gradient isn't finite, and returns whether it was skipped, a scalar on the device."""
-        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in _trained_parameters(optimizer) if parameter.grad is not None]
         # The largest magnitude is finite if all are, and unlike a sum it cannot overflow.
         is_skipped = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
         # Fused optimizers read this on the device, so that no step waits for its value.
@@ -265,3 +265,7 @@ class Trainer:
             return None
         positions = torch.randint(len(self._labels), [n], device=self.device)
         return one_hot(self._labels[positions], self.c_dim)
+
+
+def _trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -2,6 +2,7 @@
 """Batches in parts: the same gradients, statistics and running means as the undivided batch, in less memory."""
 
 import dataclasses
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_parts_need_less_memory() -> None:
 
 
 def test_a_part_takes_its_own_of_what_the_batch_draws() -> None:
-    for draw in (parts.rand, parts.randn):
+    for draw in (parts.rand, parts.randn, partial(parts.randint, 9)):
         torch.manual_seed(2)
         batch = draw(6, 2, 3, dtype=torch.float64)
         taken = []
