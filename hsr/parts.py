@@ -33,6 +33,13 @@ class BatchPart:
     index: int = 0
     count: int = 1
 
+    def split(self, count: int) -> list["BatchPart"]:
+        """Returns `count` parts of this part, each as a part of the same batch.
+
+        A process that has part r of W so computes it in A parts r + W * a of W * A.
+        """
+        return [BatchPart(self.index + self.count * i, self.count * count) for i in range(count)]
+
     def take(self, samples: _Samples) -> _Samples:
         """Returns the part's own of the batch's samples [N, ...]; None stands for inputs that there are not."""
         return samples if samples is None or self.count == 1 else samples[self.index :: self.count]

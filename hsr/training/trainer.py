@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 from ..config import PATH_LENGTH_SHRINK, Config
 from ..losses import GANLoss, Stats
 from ..models.build import build_discriminator, build_generator
-from ..parts import BatchPart, RandomState, computing
+from ..parts import WHOLE, BatchPart, RandomState, computing
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
 from ..tensors import one_hot, to_float
@@ -151,7 +151,7 @@ class Trainer:
     def _generator_path_length(self, n: int) -> Stats:
         z, c = self._latents(n)
         if self._part_count > 1:
-            # Every part's penalty depends on the lengths of all, so those are measured first, from the same draws.
+            # Every part's penalty depends on the lengths of all, so those are measured first, of the same draws.
             state = RandomState(self.device)
             self.loss.follow_path_length(self._mean_path_length(z, c))
             state.restore()
@@ -186,12 +186,10 @@ class Trainer:
 
     def _parts(self) -> Iterator[BatchPart]:
         """Yields the parts of a batch; while one is computed, random draws are as in the undivided batch."""
-        count = self._part_count
-        state = RandomState(self.device) if count > 1 else None
-        for index in range(count):
-            if state is not None and index > 0:
+        state = RandomState(self.device) if self._part_count > 1 else None
+        for part in WHOLE.split(self._part_count):
+            if state is not None:
                 state.restore()
-            part = BatchPart(index, count)
             with computing(part):
                 yield part
 

@@ -107,6 +107,15 @@ def test_a_part_takes_its_own_of_what_the_batch_draws() -> None:
         assert parts.computed_part() == parts.WHOLE
 
 
+def test_parts_of_parts_are_parts_of_the_batch() -> None:
+    batch = torch.arange(24)
+    for rank, part in enumerate(parts.WHOLE.split(2)):
+        own = part.take(batch)
+        assert own.equal(batch[rank::2])
+        for whole, local in zip(part.split(3), parts.WHOLE.split(3), strict=True):
+            assert whole.take(batch).equal(local.take(own))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
