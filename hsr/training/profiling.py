@@ -131,12 +131,9 @@ class StepProfiler:
         end = self._clock.now()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        with self._console.status("Writing the profile"):
-            self._write(self._profile, end)
-        self._profile, self._is_done = None, True
-
-    def _write(self, finished: profile, end: Moment) -> None:
+        finished, self._profile = self._profile, None
         finished.stop()
+        self._is_done = True
         tables = [self._phase_table(self._clock.seconds(self._start, end)), self._operator_table(finished)]
         self._write_trace(finished)
         with replacing(self._folder / TABLES_FILE) as part, part.open("w") as file:
