@@ -57,11 +57,19 @@ class ScheduleOptions:
     """Preset, length and weights of the training."""
 
     cfg: Annotated[str | None, option("NAME", "(default: digits without --data, else auto)")] = None
-    """Preset: digits, auto (by resolution and device), paper256 or stylegan2; or a JSON file such as a run's
-    config.json."""
+    """Preset: digits, auto (by resolution and device), paper256 (HSR's), nvlabs-paper256, paper512, paper1024, cifar
+    or stylegan2 (StyleGAN2-ADA's); or a JSON file such as a run's config.json, which repeats that run."""
 
     kimg: Annotated[float | None, option("FLOAT")] = None
     """Length of the training, in thousands of real images shown."""
+
+    metrics: Annotated[str | None, option("LIST", "(default: frechet)")] = None
+    """Metrics along the way, of frechet (distance), precision, recall, density, coverage (against real images) and
+    ppl_w (path length), with commas between. The checkpoint that is best by the first one is kept as
+    checkpoints/best.safetensors."""
+
+    metric_ticks: Annotated[int | None, option("INT", name="metric-every")] = None
+    """Ticks (lines of progress) from one measurement to the next; 0: at the start and the end only."""
 
     batch: Annotated[int | None, option("INT")] = None
     """Images a step."""
@@ -80,12 +88,48 @@ class RunOptions:
     outdir: Annotated[Path, option("PATH", "(default: runs)")] = Path("runs")
     """Folder that receives the run folders."""
 
+    desc: Annotated[str | None, option("TEXT", "(default: none)")] = None
+    """Words of your own at the end of the run folder's name."""
+
+    dry_run: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
+    """Print what would be trained, and end."""
+
+    checkpoints_kept: Annotated[int | None, option("INT", name="keep")] = None
+    """Number of checkpoints that are kept, beside the best one."""
+
+    wandb: Annotated[str | None, option("PROJECT", "(default: none)")] = None
+    """Project of Weights & Biases that also receives the scalars (pip install wandb)."""
+
     resume: Annotated[Path | None, option("RUN|FILE", "(default: start anew)")] = None
     """A run folder, which is continued where it stopped; or a file of weights, from which a new run starts
     with new HSR heads, or with those of a converted file where they fit the encoder."""
 
     device: Annotated[str, option("NAME", "(default: cuda where there is a GPU, else cpu)")] = "auto"
     """cpu, cuda or cuda:<n>."""
+
+
+@dataclass
+class AugmentationOptions:
+    """Training on few images."""
+
+    augmentation: Annotated[Literal["ada", "fixed", "none"] | None, option("NAME", name="aug")] = None
+    """Augmentation of what the discriminator sees: ada (with a probability p that rises while the discriminator
+    overfits), fixed (with the probability --p), or none."""
+
+    augmentation_target: Annotated[float | None, Range(0, 1), option("FLOAT", "(default: 0.6)", name="target")] = None
+    """Mean sign of the discriminator's real logits above which p rises, with --aug ada: 0 means no overfitting."""
+
+    augmentation_p: Annotated[float | None, Range(0, 1), option("FLOAT", "(default: none)", name="p")] = None
+    """Probability of each transform, which --aug fixed needs."""
+
+    augmentation_pipe: Annotated[str | None, option("NAME", "(default: bgc)", name="augpipe")] = None
+    """Transforms: blit (flips, quarter turns, whole pixels), geom, color, filter, noise, cutout, or several of them in
+    bg, bgc, bgcf, bgcfn, bgcfnc. What must not be flipped or turned, such as text, is left out after commas:
+    bgc,-xflip,-rotate90."""
+
+    frozen_layers: Annotated[int | None, Range(0, 64), option("INT", "(default: 0)", name="freezed")] = None
+    """Freeze-D: number of the discriminator's layers that stay as they are in the file of --resume FILE, counted from
+    the images on: from_rgb, then conv0, conv1 and skip of each resolution."""
 
 
 @dataclass
@@ -126,6 +170,7 @@ class TrainOptions:
     semantics: tyro.conf.OmitArgPrefixes[SemanticsOptions] = field(default_factory=SemanticsOptions)
     schedule: tyro.conf.OmitArgPrefixes[ScheduleOptions] = field(default_factory=ScheduleOptions)
     run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+    augmentation: tyro.conf.OmitArgPrefixes[AugmentationOptions] = field(default_factory=AugmentationOptions)
     machine: tyro.conf.OmitArgPrefixes[MachineOptions] = field(default_factory=MachineOptions)
 
     def groups(self) -> list[Any]:

@@ -17,7 +17,9 @@ from ..parts import WHOLE, BatchPart, RandomState, computing
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
 from ..tensors import one_hot, to_float
+from .adaptation import build_adaptation, build_pipe
 from .ema import ema_decay, update_ema
+from .freezing import trainable_parameters
 
 # The images need libraries that the trainer itself does without.
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Trainer:
         steps: Training steps done.
         images_seen: Real images shown so far.
         classes: The data's labels in the networks' order, empty for unconditional networks.
+        pipe: Augmentation of what D sees, or None.
+        adaptation: Control of the pipe's p, or None where that is fixed.
         skipped_updates: Number of updates of G and of D that were skipped so far, int64 scalars on the device.
         skipped_streaks: Number of the latest updates of each phase that were skipped in a row, int64 scalars there.
         timer: Makes the context that each phase runs in, by its name; it may measure the phase.
@@ -80,6 +84,8 @@ class Trainer:
         if encoder is not None and config.hsr_weight > 0:
             self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, hsr_dtype(config, device)).to(device)
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
+        self.pipe = build_pipe(config, device)
+        self.adaptation = build_adaptation(config, self.pipe)
         self.loss = GANLoss(
             self.G,
             self.D,
@@ -89,10 +95,12 @@ class Trainer:
             pl_weight=config.path_length_weight,
             pl_batch_shrink=PATH_LENGTH_SHRINK,
             style_mixing_prob=config.style_mixing,
+            augment=self.pipe,
+            on_real_logits=None if self.adaptation is None else self.adaptation.collect,
         ).to(device)
         generator_side = [*self.G.parameters(), *(self.hsr.parameters() if self.hsr is not None else ())]
         self.opt_G = self._adam(generator_side, config.path_length_interval)
-        self.opt_D = self._adam(list(self.D.parameters()), config.r1_interval)
+        self.opt_D = self._adam(trainable_parameters(self.D, config.frozen_layers), config.r1_interval)
         self.steps = 0
         self.images_seen = 0
         self.skipped_updates = {name: torch.zeros([], dtype=torch.int64, device=device) for name in ("G", "D")}
@@ -137,6 +145,8 @@ class Trainer:
                 stats |= self._discriminator_r1(images, real_c)
         self.steps += 1
         self.images_seen += n
+        if self.adaptation is not None:
+            stats |= self.adaptation.adjust(self.steps)
         with self.timer("EMA"):
             update_ema(self.G_ema, self.G, ema_decay(n, self.images_seen, config.ema_kimg, config.ema_rampup))
         return stats
@@ -212,6 +222,7 @@ class Trainer:
         """Freezes the other network, and makes what is trained ready for gradients; returns its optimizer."""
         frozen, optimizer = {"G": (self.D, self.opt_G), "D": (self.G, self.opt_D)}[network]
         frozen.requires_grad_(False)
+        # Those that the optimizer hasn't got are frozen for good.
         for parameter in _trained_parameters(optimizer):
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,14 @@ from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
 from hsr.options import TrainOptions
-from hsr.options.train import DataOptions, MachineOptions, RunOptions, ScheduleOptions, SemanticsOptions
+from hsr.options.train import (
+    AugmentationOptions,
+    DataOptions,
+    MachineOptions,
+    RunOptions,
+    ScheduleOptions,
+    SemanticsOptions,
+)
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.trainer import Trainer
 
@@ -41,8 +48,19 @@ TRAIN_OPTIONS = (
     "encoder-statistics",
     "seed",
     "resume",
+    "desc",
+    "dry-run",
+    "keep",
+    "metrics",
+    "metric-every",
+    "wandb",
     "device",
     "workers",
+    "aug",
+    "target",
+    "p",
+    "augpipe",
+    "freezed",
 )
 OPTIONS = {
     "train": TRAIN_OPTIONS,
@@ -80,13 +98,14 @@ def test_options_arrive() -> None:
     words = (
         "train --data d.zip --outdir o --cfg auto --kimg 2.5 --batch 8 --gamma 1 --mirror --hsr-weight 0 "
         "--encoder labels --encoder-weights w --encoder-statistics official --seed 3 --resume r --device cpu "
-        "--workers 2"
+        "--workers 2 --aug ada --target 0.5 --p 0.2 --augpipe bgc,-xflip --freezed 3"
     )
     expected = TrainOptions(
         DataOptions(Path("d.zip"), mirror=True, workers=2),
         SemanticsOptions(0.0, encoder="labels", encoder_weights=Path("w"), encoder_statistics="official"),
         ScheduleOptions(cfg="auto", kimg=2.5, batch=8, gamma=1.0, seed=3),
         RunOptions(outdir=Path("o"), resume=Path("r"), device="cpu"),
+        AugmentationOptions("ada", 0.5, 0.2, "bgc,-xflip", 3),
     )
     assert parse(words.split()) == expected
     assert parse(["train"]) == TrainOptions()
@@ -183,7 +202,8 @@ def test_wrong_things_to_resume(
     assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--kimg", 0.008, "--device", "cpu") == 0
     run = next((tmp_path / "runs").iterdir())
     weights = sorted((run / "checkpoints").glob("0*"))[-1]
-    assert "--gamma cannot change" in sentence("train", "--resume", run, "--gamma", 3)
+    message = sentence("train", "--resume", run, "--gamma", 3, "--batch", 8, "--kimg", 1)
+    assert "with other settings than it was trained with: gamma was 1 and is 3 now; batch was 4 and is 8 now" in message
     other = write_images(tmp_path / "other", labels=[i % 2 for i in range(25)], count=25)
     assert "not those that the run was trained on" in sentence("train", "--resume", run, "--data", other)
     larger = write_images(tmp_path / "larger", labels=[i % 2 for i in range(24)], size=32)

@@ -24,14 +24,18 @@ CPU = torch.device("cpu")
 
 
 def trainer_and_batch(device: torch.device = CPU, **settings) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
-    """A trainer on eight images of noise, with noise in the generator, classes and HSR, and a batch of these images."""
+    """A trainer on eight images of noise, with noise in the generator, classes, HSR and ADA, and a batch of these."""
     torch.manual_seed(1)
     pixels, labels = np.random.default_rng(1).integers(0, 256, (8, 3, 16, 16), np.uint8), np.arange(8) % 2
     dataset = ImageDataset("noise", 16, labels, pixels, np.arange(8), identity="noise", classes=(0, 1))
     encoder = LabelEncoder(2)
     encoder.freeze()
-    config = dataclasses.replace(SMALL, batch=8, minibatch_std_group=2, **settings)
+    # At this size there is no room for the filter bank.
+    augmentation = {"augmentation": "ada", "augmentation_pipe": "bgcfnc,-imgfilter"}
+    config = dataclasses.replace(SMALL, batch=8, minibatch_std_group=2, **(augmentation | settings))
     trainer = Trainer(config, dataset, encoder.to(device), device)
+    if trainer.pipe is not None:
+        trainer.pipe.p.fill_(0.8)
     with torch.no_grad():
         for name, parameter in trainer.G.named_parameters():
             if name.endswith("noise_strength"):
@@ -50,14 +54,15 @@ def outcome(steps_before: int, **settings) -> dict[str, torch.Tensor]:
     for network, module in trainer.modules().items():
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         found |= {f"gradient of {network}.{name}": value for name, value in gradients.items()}
-    found |= {"w_avg": trainer.G.mapping.w_avg, "pl_mean": trainer.loss.pl_mean}
+    assert trainer.adaptation is not None
+    found |= {"w_avg": trainer.G.mapping.w_avg, "pl_mean": trainer.loss.pl_mean, "ADA": trainer.adaptation.collected}
     return found | {"random state": torch.get_rng_state()}
 
 
 # The first step ends with the lazy phases, whose gradients it leaves behind; the second one has the main phases alone.
 @pytest.mark.parametrize(("steps_before", "last_statistic"), [(0, "Loss/D/r1"), (1, "Loss/signs/real")])
 def test_parts_add_up_to_the_undivided_batch(steps_before: int, last_statistic: str) -> None:
-    """Also where samples share groups of the minibatch standard deviation, cuts of style mixing and running means."""
+    """Also in what is drawn for single samples, and in what they share: groups, cuts of style mixing, running means."""
     expected, found = outcome(steps_before), outcome(steps_before, batch_gpu=2)
     assert found.keys() == expected.keys() and f"statistic {last_statistic}" in found
     assert found.pop("random state").equal(expected.pop("random state"))
