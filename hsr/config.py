@@ -24,6 +24,8 @@ MAX_INTERVAL = 1024
 MAX_SEED = 2**63 - 1
 # Resolutions of the generator that HSR can regularize.
 HSR_SCALES = (8, 16, 32, 64)
+# The phase of path lengths takes one in so many images of the batch.
+PATH_LENGTH_SHRINK = 2
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,11 @@ class Config:
     minibatch_std_group: Annotated[int, Range(1, 2**16)] = 4
     # Skip connections in the discriminator's blocks.
     residual_discriminator: bool = True
-    # Number of the highest resolutions that run in float16 on CUDA; 4x4 never does.
+    # Dtype of the activations at the highest resolutions, while weights stay float32. CPUs use float32 instead of fp16.
+    mixed_precision: Literal["fp16", "bf16", "off"] = "fp16"
+    # Number of these resolutions; 4x4 is never one.
     mixed_precision_resolutions: Annotated[int, Range(0, 16)] = 4
+    # Bound of a layer's outputs, which keeps float16 from overflowing; None: no bound, as bfloat16 needs none.
     conv_clamp: Annotated[float, Range(0, 1e30, low_is_allowed=False)] | None = 256.0
 
     gamma: Annotated[float, Range(0, 1e9)] = 1.0
@@ -112,6 +117,8 @@ class Config:
     frozen_layers: Annotated[int, Range(0, 64)] = 0
 
     batch: Annotated[int, Range(1, 2**16)] = 16
+    # Images of a batch that are computed at a time, which bounds the memory and changes no result; None: all.
+    batch_gpu: Annotated[int, Range(1, 2**16)] | None = None
     learning_rate: Annotated[float, Range(0, 1, low_is_allowed=False)] = 0.002
     beta1: Annotated[float, Range(0, 1, high_is_allowed=False)] = 0.0
     beta2: Annotated[float, Range(0, 1, high_is_allowed=False)] = 0.99
@@ -135,6 +142,8 @@ class Config:
     seed: Annotated[int, Range(0, MAX_SEED)] = 0
     # CPU threads; None: PyTorch's choice.
     threads: Annotated[int, Range(1, 1024)] | None = None
+    # Multiply float32 with the 10 bits of TF32 on GPUs.
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         for name, value in validate(self).items():
@@ -144,6 +153,7 @@ class Config:
                 f"batch is {self.batch}, but must be a multiple of {self.minibatch_std_group}, "
                 "the group of the minibatch standard deviation."
             )
+        self._check_parts()
         if self.augmentation == "fixed" and self.augmentation_p is None:
             raise UserError("A fixed augmentation needs its probability (augmentation_p, --p), from 0 to 1.")
         for name in self.metric_names():
@@ -161,6 +171,24 @@ class Config:
                 f"{', '.join(map(str, HSR_SCALES))}, separated by commas and each once."
             )
         return scales
+
+    def _check_parts(self) -> None:
+        """Raises `UserError` if the batch cannot be computed in parts of `batch_gpu` images."""
+        if self.batch_gpu is None:
+            return
+        if self.batch % self.batch_gpu:
+            raise UserError(
+                f"batch_gpu is {self.batch_gpu}, but the batch of {self.batch} images must be a multiple of it."
+            )
+        if self.batch_gpu % self.minibatch_std_group:
+            raise UserError(
+                f"batch_gpu is {self.batch_gpu}, but must be a multiple of {self.minibatch_std_group}, "
+                "the group of the minibatch standard deviation."
+            )
+        if self.batch_gpu % PATH_LENGTH_SHRINK and self.batch_gpu != self.batch:
+            raise UserError(
+                f"batch_gpu is {self.batch_gpu}, but must be even, as path lengths are measured on half of the batch."
+            )
 
     def metric_names(self) -> list[str]:
         """Returns the names in `metrics`, each once."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hsr_kernels import no_weight_gradients
 
+from . import parts
 from .models import Discriminator, Generator
 from .semantics.regularizer import SemanticRegularizer
 
@@ -30,6 +31,10 @@ class GANLoss(nn.Module):
 
     The caller freezes the networks that a phase does not train (`requires_grad_(False)`) and multiplies the
     loss of a lazily applied phase by its interval. Random draws come from PyTorch's default generators.
+
+    Within `hsr.parts.computing` the samples are a part of a batch, whose losses and statistics average to the batch's.
+    The running means of w and of path lengths are those of the whole batch, which a part doesn't see: the caller lets
+    them follow it beforehand.
 
     `state_dict` holds `pl_mean` alone: the networks are the caller's.
 
@@ -83,7 +88,8 @@ class GANLoss(nn.Module):
         """Returns the non-saturating loss plus HSR of z [N, z_dim], one-hot c [N, c_dim]; updates the mean of w."""
         G, D, hsr = self._networks
         resolutions = () if hsr is None else hsr.resolutions
-        images, features = G.synthesis.with_features(self._mixed_codes(z, c, update_w_avg=True), resolutions)
+        is_whole = parts.computed_part() == parts.WHOLE
+        images, features = G.synthesis.with_features(self._mixed_codes(z, c, update_w_avg=is_whole), resolutions)
         logits = D(self._augmented(images), c)
         loss = F.softplus(-logits).mean()
         stats = {"Loss/G/gan": loss.detach(), "Loss/scores/fake": _mean(logits)}
@@ -96,15 +102,26 @@ class GANLoss(nn.Module):
 
     def generator_path_length(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
         """Returns the penalty on the deviation of path lengths from their moving average `pl_mean`."""
-        n = max(1, z.shape[0] // self.pl_batch_shrink)
-        lengths = self.path_lengths(z[:n], None if c is None else c[:n])
-        mean = self.pl_mean.lerp(lengths.detach().mean().to(self.pl_mean.dtype), self.pl_decay)
-        # One overflow must not stay in the mean forever.
-        mean = torch.where(mean.isfinite(), mean, self.pl_mean)
-        self.pl_mean.copy_(mean)
-        penalty = (lengths - mean).square()
+        lengths = self._shrunk_path_lengths(z, c)
+        if parts.computed_part() == parts.WHOLE:
+            self.follow_path_length(lengths.detach().mean())
+        penalty = (lengths - self.pl_mean).square()
         stats = {"Loss/G/pl": _mean(penalty), "Loss/G/path_length": _mean(lengths)}
         return penalty.mean() * self.pl_weight, stats
+
+    def mean_path_length(self, z: Tensor, c: Tensor | None) -> Tensor:
+        """Returns the mean, a scalar, of the path lengths that `generator_path_length` penalises, as a constant."""
+        return _mean(self._shrunk_path_lengths(z, c))
+
+    def follow_path_length(self, mean: Tensor) -> None:
+        """Moves `pl_mean` towards the mean path length of a batch, a scalar, unless that overflowed."""
+        moved = self.pl_mean.lerp(mean.to(self.pl_mean.dtype), self.pl_decay)
+        # An overflow must not stay in the mean forever, nor a length whose square overflows.
+        self.pl_mean.copy_(torch.where(moved.square().isfinite(), moved, self.pl_mean))
+
+    def _shrunk_path_lengths(self, z: Tensor, c: Tensor | None) -> Tensor:
+        n = max(1, z.shape[0] // self.pl_batch_shrink)
+        return self.path_lengths(z[:n], None if c is None else c[:n])
 
     def path_lengths(self, z: Tensor, c: Tensor | None) -> Tensor:
         """Returns path lengths [N], differentiable: norms of the gradients of images along random directions.
@@ -115,7 +132,7 @@ class GANLoss(nn.Module):
         ws = self._mixed_codes(z, c)
         images = G.synthesis(ws)
         # randn_like would draw in the order of memory, and a layout must not change the numbers.
-        direction = torch.randn(images.shape, dtype=images.dtype, device=images.device)
+        direction = parts.randn(*images.shape, dtype=images.dtype, device=images.device)
         direction = direction / math.sqrt(images.shape[2] * images.shape[3])
         # As in R1, only the first derivative by the input is needed, so the work for the weights is skipped.
         with no_weight_gradients():
@@ -172,4 +189,5 @@ class GANLoss(nn.Module):
         cutoff = torch.randint(1, G.num_ws, [], device=z.device)
         mix = (layer >= cutoff) & (torch.rand([], device=z.device) < self.style_mixing_prob)
         # A mask, unlike a slice, does not wait for the cutoff from the GPU.
-        return torch.where(mix[:, None], G.mapping(torch.randn_like(z), c), ws)
+        second_z = parts.randn(*z.shape, dtype=z.dtype, device=z.device)
+        return torch.where(mix[:, None], G.mapping(second_z, c), ws)

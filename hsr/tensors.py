@@ -13,4 +13,5 @@ def one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor | None:
     """Maps labels [N] int64 to one-hot rows [N, num_classes] float32, or to None without classes."""
     if num_classes == 0:
         return None
-    return torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)
+    # torch.nn.functional.one_hot would wait for a GPU to check the labels.
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).to(torch.float32)

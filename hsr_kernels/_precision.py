@@ -17,6 +17,7 @@ import torch
 # (backend, operation).
 _Setting = tuple[str, str]
 _EXACT = "ieee"
+_TF32 = "tf32"
 _UNSET = "none"
 # Outer settings come before those that they contain. "mkldnn" is oneDNN on the CPU, "cuda" cuDNN and cuBLAS.
 _SETTINGS: tuple[_Setting, ...] = (
@@ -27,7 +28,7 @@ _SETTINGS: tuple[_Setting, ...] = (
 
 def convolutions_use_tf32() -> bool:
     """Whether PyTorch's convolutions of float32 on a GPU may round what they multiply to tf32, however that was set."""
-    return torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32"
+    return torch._C._get_fp32_precision_getter("cuda", "conv") == _TF32
 
 
 @contextmanager
@@ -37,12 +38,19 @@ def exact_float32() -> Iterator[None]:
     On exit every setting is what it was on entry, through whichever of PyTorch's interfaces it had been set. The
     settings are global to the process. Autocast is a matter of its own.
     """
-    state = _State.take()
-    try:
-        _State(dict.fromkeys(_SETTINGS, _EXACT), cudnn_allows_tf32=False, matmul_precision="highest").apply()
+    with _settings(_State(dict.fromkeys(_SETTINGS, _EXACT), cudnn_allows_tf32=False, matmul_precision="highest")):
         yield
-    finally:
-        state.apply()
+
+
+@contextmanager
+def tf32_on_gpus() -> Iterator[None]:
+    """Within it cuDNN and cuBLAS round what they multiply of float32 to tf32; on CPUs float32 stays as it is.
+
+    On exit every setting is what it was on entry. `exact_float32` within it, or around it, holds in its own body.
+    """
+    values = {(backend, operation): _TF32 if backend == "cuda" else _EXACT for backend, operation in _SETTINGS}
+    with _settings(_State(values, cudnn_allows_tf32=True, matmul_precision="high")):
+        yield
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,17 @@ class _State:
         # These come last, as the older settings overwrite them.
         for setting, value in self.values.items():
             torch._C._set_fp32_precision_setter(*setting, value)
+
+
+@contextmanager
+def _settings(state: _State) -> Iterator[None]:
+    """Applies all settings for its body; on exit they are what they were, through whichever interface they were set."""
+    previous = _State.take()
+    try:
+        state.apply()
+        yield
+    finally:
+        previous.apply()
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 import torch
 from torch import Tensor
 
+from .. import parts
 from .draws import Draws
 from .strengths import Strengths
 
@@ -12,7 +13,7 @@ def add_noise(images: Tensor, strengths: Strengths, draws: Draws) -> Tensor:
     """Returns images [N, C, H, W] with normal noise, whose standard deviation alone a percentile decides on."""
     sigma = draws.gated(strengths.noise, draws.half_normal() * strengths.noise_std, 0.0).to(images.dtype)
     # randn_like would draw in the order of memory, and a layout must not change the numbers.
-    noise = torch.randn(images.shape, dtype=images.dtype, device=images.device)
+    noise = parts.randn(*images.shape, dtype=images.dtype, device=images.device)
     return images + sigma[:, None, None, None] * noise
 
 

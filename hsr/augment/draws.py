@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import parts
 from .strengths import number
 
 
@@ -53,7 +54,7 @@ class Draws:
     def fraction(self) -> Tensor:
         """Returns uniform numbers from 0 to 1."""
         if self._percentile is None:
-            return torch.rand([self._n], **self._options)
+            return parts.rand(self._n, **self._options)
         return self.constant(self._percentile)
 
     def deviation(self) -> Tensor:
@@ -63,13 +64,13 @@ class Draws:
     def integer(self, count: int) -> Tensor:
         """Returns uniform whole numbers from 0 to `count` - 1."""
         if self._percentile is None:
-            return torch.randint(count, [self._n], **self._options)
+            return parts.randint(count, self._n, **self._options)
         return self.constant(math.floor(count * self._percentile))
 
     def normal(self) -> Tensor:
         """Returns normal numbers; at a percentile, erfinv(2q - 1), which is the normal quantile over sqrt(2)."""
         if self._percentile is None:
-            return torch.randn([self._n], **self._options)
+            return parts.randn(self._n, **self._options)
         return self.constant(NormalDist(sigma=math.sqrt(0.5)).inv_cdf(self._percentile))
 
     def half_normal(self) -> Tensor:
@@ -85,7 +86,7 @@ class Draws:
     def gate(self, probability: Tensor) -> Tensor:
         """Returns for which images a transform happens, [N] bool: at a percentile for all."""
         if self._percentile is None:
-            return torch.rand([self._n], **self._options) < probability
+            return parts.rand(self._n, **self._options) < probability
         return torch.ones([self._n], dtype=torch.bool, device=self._options["device"])
 
     def gated(self, multiplier: float, value: Tensor, neutral: float) -> Tensor:

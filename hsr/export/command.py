@@ -38,8 +38,11 @@ def export(options: ExportOptions) -> None:
     G, classes = load_generator(find_weights(options.checkpoint))
     graph = Graph(G, classes, options.input, options.noise)
     console.print(graph.describe())
-    if any(block.low_precision for block in G.synthesis.blocks.values()):
-        console.print("Blocks that run in float16 on GPUs are exported in float32.")
+    low_precision_blocks = [block for block in G.synthesis.blocks.values() if block.low_precision]
+    if low_precision_blocks:
+        console.print("Blocks that run in 16 bits in training are exported in float32.")
+    for block in low_precision_blocks:
+        block.low_precision = False  # type: ignore[assignment]
     console.print("Tracing the generator ...")
     with _exporting("a program"):
         program = graph.trace()

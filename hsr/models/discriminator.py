@@ -83,6 +83,7 @@ class Discriminator(ActivationLayout, nn.Module):
         mapping_layers: int = 8,
         label_dim: int | None = None,
         mixed_precision_resolutions: int = 0,
+        low_precision_dtype: torch.dtype = torch.float16,
         conv_clamp: float | None = None,
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
@@ -90,6 +91,7 @@ class Discriminator(ActivationLayout, nn.Module):
         self.c_dim, self.resolution, self.img_channels = c_dim, resolution, img_channels
         self.minibatch_std_group = minibatch_std_group
         self.memory_format = memory_format
+        self.low_precision_dtype = low_precision_dtype
         resolutions = block_resolutions(resolution)[:0:-1]
         low_precision = low_precision_resolutions(resolution, mixed_precision_resolutions)
         channels = {r: channels_at(r, channel_base, channel_max) for r in [*resolutions, 4]}
@@ -121,7 +123,7 @@ class Discriminator(ActivationLayout, nn.Module):
         x = img
         for i, block in enumerate(self.blocks.values()):
             assert isinstance(block, DiscriminatorBlock)
-            x = self.laid_out(x, activation_dtype(img, block.low_precision))
+            x = self.laid_out(x, activation_dtype(img, self.low_precision_dtype if block.low_precision else None))
             x = block(self.from_rgb(x) if i == 0 else x)
         x = self.conv(minibatch_std(x.to(img.dtype), self.minibatch_std_group))
         x = self.out(self.fc(x.flatten(1)))

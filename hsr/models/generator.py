@@ -47,13 +47,14 @@ def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
 
 
 def low_precision_resolutions(resolution: int, number: int) -> list[int]:
-    """Returns the `number` highest resolutions, which may run in float16; never 4x4, which would gain nothing."""
+    """Returns the `number` highest resolutions, which may run in 16 bits; never 4x4, which would gain nothing."""
     return block_resolutions(resolution)[1:][::-1][:number]
 
 
 class ActivationLayout:
-    """The memory format of a network's activations, as an attribute that can be pickled."""
+    """The memory format and the dtypes of a network's activations, as attributes that can be pickled."""
 
+    low_precision_dtype: torch.dtype
     _channels_last: bool
 
     @property
@@ -72,9 +73,15 @@ class ActivationLayout:
         return x.to(dtype) if is_batched(x) else x.to(dtype=dtype, memory_format=self.memory_format)
 
 
-def activation_dtype(x: Tensor, low_precision: bool) -> torch.dtype:
-    """Returns float16 for a low-precision block on a GPU, else the dtype of the weights."""
-    return torch.float16 if low_precision and x.is_cuda else x.dtype
+def activation_dtype(inputs: Tensor, low_precision_dtype: torch.dtype | None) -> torch.dtype:
+    """Returns the dtype of a block's activations: its low precision, if it has any, in a network of float32.
+
+    float16 is for GPUs alone: PyTorch's convolutions on CPUs are far slower in it than in float32.
+    """
+    is_suitable = inputs.is_cuda or low_precision_dtype != torch.float16
+    if low_precision_dtype is None or inputs.dtype != torch.float32 or not is_suitable:
+        return inputs.dtype
+    return low_precision_dtype
 
 
 class SynthesisBlock(nn.Module):
@@ -120,6 +127,7 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         channel_base: int,
         channel_max: int,
         mixed_precision_resolutions: int,
+        low_precision_dtype: torch.dtype,
         conv_clamp: float | None,
         memory_format: torch.memory_format,
     ) -> None:
@@ -127,6 +135,7 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         self.w_dim = w_dim
         self.resolutions = block_resolutions(resolution)
         self.memory_format = memory_format
+        self.low_precision_dtype = low_precision_dtype
         self.channels = {r: channels_at(r, channel_base, channel_max) for r in self.resolutions}
         self.const = nn.Parameter(torch.randn(self.channels[4], 4, 4))
         low_precision = low_precision_resolutions(resolution, mixed_precision_resolutions)
@@ -169,7 +178,7 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         features = {}
         start = 0
         for r, block in zip(self.resolutions, self._blocks(), strict=True):
-            x = self.laid_out(x, activation_dtype(ws, block.low_precision))
+            x = self.laid_out(x, activation_dtype(ws, self.low_precision_dtype if block.low_precision else None))
             x, rgb = block(x, codes[start : start + block.num_conv + 1], noise_mode)
             img = rgb if img is None else upsample2d(img, self.resample_filter, up=2) + rgb
             start += block.num_conv
@@ -202,7 +211,8 @@ class Generator(nn.Module):
         w_avg_beta: Share of the mean of w that a step of training leaves as it was.
         channel_base: Feature maps times resolution.
         channel_max: Largest number of feature maps.
-        mixed_precision_resolutions: How many of the highest resolutions run in float16 on CUDA; 4x4 never does.
+        mixed_precision_resolutions: How many of the highest resolutions run in 16 bits; 4x4 never does.
+        low_precision_dtype: Their dtype: float16, which networks on CPUs replace by float32, or bfloat16.
         conv_clamp: Clamp on each layer's output, or None; keeps float16 from overflowing.
         memory_format: Layout of the activations. The convolution itself is fastest in channels_last.
 
@@ -224,6 +234,7 @@ class Generator(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         mixed_precision_resolutions: int = 0,
+        low_precision_dtype: torch.dtype = torch.float16,
         conv_clamp: float | None = None,
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
@@ -237,6 +248,7 @@ class Generator(nn.Module):
             channel_base=channel_base,
             channel_max=channel_max,
             mixed_precision_resolutions=mixed_precision_resolutions,
+            low_precision_dtype=low_precision_dtype,
             conv_clamp=conv_clamp,
             memory_format=memory_format,
         )

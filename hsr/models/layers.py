@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from hsr_kernels import bias_act, conv2d_resample, modulated_conv2d, setup_filter
 
+from .. import parts
+
 RESAMPLE_TAPS = (1, 3, 3, 1)
 
 
@@ -154,11 +156,11 @@ class StyledLayer(FilteredModule):
         """Returns noise for the batch of `x`: fresh [N, 1, R, R], constant [1, 1, R, R] or none."""
         if noise_mode == "none":
             return None
-        shape = (x.shape[0] if noise_mode == "random" else 1, 1, self.resolution, self.resolution)
         if noise_mode == "random":
-            noise = torch.randn(shape, dtype=self.noise_const.dtype, device=x.device)
+            shape = (x.shape[0], 1, self.resolution, self.resolution)
+            noise = parts.randn(*shape, dtype=self.noise_const.dtype, device=x.device)
         else:
-            noise = self.noise_const.reshape(shape)
+            noise = self.noise_const.reshape(1, 1, self.resolution, self.resolution)
         return (noise * self.noise_strength).to(x.dtype)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:

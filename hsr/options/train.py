@@ -119,7 +119,7 @@ class ScheduleOptions:
 
 @dataclass
 class RunOptions:
-    """Run folders, and the machine."""
+    """Run folders, and the device."""
 
     outdir: Annotated[Path, option("PATH", "(default: runs)")] = Path("runs")
     """Folder that receives the run folders."""
@@ -169,6 +169,31 @@ class AugmentationOptions:
 
 
 @dataclass
+class MachineOptions:
+    """Precision, memory and speed."""
+
+    mixed_precision: Annotated[
+        Literal["fp16", "bf16", "off"] | None, option("fp16|bf16|off", "(default: fp16, or off on CPUs)")
+    ] = None
+    """Dtype of the activations at the highest resolutions: fp16, which needs a GPU, bf16, or off (float32). Weights,
+    the rest of the networks and all metrics are float32."""
+
+    mixed_precision_resolutions: Annotated[int | None, option("INT")] = None
+    """Number of these resolutions; 4x4 is never one of them."""
+
+    tf32: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
+    """Multiply float32 in TF32 on GPUs, which is faster and has 10 bits instead of 23; metrics never do."""
+
+    batch_gpu: Annotated[int | None, option("INT", "(default: the whole batch)")] = None
+    """Images of a batch that are computed at a time: fewer need less memory and give the same gradients. A multiple of
+    the group of the minibatch standard deviation."""
+
+    profile: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
+    """Measure some steps, and write where their time goes: RUN/profile.txt, and RUN/profile.json.gz for Chrome's
+    chrome://tracing or ui.perfetto.dev. Training goes on."""
+
+
+@dataclass
 class TrainOptions:
     """Train StyleGAN2 with the Hierarchical Semantic Regularizer.
 
@@ -182,6 +207,7 @@ class TrainOptions:
     schedule: tyro.conf.OmitArgPrefixes[ScheduleOptions] = field(default_factory=ScheduleOptions)
     run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
     augmentation: tyro.conf.OmitArgPrefixes[AugmentationOptions] = field(default_factory=AugmentationOptions)
+    machine: tyro.conf.OmitArgPrefixes[MachineOptions] = field(default_factory=MachineOptions)
 
     def groups(self) -> list[Any]:
         """Returns the groups of options."""

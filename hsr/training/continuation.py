@@ -20,6 +20,7 @@ CONTINUABLE = {
     "metrics",
     "metric_ticks",
     "threads",
+    "batch_gpu",
 }
 # Settings of this kind are places, and of no interest to a reader.
 _SILENT = {"data", "encoder_weights"}

@@ -24,7 +24,7 @@ def ema_decay(batch: int, images_seen: int, half_life_kimg: float, rampup: float
 @torch.no_grad()
 def update_ema(average: nn.Module, source: nn.Module, decay: float) -> None:
     """Moves the parameters of `average` towards those of `source`, and copies its buffers."""
-    for mean, parameter in zip(average.parameters(), source.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
-    for average_buffer, buffer in zip(average.buffers(), source.buffers(), strict=True):
-        average_buffer.copy_(buffer)
+    torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - decay)
+    buffers, source_buffers = list(average.buffers()), list(source.buffers())
+    if buffers:
+        torch._foreach_copy_(buffers, source_buffers)

@@ -13,6 +13,7 @@ from .checkpoint import CheckpointFolder
 from .evaluation import METRICS, Evaluator
 from .grids import SampleGrid
 from .logs import Averages, RunLog
+from .profiling import StepProfiler
 from .progress import ProgressDisplay
 from .stop import StopRequest
 from .stream import BatchStream
@@ -31,6 +32,7 @@ class TrainingLoop:
         log: Log of scalars.
         state: JSON values to store with every checkpoint.
         console: Where to show progress.
+        profiler: Profiler of the steps, or None.
     """
 
     def __init__(
@@ -43,9 +45,13 @@ class TrainingLoop:
         log: RunLog,
         state: dict[str, Any],
         console: Console,
+        profiler: StepProfiler | None = None,
     ):
         self.trainer, self.stream, self.grid, self.evaluator = trainer, stream, grid, evaluator
         self.folder, self.log, self.state, self.console = folder, log, state, console
+        self.profiler = profiler
+        if profiler is not None:
+            trainer.timer = profiler.phase
         self.checkpoints = CheckpointFolder(folder)
         self.averages = Averages()
         self.high_p = HighProbabilityWarning(trainer.config, state)
@@ -62,7 +68,11 @@ class TrainingLoop:
         with display:
             while trainer.images_seen < total and not stop.requested:
                 ticks_before = trainer.images_seen // tick
-                self.averages.add(trainer.step(*next(self.stream)))
+                with trainer.timer("data"):
+                    batch = next(self.stream)
+                self.averages.add(trainer.step(*batch))
+                if self.profiler is not None:
+                    self.profiler.step()
                 ticks = trainer.images_seen // tick
                 if ticks > ticks_before or trainer.images_seen >= total:
                     self._tick(display)
@@ -151,8 +161,9 @@ class TrainingLoop:
         self.log.event("tick", trainer.images_seen, values)
 
     def _require_convergence(self) -> None:
-        """Raises `UserError` if a statistic is persistently infinite or NaN, before such weights are saved."""
+        """Raises `UserError` if statistics or gradients are persistently infinite or NaN, before weights are saved."""
         diverged = self.averages.diverged()
+        diverged += [f"gradients of {phase}" for phase in self.trainer.stalled_phases()]
         if diverged:
             raise UserError(
                 f"Training diverged ({', '.join(diverged)} persistently not finite at "

@@ -100,6 +100,7 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
         config = dataclasses.replace(config, ada_kimg=min(config.ada_kimg, TRANSFER_ADA_KIMG))
     _check_semantics(options, config)
     config.require_channels(dataset.resolution)
+    _check_precision(options, config, device)
     _check_augmentation(options, config, dataset.resolution)
     _check_frozen_layers(config, dataset.resolution, is_trained=not (run is None and weights is None))
     if run is not None:
@@ -199,6 +200,20 @@ def _check_semantics(options: TrainOptions, config: Config) -> None:
             raise UserError(
                 f"{spelled} belongs to {owner_spelled} {value}, but {owner} is {getattr(config, owner)}: leave it out."
             )
+
+
+def _check_precision(options: TrainOptions, config: Config, device: torch.device) -> None:
+    """Raises `UserError` if the precision that was asked for would have no effect."""
+    wanted = options.machine.mixed_precision
+    if wanted in (None, "off"):
+        return
+    if config.mixed_precision_resolutions == 0:
+        raise UserError(
+            f"--mixed-precision {wanted} needs resolutions to apply to, and the preset {config.preset} has none: give "
+            "their number as --mixed-precision-resolutions."
+        )
+    if wanted == "fp16" and device.type != "cuda":
+        raise UserError("--mixed-precision fp16 needs a GPU: CPUs can train with bf16 or off.")
 
 
 def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:

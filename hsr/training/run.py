@@ -3,12 +3,14 @@
 
 import re
 import shlex
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+
+from hsr_kernels._precision import exact_float32, tf32_on_gpus
 
 from ..console import make_console
 from ..data import ImageDataset
@@ -23,6 +25,7 @@ from .grids import SampleGrid
 from .logs import RunLog
 from .loop import TrainingLoop
 from .plan import Plan, describe, make_plan
+from .profiling import StepProfiler
 from .start import start_from_weights
 from .stop import StopRequest
 from .stream import BatchStream
@@ -37,6 +40,11 @@ def train(options: TrainOptions) -> None:
     """
     console = make_console()
     plan = make_plan(options, console)
+    with tf32_on_gpus() if plan.config.tf32 else exact_float32():
+        _train(options, plan, console)
+
+
+def _train(options: TrainOptions, plan: Plan, console: Console) -> None:
     config = plan.config
     if options.run.dry_run:
         console.print(describe(plan))
@@ -60,6 +68,7 @@ def train(options: TrainOptions) -> None:
         mirror=config.mirror,
         workers=plan.workers,
         start=trainer.images_seen,
+        pin_memory=plan.device.type == "cuda",
     )
     with StopRequest() as stop, closing(stream):
         folder = plan.run or new_folder(options.run.outdir, plan, options.run.desc)
@@ -71,8 +80,11 @@ def train(options: TrainOptions) -> None:
             f"out; {trainer.c_dim or 'no'} classes; {regularizer}; {plan.device}"
         )
         grid = SampleGrid(train_set, config.z_dim, trainer.c_dim, plan.device, config.seed)
-        with closing(RunLog(folder, trainer.images_seen, options.run.wandb)) as log:
-            _run(TrainingLoop(trainer, stream, grid, evaluator, folder, log, state, console), stop)
+        with closing(RunLog(folder, trainer.images_seen, options.run.wandb)) as log, ExitStack() as stack:
+            profiler = None
+            if options.machine.profile:
+                profiler = stack.enter_context(closing(StepProfiler(config, folder, plan.device, console)))
+            _run(TrainingLoop(trainer, stream, grid, evaluator, folder, log, state, console, profiler), stop)
 
 
 def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Console) -> dict[str, Any]:

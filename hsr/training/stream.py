@@ -26,6 +26,8 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         mirror: Flip every image with probability one half.
         workers: Processes that decode images; 0: the calling process does.
         start: Number of images already drawn.
+        pin_memory: Hand out batches in pinned memory, from which copies to a GPU don't wait for it. The host prepares
+            the next batch while the GPU is still at work on this one.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         mirror: bool,
         workers: int = 0,
         start: int = 0,
+        pin_memory: bool = False,
     ):
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             _TrainingImages(dataset),
@@ -44,6 +47,7 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
             collate_fn=_collate,
             num_workers=workers,
             worker_init_fn=_init_worker,
+            pin_memory=pin_memory,
             # The loader would otherwise draw from the global generator.
             generator=torch.Generator(),
         )

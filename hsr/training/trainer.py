@@ -2,17 +2,18 @@
 """Networks, optimizers and one training step."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from ..config import Config
+from ..config import PATH_LENGTH_SHRINK, Config
 from ..losses import GANLoss, Stats
 from ..models.build import build_discriminator, build_generator
+from ..parts import WHOLE, BatchPart, RandomState, computing
 from ..semantics.alignment import Alignment
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 # Number of random codes whose path lengths give the initial mean if training starts from given weights.
 PATH_LENGTH_SAMPLES = 64
+# The phases of a step, by the network that each trains. The penalties on path lengths and R1 are applied lazily.
+PHASES = {"G main": "G", "G path length": "G", "D main": "D", "D R1": "D"}
+# A phase whose updates are skipped this many times in a row doesn't train any more.
+MAX_SKIPPED_STREAK = 32
 
 
 def hsr_dtype(config: Config, device: torch.device) -> torch.dtype | None:
@@ -41,7 +46,11 @@ class Trainer:
 
     Regularization runs lazily (Karras et al. 2020, appendix B): every `interval` steps, weighted by
     `interval`, with Adam's learning rate and betas corrected for the additional steps. An update whose gradients aren't
-    all finite is skipped and counted: a float16 overflow must not poison Adam's moments.
+    all finite is skipped and counted: a float16 overflow must not poison Adam's moments. As published, losses aren't
+    scaled for float16.
+
+    No step waits for a GPU. Where `config.batch_gpu` is less than the batch, each phase adds the gradients of parts of
+    the batch, with the result of the undivided batch.
 
     Args:
         config: Settings; the global random generators must be seeded already.
@@ -56,6 +65,8 @@ class Trainer:
         pipe: Augmentation of what D sees, or None.
         adaptation: Control of the pipe's p, or None where that is fixed.
         skipped_updates: Number of updates of G and of D that were skipped so far, int64 scalars on the device.
+        skipped_streaks: Number of the latest updates of each phase that were skipped in a row, int64 scalars there.
+        timer: Makes the context that each phase runs in, by its name; it may measure the phase.
     """
 
     def __init__(self, config: Config, dataset: "ImageDataset", encoder: Encoder | None, device: torch.device):
@@ -64,7 +75,10 @@ class Trainer:
         self.device = device
         self.classes = dataset.classes if config.conditional else ()
         self.c_dim = len(self.classes)
-        self._labels = torch.from_numpy(dataset.labels) if self.c_dim and dataset.labels is not None else None
+        self._labels = None
+        if self.c_dim and dataset.labels is not None:
+            self._labels = torch.from_numpy(dataset.labels).to(device)
+        self._part_count = 1 if config.batch_gpu is None else config.batch // config.batch_gpu
         self.G = build_generator(config, dataset.resolution, self.c_dim).to(device)
         self.D = build_discriminator(config, dataset.resolution, self.c_dim).to(device)
         self.hsr = None
@@ -81,6 +95,7 @@ class Trainer:
             hsr_weight=config.hsr_weight,
             r1_gamma=config.gamma,
             pl_weight=config.path_length_weight,
+            pl_batch_shrink=PATH_LENGTH_SHRINK,
             style_mixing_prob=config.style_mixing,
             augment=self.pipe,
             on_real_logits=None if self.adaptation is None else self.adaptation.collect,
@@ -91,6 +106,8 @@ class Trainer:
         self.steps = 0
         self.images_seen = 0
         self.skipped_updates = {name: torch.zeros([], dtype=torch.int64, device=device) for name in ("G", "D")}
+        self.skipped_streaks = {name: torch.zeros([], dtype=torch.int64, device=device) for name in PHASES}
+        self.timer: Callable[[str], AbstractContextManager] = nullcontext
 
     def _adam(self, parameters: list[nn.Parameter], interval: int) -> torch.optim.Adam:
         # Without lazy regularization (an interval of 0) no additional steps need a correction.
@@ -115,32 +132,78 @@ class Trainer:
             Scalar statistics by name.
         """
         config = self.config
-        real = to_float(images.to(self.device))
-        real_c = self._one_hot(labels)
         n = len(images)
-        with self._phase("G"):
-            loss, stats = self.loss.generator_main(*self._latents(n))
-            loss.backward()
+        images = images.to(self.device, non_blocking=True)
+        real_c = one_hot(labels.to(self.device, non_blocking=True), self.c_dim)
+        with self._phase("G main"):
+            stats = self._generator_main(n)
         if config.path_length_weight > 0 and self._is_due(config.path_length_interval):
-            with self._phase("G"):
-                loss, phase_stats = self.loss.generator_path_length(*self._latents(n))
-                (loss * config.path_length_interval).backward()
-            stats |= phase_stats
-        with self._phase("D"):
-            loss, phase_stats = self.loss.discriminator_main(real, real_c, *self._latents(n))
-            loss.backward()
-        stats |= phase_stats
+            with self._phase("G path length"):
+                stats |= self._generator_path_length(n)
+        with self._phase("D main"):
+            stats |= self._discriminator_main(images, real_c)
         if config.gamma > 0 and self._is_due(config.r1_interval):
-            with self._phase("D"):
-                loss, phase_stats = self.loss.discriminator_r1(real, real_c)
-                (loss * config.r1_interval).backward()
-            stats |= phase_stats
+            with self._phase("D R1"):
+                stats |= self._discriminator_r1(images, real_c)
         self.steps += 1
         self.images_seen += n
         if self.adaptation is not None:
             stats |= self.adaptation.adjust(self.steps)
-        update_ema(self.G_ema, self.G, ema_decay(n, self.images_seen, config.ema_kimg, config.ema_rampup))
+        with self.timer("EMA"):
+            update_ema(self.G_ema, self.G, ema_decay(n, self.images_seen, config.ema_kimg, config.ema_rampup))
         return stats
+
+    def _generator_main(self, n: int) -> Stats:
+        z, c = self._latents(n)
+        if self._part_count > 1:
+            with torch.no_grad():
+                self.G.mapping(z, c, update_w_avg=True)
+        return self._accumulate(lambda part: self.loss.generator_main(part.take(z), part.take(c)))
+
+    def _generator_path_length(self, n: int) -> Stats:
+        z, c = self._latents(n)
+        if self._part_count > 1:
+            # Every part's penalty depends on the lengths of all, so those are measured first, of the same draws.
+            state = RandomState(self.device)
+            self.loss.follow_path_length(self._mean_path_length(z, c))
+            state.restore()
+        interval = self.config.path_length_interval
+        return self._accumulate(lambda part: self.loss.generator_path_length(part.take(z), part.take(c)), interval)
+
+    def _discriminator_main(self, images: Tensor, real_c: Tensor | None) -> Stats:
+        z, c = self._latents(len(images))
+
+        def loss(part: BatchPart) -> tuple[Tensor, Stats]:
+            real = to_float(part.take(images))
+            return self.loss.discriminator_main(real, part.take(real_c), part.take(z), part.take(c))
+
+        return self._accumulate(loss)
+
+    def _discriminator_r1(self, images: Tensor, real_c: Tensor | None) -> Stats:
+        def loss(part: BatchPart) -> tuple[Tensor, Stats]:
+            return self.loss.discriminator_r1(to_float(part.take(images)), part.take(real_c))
+
+        return self._accumulate(loss, self.config.r1_interval)
+
+    def _accumulate(self, loss: Callable[[BatchPart], tuple[Tensor, Stats]], factor: float = 1) -> Stats:
+        """Adds the gradients of `factor` times a loss, the mean of its parts', and returns the means of statistics."""
+        stats: Stats = {}
+        for part in self._parts():
+            value, part_stats = loss(part)
+            (value * (factor / part.count)).backward()
+            for name, statistic in part_stats.items():
+                share = statistic / part.count
+                stats[name] = stats[name] + share if name in stats else share
+        return stats
+
+    def _parts(self) -> Iterator[BatchPart]:
+        """Yields the parts of a batch; while one is computed, random draws are as in the undivided batch."""
+        state = RandomState(self.device) if self._part_count > 1 else None
+        for part in WHOLE.split(self._part_count):
+            if state is not None:
+                state.restore()
+            with computing(part):
+                yield part
 
     def _is_due(self, interval: int) -> bool:
         """Returns whether this step is one of those every `interval` steps (0: never)."""
@@ -148,22 +211,38 @@ class Trainer:
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """Trains one network, "G" or "D": freezes the other, and takes an optimizer step with the body's gradients."""
-        frozen, optimizer = {"G": (self.D, self.opt_G), "D": (self.G, self.opt_D)}[name]
+        """Trains one network: freezes the other, and takes an optimizer step with the body's gradients."""
+        with self.timer(name):
+            network = PHASES[name]
+            optimizer = self._start_phase(network)
+            yield
+            is_skipped = self._update(optimizer)
+            self.skipped_updates[network] += is_skipped
+            self.skipped_streaks[name].add_(1).mul_(is_skipped)
+
+    def _start_phase(self, network: str) -> torch.optim.Adam:
+        """Freezes the other network, and makes what is trained ready for gradients; returns its optimizer."""
+        frozen, optimizer = {"G": (self.D, self.opt_G), "D": (self.G, self.opt_D)}[network]
         frozen.requires_grad_(False)
         # Those that the optimizer hasn't got are frozen for good.
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for parameter in trained:
+        for parameter in _trained_parameters(optimizer):
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
-        yield
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        return optimizer
+
+    def _update(self, optimizer: torch.optim.Adam) -> Tensor:
+        """Takes a step unless a gradient isn't finite, and returns whether it was skipped, a scalar on the device."""
+        gradients = [parameter.grad for parameter in _trained_parameters(optimizer) if parameter.grad is not None]
         # The largest magnitude is finite if all are, and unlike a sum it cannot overflow.
         is_skipped = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
         # Fused optimizers read this on the device, so that no step waits for its value.
         optimizer.found_inf = is_skipped.float()  # type: ignore[attr-defined]
         optimizer.step()
-        self.skipped_updates[name] += is_skipped
+        return is_skipped
+
+    def stalled_phases(self) -> list[str]:
+        """Returns the phases whose updates are persistently skipped; reading that waits for the device."""
+        return [name for name, streak in self.skipped_streaks.items() if streak.item() >= MAX_SKIPPED_STREAK]
 
     def start_path_length_mean(self) -> None:
         """Sets the mean of path lengths to the generator's own, for training that starts from weights.
@@ -172,18 +251,20 @@ class Trainer:
         PyTorch's default generators are left as they were.
         """
         devices = [self.device] if self.device.type == "cuda" else []
-        # A step of training takes as many samples at a time, so they fit in memory.
-        n = max(1, self.config.batch // self.loss.pl_batch_shrink)
+        # As in a step of training, so they fit in memory.
+        samples_per_batch = max(1, self.config.batch // self.loss.pl_batch_shrink)
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.config.seed)
-            batches = range(-(-PATH_LENGTH_SAMPLES // n))
-            lengths = [self.loss.path_lengths(*self._latents(n)).detach() for _ in batches]
-        mean = torch.cat(lengths).mean()
+            batches = range(-(-PATH_LENGTH_SAMPLES // samples_per_batch))
+            means = [self._mean_path_length(*self._latents(self.config.batch)) for _ in batches]
+        mean = torch.stack(means).mean()
         if mean.isfinite():
             self.loss.pl_mean.copy_(mean)
 
-    def _one_hot(self, labels: Tensor) -> Tensor | None:
-        return one_hot(labels.to(self.device), self.c_dim)
+    def _mean_path_length(self, z: Tensor, c: Tensor | None) -> Tensor:
+        """Returns the mean of the path lengths that a batch is penalised for, a scalar."""
+        means = [self.loss.mean_path_length(part.take(z), part.take(c)) for part in self._parts()]
+        return torch.stack(means).mean()
 
     def _latents(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Returns random latent codes [n, z_dim] and classes [n, c_dim], distributed as in the data."""
@@ -193,4 +274,9 @@ class Trainer:
         """Returns one-hot classes [n, c_dim] drawn from the data, or None without classes."""
         if self._labels is None:
             return None
-        return self._one_hot(self._labels[torch.randint(len(self._labels), [n])])
+        positions = torch.randint(len(self._labels), [n], device=self.device)
+        return one_hot(self._labels[positions], self.c_dim)
+
+
+def _trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -21,7 +21,14 @@ from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
 from hsr.options import TrainOptions
-from hsr.options.train import AugmentationOptions, DataOptions, RunOptions, ScheduleOptions, SemanticsOptions
+from hsr.options.train import (
+    AugmentationOptions,
+    DataOptions,
+    MachineOptions,
+    RunOptions,
+    ScheduleOptions,
+    SemanticsOptions,
+)
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.trainer import Trainer
 
@@ -304,3 +311,13 @@ def _weights() -> bytes:
         dataset = dataclasses.replace(open_dataset(), resolution=16)
         trainer = Trainer(dataclasses.replace(SMALL, hsr_weight=0.0), dataset, None, torch.device("cpu"))
         return CheckpointFolder(Path(folder)).save(trainer, {}, 1).read_bytes()
+
+
+def test_options_of_the_machine_arrive() -> None:
+    words = "train --mixed-precision bf16 --mixed-precision-resolutions 2 --tf32 --batch-gpu 4 --profile"
+    options = parse(words.split())
+    assert isinstance(options, TrainOptions)
+    assert options.machine == MachineOptions("bf16", 2, True, 4, True)
+    options = parse(["train", "--tf32", "no", "--profile", "no"])
+    assert isinstance(options, TrainOptions)
+    assert (options.machine.tf32, options.machine.profile) == (False, False)

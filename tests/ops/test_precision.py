@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hsr_kernels._precision import convolutions_use_tf32, exact_float32
+from hsr_kernels._precision import convolutions_use_tf32, exact_float32, tf32_on_gpus
 from hsr_kernels.modulated_conv2d.routes import products
 
 BACKENDS = torch.backends
@@ -88,6 +88,20 @@ def test_exact_float32_restores_every_setting(settings, tf32):
             pass
         assert effective_settings() == ["ieee"] * len(KINDS) + ["False", "False", "highest"]
         raise ZeroDivisionError
+    assert all_settings() == expected
+
+
+@pytest.mark.parametrize("settings", [settings for settings, _ in SETTINGS.values()], ids=SETTINGS)
+def test_tf32_is_for_gpus_and_restores_every_setting(settings):
+    tf32 = [*("tf32" if backend == "cuda" else "ieee" for backend, _ in KINDS), "True", "True", "high"]
+    apply(settings)
+    expected = all_settings()
+    apply(settings)
+    with tf32_on_gpus():
+        assert effective_settings() == tf32
+        with exact_float32():
+            assert effective_settings() == ["ieee"] * len(KINDS) + ["False", "False", "highest"]
+        assert effective_settings() == tf32
     assert all_settings() == expected
 
 
