@@ -49,7 +49,7 @@ def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = Non
     classes = tuple(sorted(set(values or ())))
     index = {value: i for i, value in enumerate(classes)}
     return ImageDataset(
-        name=_name(source),
+        name=short_name(source),
         resolution=files.resolution,
         labels=None if values is None else np.array([index[value] for value in values], dtype=np.int64),
         store=store,
@@ -69,7 +69,7 @@ def _check_count(source: Source, listing: Listing) -> None:
         raise UserError(f"{title} holds {len(listing.names)} images, but training needs at least {MIN_IMAGES}.")
 
 
-def _name(source: Source) -> str:
+def short_name(source: Source) -> str:
     """Returns the short name of a data set: that of its folder or zip, or "images" if it has none."""
     return source.root.stem if isinstance(source, ZipSource) else source.root.resolve().name or "images"
 
