@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that determines a training run, and the presets.
 
-Sources: `paper256` and `stylegan2` are the published settings of HSR's baseline (Karmali et al. 2022) and of
-StyleGAN2's configuration F (Karras et al. 2020); `auto` follows the rules of thumb of StyleGAN2-ADA (Karras
-et al. 2020) for the R1 weight and the averaging of the generator.
+Sources: `paper256` are the published settings of HSR's baseline (Karmali et al. 2022), which gave them a name that
+StyleGAN2-ADA had given to others; those are `nvlabs-paper256` here. `paper512`, `paper1024`, `cifar` and `stylegan2`
+(StyleGAN2's configuration F) are StyleGAN2-ADA's (Karras et al. 2020), and `auto` follows its rules of thumb for the R1
+weight and the averaging of the generator.
 """
 
 import dataclasses
@@ -15,7 +16,9 @@ from typing import Annotated, Any, Literal
 from .errors import UserError, reading
 from .validation import Range, validate
 
-PRESETS = ("digits", "auto", "paper256", "stylegan2")
+PRESETS = ("digits", "auto", "paper256", "stylegan2", "nvlabs-paper256", "paper512", "paper1024", "cifar")
+# Metrics of a run, of which `hsr.training.evaluation` knows more.
+METRICS = ("frechet", "ppl_w", "precision", "recall", "density", "coverage")
 # Lazy regularization multiplies a loss by its interval, and Adam forgets a step of that size slowly.
 MAX_INTERVAL = 1024
 MAX_SEED = 2**63 - 1
@@ -55,6 +58,8 @@ class Config:
     channel_base: Annotated[int, Range(1, 2**24)] = 32768
     channel_max: Annotated[int, Range(1, 2**16)] = 512
     minibatch_std_group: Annotated[int, Range(1, 2**16)] = 4
+    # Skip connections in the discriminator's blocks.
+    residual_discriminator: bool = True
     # Number of the highest resolutions that run in float16 on CUDA; 4x4 never does.
     mixed_precision_resolutions: Annotated[int, Range(0, 16)] = 4
     conv_clamp: Annotated[float, Range(0, 1e30, low_is_allowed=False)] | None = 256.0
@@ -90,7 +95,13 @@ class Config:
     # Ticks from one checkpoint to the next; 0: a checkpoint at the end only.
     checkpoint_ticks: Annotated[int, Range(0, 10**9)] = 10
     checkpoints_kept: Annotated[int, Range(1, 10**9)] = 5
+    # Names of METRICS with commas between; the first one says which checkpoint is the best.
+    metrics: str = "frechet"
+    # Ticks from one measurement to the next; 0: at the start and the end only.
+    metric_ticks: Annotated[int, Range(0, 10**9)] = 10
     metric_images: Annotated[int, Range(2, 10**9)] = 5000
+    # File of weights that the networks start from; None: they start untrained.
+    start: str | None = None
     seed: Annotated[int, Range(0, MAX_SEED)] = 0
     # CPU threads; None: PyTorch's choice.
     threads: Annotated[int, Range(1, 1024)] | None = None
@@ -103,6 +114,13 @@ class Config:
                 f"batch is {self.batch}, but must be a multiple of {self.minibatch_std_group}, "
                 "the group of the minibatch standard deviation."
             )
+        for name in self.metric_names():
+            if name not in METRICS:
+                raise UserError(f"metrics names {name!r}, but must name some of {', '.join(METRICS)}.")
+
+    def metric_names(self) -> list[str]:
+        """Returns the names in `metrics`, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.metrics.split(",") if name.strip()))
 
     def require_channels(self, resolution: int) -> None:
         """Raises `UserError` if networks for images of `resolution` pixels would have no feature maps."""
@@ -138,16 +156,51 @@ def load_config(path: Path) -> Config:
     return Config.from_dict(values, str(path))
 
 
+# Published settings, where they differ from the defaults.
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "paper256": {"mirror": True, "channel_base": 16384},
+    "stylegan2": {"gamma": 10.0, "batch": 32, "kimg": 25000.0},
+    "nvlabs-paper256": {
+        "channel_base": 16384,
+        "batch": 64,
+        "minibatch_std_group": 8,
+        "learning_rate": 0.0025,
+        "ema_kimg": 20.0,
+        "kimg": 25000.0,
+    },
+    "paper512": {
+        "batch": 64,
+        "minibatch_std_group": 8,
+        "learning_rate": 0.0025,
+        "gamma": 0.5,
+        "ema_kimg": 20.0,
+        "kimg": 25000.0,
+    },
+    "paper1024": {"batch": 32, "gamma": 2.0, "kimg": 25000.0},
+    "cifar": {
+        "batch": 64,
+        "minibatch_std_group": 32,
+        "learning_rate": 0.0025,
+        "gamma": 0.01,
+        "ema_kimg": 500.0,
+        "ema_rampup": 0.05,
+        "mapping_layers": 2,
+        "path_length_weight": 0.0,
+        "style_mixing": 0.0,
+        "residual_discriminator": False,
+        "kimg": 100000.0,
+    },
+}
+
+
 def preset(name: str, resolution: int, device: str) -> Config:
     """Returns a preset's settings for images of `resolution` pixels, on a "cpu" or "cuda" device."""
     if name == "digits":
         return _digits()
     if name == "auto":
         return _auto(resolution, device)
-    if name == "paper256":
-        return Config(preset=name, mirror=True, channel_base=16384)
-    if name == "stylegan2":
-        return Config(preset=name, gamma=10.0, batch=32, kimg=25000.0)
+    if name in _PUBLISHED:
+        return Config(preset=name, **_PUBLISHED[name])
     raise UserError(f"--cfg {name} is neither a preset ({', '.join(PRESETS)}) nor a JSON file.")
 
 
@@ -176,6 +229,8 @@ def _digits() -> Config:
         kimg=12.0,
         tick_kimg=1.0,
         checkpoint_ticks=2,
+        # Measuring takes a fifth of the time that a tick takes.
+        metric_ticks=0,
         metric_images=1000,
         # In layers this small, threads wait for each other longer than they compute.
         threads=1,

@@ -42,9 +42,19 @@ def replacing(path: Path) -> Iterator[Path]:
             mode = part.stat().st_mode
             yield part
             part.chmod(mode)
+            _flush(part)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's content is on the disk, so that a loss of power can't leave its name with less."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

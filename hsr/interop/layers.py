@@ -87,15 +87,15 @@ def describe_discriminator(tree: LayerTree, generator: Architecture) -> dict[str
         ValueError: A layer or an attribute is missing.
     """
     root, resolutions = _describe_root(tree)
+    architecture = tree.layer(f"b{resolutions[-1]}").attribute("architecture", str, "resnet")
+    _require(architecture in ("resnet", "orig"), f"has the architecture {shown(architecture)}, not resnet or orig")
     is_paired = (resolutions[-1], root.attribute("c_dim", int)) == (generator.resolution, generator.c_dim)
     _require(is_paired, "is for other images or classes than the generator")
     for r in resolutions[1:]:
-        block = tree.layer(f"b{r}")
-        architecture = block.attribute("architecture", str, "resnet")
-        _require(architecture == "resnet", f"has the architecture {shown(architecture)} instead of resnet")
         _check_convolution(tree, f"b{r}.conv0", generator.conv_clamp)
         _check_convolution(tree, f"b{r}.conv1", generator.conv_clamp, down=2)
-    _require(tree.layer("b4").attribute("architecture", str, "resnet") == "resnet", "has another last block")
+    found = {tree.layer(f"b{r}").attribute("architecture", str, architecture) for r in resolutions}
+    _require(found == {architecture}, "has blocks of several architectures")
     _check_convolution(tree, f"b{resolutions[-1]}.fromrgb", generator.conv_clamp)
     _check_convolution(tree, "b4.conv", generator.conv_clamp)
     widths = {r: channels(tree, f"b{r}.conv0.weight") for r in resolutions[1:]}
@@ -108,7 +108,7 @@ def describe_discriminator(tree: LayerTree, generator: Architecture) -> dict[str
     _require(mbstd.attribute("num_channels", int, 1) == 1, "has several feature maps of standard deviations")
     _check_fully_connected(tree, "b4.fc", "lrelu", 1.0)
     _check_fully_connected(tree, "b4.out", "linear", 1.0)
-    settings: dict[str, Any] = {"minibatch_std_group": group}
+    settings: dict[str, Any] = {"minibatch_std_group": group, "residual_discriminator": architecture == "resnet"}
     if generator.c_dim > 0:
         settings["label_mapping_layers"], multiplier = _describe_mapping(tree)
         _require(math.isclose(multiplier, 0.01, rel_tol=1e-5), "maps labels with another lr_multiplier than 0.01")

@@ -174,7 +174,7 @@ def write_nvlabs(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
     for name, group in checkpoint.groups.items():
         if name == "D":
             states[name] = write_network(group, discriminator_table(resolution)) | _filters(
-                _filtered_layers_d(resolution)
+                _filtered_layers_d(resolution, checkpoint.header.config.residual_discriminator)
             )
         elif name in _HEAD_GROUPS:
             # A run of ours trains one set of heads, beside the generator.
@@ -200,10 +200,11 @@ def _filtered_layers_g(resolution: int) -> list[str]:
     return [name for name in parts if name != "synthesis.b4.conv0"]
 
 
-def _filtered_layers_d(resolution: int) -> list[str]:
+def _filtered_layers_d(resolution: int, residual: bool) -> list[str]:
     """Returns the discriminator's layers that hold a filter in published networks."""
     blocks = [f"b{r}" for r in block_resolutions(resolution)[1:]]
-    layers = [f"{block}{part}" for block in blocks for part in ("", ".conv0", ".conv1", ".skip")]
+    parts = [".conv0", ".conv1", *([".skip"] if residual else [])]
+    layers = [f"{block}{part}" for block in blocks for part in ("", *parts)]
     return [*layers, f"b{resolution}.fromrgb", "b4.conv"]
 
 

@@ -225,6 +225,7 @@ def _require_representable(checkpoint: Checkpoint) -> None:
             f"has z of {config.z_dim} and w of {config.w_dim} dimensions, and that project equal ones",
         ),
         (multiplier != 0.01, f"trains its mapping at {multiplier} of the learning rate, and that project at 0.01"),
+        ("D" in checkpoint.groups and not config.residual_discriminator, "has no skips in D, and that project has"),
         ("D" in checkpoint.groups and group != 4, f"compares {group} samples in D, and that project compares 4"),
     ]
     for is_obstacle, clause in obstacles:

@@ -31,6 +31,7 @@ def build_discriminator(config: Config, resolution: int, c_dim: int) -> Discrimi
         channel_base=config.channel_base,
         channel_max=config.channel_max,
         minibatch_std_group=config.minibatch_std_group,
+        residual=config.residual_discriminator,
         mapping_layers=config.label_mapping_layers,
         label_dim=config.label_dim,
         mixed_precision_resolutions=config.mixed_precision_resolutions,

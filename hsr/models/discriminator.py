@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN2 discriminator with residual blocks.
+"""StyleGAN2 discriminator with residual blocks, or without their skips.
 
-Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7; minibatch
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 7; without skips as in
+"Training Generative Adversarial Networks with Limited Data" (2020) for CIFAR-10; minibatch
 standard deviation from "Progressive Growing of GANs" (2018), section 3; projection of the label from Miyato
 and Koyama, "cGANs with Projection Discriminator" (2018).
 """
@@ -36,18 +37,22 @@ def minibatch_std(x: Tensor, group_size: int, eps: float = 1e-8) -> Tensor:
     return torch.cat([x, feature], dim=1)
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, the second one shrinking, beside a 1x1 shrinking skip."""
+class DiscriminatorBlock(nn.Module):
+    """Two 3x3 convolutions, the second one shrinking, beside a 1x1 shrinking skip if the block is residual."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, conv_clamp: float | None, low_precision: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, conv_clamp: float | None, low_precision: bool, residual: bool
+    ) -> None:
         super().__init__()
         self.low_precision = low_precision
         self.conv0 = Conv2dLayer(in_channels, in_channels, 3, activation="lrelu", conv_clamp=conv_clamp)
         self.conv1 = Conv2dLayer(in_channels, out_channels, 3, activation="lrelu", down=2, conv_clamp=conv_clamp)
-        self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2)
+        self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x [N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
+        if self.skip is None:
+            return self.conv1(self.conv0(x))
         # The sum of two branches of unit variance is brought back to unit variance.
         gain = math.sqrt(0.5)
         return self.skip(x, gain=gain) + self.conv1(self.conv0(x), gain=gain)
@@ -56,7 +61,8 @@ class ResidualBlock(nn.Module):
 class Discriminator(ActivationLayout, nn.Module):
     """StyleGAN2 discriminator; arguments as in `hsr.models.Generator`.
 
-    `minibatch_std_group` is the number of samples over which the standard deviation is taken. With labels,
+    `minibatch_std_group` is the number of samples over which the standard deviation is taken; `residual` gives the
+    blocks skip connections. With labels,
     the last layer's output is projected on an embedding of the label, of `label_dim` dimensions (None: as many as
     feature maps at 4x4), through a mapping of `mapping_layers`, eight as published.
 
@@ -73,6 +79,7 @@ class Discriminator(ActivationLayout, nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         minibatch_std_group: int = 4,
+        residual: bool = True,
         mapping_layers: int = 8,
         label_dim: int | None = None,
         mixed_precision_resolutions: int = 0,
@@ -89,11 +96,12 @@ class Discriminator(ActivationLayout, nn.Module):
         self.from_rgb = Conv2dLayer(img_channels, channels[resolution], 1, activation="lrelu", conv_clamp=conv_clamp)
         self.blocks = nn.ModuleDict(
             {
-                str(r): ResidualBlock(
+                str(r): DiscriminatorBlock(
                     channels[r],
                     channels[r // 2],
                     conv_clamp=conv_clamp,
                     low_precision=r in low_precision,
+                    residual=residual,
                 )
                 for r in resolutions
             }
@@ -112,7 +120,7 @@ class Discriminator(ActivationLayout, nn.Module):
             raise ValueError(f"img must be [N, {', '.join(map(str, expected))}], got {tuple(img.shape)}")
         x = img
         for i, block in enumerate(self.blocks.values()):
-            assert isinstance(block, ResidualBlock)
+            assert isinstance(block, DiscriminatorBlock)
             x = self.laid_out(x, activation_dtype(img, block.low_precision))
             x = block(self.from_rgb(x) if i == 0 else x)
         x = self.conv(minibatch_std(x.to(img.dtype), self.minibatch_std_group))

@@ -57,11 +57,19 @@ class ScheduleOptions:
     """Preset, length and weights of the training."""
 
     cfg: Annotated[str | None, option("NAME", "(default: digits without --data, else auto)")] = None
-    """Preset: digits, auto (by resolution and device), paper256 or stylegan2; or a JSON file such as a run's
-    config.json."""
+    """Preset: digits, auto (by resolution and device), paper256 (HSR's), nvlabs-paper256, paper512, paper1024, cifar
+    or stylegan2 (StyleGAN2-ADA's); or a JSON file such as a run's config.json, which repeats that run."""
 
     kimg: Annotated[float | None, option("FLOAT")] = None
     """Length of the training, in thousands of real images shown."""
+
+    metrics: Annotated[str | None, option("LIST", "(default: frechet)")] = None
+    """Metrics along the way, of frechet (distance), precision, recall, density, coverage (against real images) and
+    ppl_w (path length), with commas between. The checkpoint that is best by the first one is kept as
+    checkpoints/best.safetensors."""
+
+    metric_ticks: Annotated[int | None, option("INT", name="metric-every")] = None
+    """Ticks (lines of progress) from one measurement to the next; 0: at the start and the end only."""
 
     batch: Annotated[int | None, option("INT")] = None
     """Images a step."""
@@ -79,6 +87,18 @@ class RunOptions:
 
     outdir: Annotated[Path, option("PATH", "(default: runs)")] = Path("runs")
     """Folder that receives the run folders."""
+
+    desc: Annotated[str | None, option("TEXT", "(default: none)")] = None
+    """Words of your own at the end of the run folder's name."""
+
+    dry_run: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
+    """Print what would be trained, and end."""
+
+    checkpoints_kept: Annotated[int | None, option("INT", name="keep")] = None
+    """Number of checkpoints that are kept, beside the best one."""
+
+    wandb: Annotated[str | None, option("PROJECT", "(default: none)")] = None
+    """Project of Weights & Biases that also receives the scalars (pip install wandb)."""
 
     resume: Annotated[Path | None, option("RUN|FILE", "(default: start anew)")] = None
     """A run folder, which is continued where it stopped; or a file of weights, from which a new run starts

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: weights for use, and the full state for a bit-exact continuation, both safetensors.
 
-A run folder holds `checkpoints/<kimg>.safetensors` with the weights of all networks, and one
-`checkpoints/state.safetensors` with what else training needs (optimizers, random generators, counters), which
-names the weights that it belongs to. The weights are written first and each file appears by an atomic rename, so
-the state always names complete weights. Nothing is pickled: reading a checkpoint executes no code.
+A run folder holds `checkpoints/<kimg>.safetensors` with the weights of all networks, the best of them also as
+`checkpoints/best.safetensors`, and one `checkpoints/state.safetensors` with what else training needs (optimizers,
+random generators, counters), which names the weights that it belongs to. The weights are written first and each file
+appears by an atomic rename, so the state always names complete weights. Nothing is pickled: reading a checkpoint
+executes no code.
 """
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, reading, writing
-from ..files import remove_leftovers
+from ..files import remove_leftovers, replacing
 from ..weights import (
     CHECKPOINTS,
     Header,
@@ -31,6 +33,7 @@ from ..weights import (
 from .trainer import Trainer
 
 STATE = "state.safetensors"
+BEST = "best.safetensors"
 # Values of the state that belong to the moment it was saved at.
 _COUNTERS = ("weights", "steps", "images_seen")
 # Disk space that stays free for logs and pictures.
@@ -46,13 +49,14 @@ class CheckpointFolder:
             self.folder.mkdir(exist_ok=True)
             remove_leftovers(self.folder)
 
-    def save(self, trainer: Trainer, extra: dict[str, Any], keep: int) -> Path:
+    def save(self, trainer: Trainer, extra: dict[str, Any], keep: int, is_best: bool = False) -> Path:
         """Writes weights and state, then removes all but the last `keep` files of weights.
 
         Args:
             trainer: The trainer to save.
             extra: Further JSON values to store with the state.
             keep: Number of files of weights that stay.
+            is_best: Keep the weights as the best ones, too.
 
         Raises:
             UserError: The disk is full, or a weight isn't finite; the previous checkpoint is intact.
@@ -72,12 +76,24 @@ class CheckpointFolder:
         self.require_space(sum(t.nbytes for t in [*weights.values(), *state.values()]))
         header = Header(trainer.config, trainer.G.resolution, trainer.classes, trainer.images_seen)
         save_tensors(weights, path, dataclasses.asdict(header))
+        if is_best:
+            self._link(path, BEST)
         counters = {"weights": path.name, "steps": trainer.steps, "images_seen": trainer.images_seen}
         save_tensors(state, self.folder / STATE, extra | counters)
         for previous in self.weights()[:-keep]:
             if previous != path:
                 previous.unlink()
         return path
+
+    def _link(self, path: Path, name: str) -> None:
+        """Gives a file of weights a second name, which outlives the first one."""
+        with replacing(self.folder / name) as part:
+            part.unlink()
+            try:
+                os.link(path, part)
+            except OSError:
+                # Some file systems have no links.
+                shutil.copyfile(path, part)
 
     def require_space(self, size: int) -> None:
         """Raises `UserError` if `size` bytes do not fit on the disk."""

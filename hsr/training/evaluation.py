@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics of a run, on encoder features and against real images that training never sees."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from rich.console import Console
@@ -9,7 +12,7 @@ from torch import Tensor
 from ..console import track
 from ..data import ImageDataset
 from ..images import generate_images
-from ..metrics import frechet_distance, ppl_w
+from ..metrics import frechet_distance, manifold_metrics, ppl_w
 from ..metrics.exact import exact_generator, exact_metrics
 from ..models import Generator
 from ..semantics.encoders import Encoder
@@ -18,8 +21,38 @@ from ..tensors import one_hot
 BATCH_SIZE = 50
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A metric of generators.
+
+    Attributes:
+        title: What logs call it.
+        is_distance: Lower is better; else higher is.
+        needs_reals: It compares with real images.
+    """
+
+    title: str
+    is_distance: bool = False
+    needs_reals: bool = True
+
+    def is_better(self, value: float, previous: float) -> bool:
+        """Returns whether a value is better than a previous one."""
+        return value < previous if self.is_distance else value > previous
+
+
+# By the names in `hsr.config.METRICS`.
+METRICS = {
+    "frechet": Metric("Frechet distance", is_distance=True),
+    "ppl_w": Metric("PPL in w", is_distance=True, needs_reals=False),
+    "precision": Metric("Precision"),
+    "recall": Metric("Recall"),
+    "density": Metric("Density"),
+    "coverage": Metric("Coverage"),
+}
+
+
 class Evaluator:
-    """Frechet distance and PPL of generators, with an encoder's features.
+    """Metrics of generators, with an encoder's features.
 
     Every generator gets the same random codes, and the global random generators are left as they were. Everything is
     computed in float32, whatever training uses.
@@ -50,32 +83,50 @@ class Evaluator:
         self._seed = seed
         self._held_out = held_out
         self._reals: Tensor | None = None
-        features = f"{encoder.name} features"
-        self.frechet_name = f"Metrics/Frechet distance, {features}, {self.num_reals} held-out images"
-        self.ppl_name = f"Metrics/PPL in w, {features}"
 
-    def frechet_distance(self, G: Generator) -> float:
-        """Returns the Frechet distance between generated and held-out real images."""
+    def measure(self, metrics: Sequence[str], G: Generator) -> dict[str, float]:
+        """Returns the values of the named metrics of `METRICS`, by their titles in logs."""
+        values: dict[str, float] = {}
+        comparisons = [metric for metric in metrics if METRICS[metric].needs_reals]
+        if comparisons:
+            reals, fakes = self._real_features(), self._generated_features(G)
+            if "frechet" in comparisons:
+                values["frechet"] = frechet_distance(fakes, reals)
+            if comparisons != ["frechet"]:
+                values |= manifold_metrics(reals, fakes)
+        if "ppl_w" in metrics:
+            values["ppl_w"] = self._ppl_w(G)
+        return {self.title(metric): values[metric] for metric in metrics}
+
+    def title(self, metric: str) -> str:
+        """Returns the title of a metric in logs, which says what it was measured with."""
+        features = f"{self.encoder.name} features"
+        reals = f", {self.num_reals} held-out images" if METRICS[metric].needs_reals else ""
+        return f"Metrics/{METRICS[metric].title}, {features}{reals}"
+
+    def _real_features(self) -> Tensor:
         if self._reals is None:
             starts = range(0, self.num_reals, BATCH_SIZE)
             batches = track(starts, f"Reading real images, in batches of {BATCH_SIZE}", len(starts), self._console)
             positions = (np.arange(i, min(i + BATCH_SIZE, self.num_reals)) for i in batches)
             self._reals = torch.cat([self._embed(self._held_out.batch(p)) for p in positions])
+        return self._reals
+
+    def _generated_features(self, G: Generator) -> Tensor:
         rng = torch.Generator().manual_seed(self._seed)
         z = torch.randn(self.num_images, G.z_dim, generator=rng).to(self._device)
         c = self._classes(G.c_dim, rng)
         starts = range(0, self.num_images, BATCH_SIZE)
-        fakes = []
+        features = []
         title = f"Measuring generated images, in batches of {BATCH_SIZE}"
         with exact_generator(G, self._device) as exact:
             for i in track(starts, title, len(starts), self._console):
                 classes = None if c is None else c[i : i + BATCH_SIZE]
                 images = generate_images(exact, z[i : i + BATCH_SIZE], classes, console=self._console)
-                fakes.append(self._embed(images))
-        return frechet_distance(torch.cat(fakes), self._reals)
+                features.append(self._embed(images))
+        return torch.cat(features)
 
-    def ppl_w(self, G: Generator) -> float:
-        """Returns the perceptual path length in W."""
+    def _ppl_w(self, G: Generator) -> float:
         c = self._classes(G.c_dim, torch.Generator().manual_seed(self._seed))
         return ppl_w(G, self.encoder, num_samples=self.num_images, seed=self._seed, labels=c, console=self._console)
 

@@ -2,6 +2,7 @@
 """Scalars on disk: a JSONL log and TensorBoard events."""
 
 import json
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import reading, writing
+from ..errors import UserError, reading, reason, writing
 from ..files import replacing
 
 # A statistic that is infinite or NaN this many times in a row counts as diverged.
@@ -83,10 +84,18 @@ class Averages:
 
 
 class RunLog:
-    """`log.jsonl` and TensorBoard events in a run folder."""
+    """`log.jsonl` and TensorBoard events in a run folder, and on request a run of Weights & Biases.
 
-    def __init__(self, folder: Path, images_seen: int = 0):
-        """Opens the log at a position and drops the lines behind it, as those steps will be done again."""
+    Args:
+        folder: Run folder.
+        images_seen: Position of the run; the lines behind it are dropped, as those steps will be done again.
+        wandb_project: Project of Weights & Biases, or None.
+
+    Raises:
+        UserError: A file can't be written, or Weights & Biases can't be used.
+    """
+
+    def __init__(self, folder: Path, images_seen: int = 0, wandb_project: str | None = None):
         # The import takes a second, which other commands should not spend.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -98,23 +107,51 @@ class RunLog:
             if len(valid_lines) < len(lines):
                 with replacing(path) as part:
                     part.write_text("".join(valid_lines))
+        self._path = path
         with writing(path):
             self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder), purge_step=images_seen + 1 if images_seen else None)
+        self._wandb = None if wandb_project is None else _wandb_run(wandb_project, folder)
 
     def event(self, kind: str, images_seen: int, values: dict[str, Any]) -> None:
-        """Appends a line to the log; its numbers become TensorBoard scalars over the images seen."""
+        """Appends a line to the log; its numbers become TensorBoard scalars over the images seen.
+
+        Raises:
+            UserError: The log can't be written.
+        """
         record = {"event": kind, "kimg": images_seen / 1000, "time": round(time.time(), 3)} | values
-        self._file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float):
+        scalars = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        with writing(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            for name, value in scalars.items():
                 self._board.add_scalar(name, value, global_step=images_seen)
-        self._board.flush()
+            self._board.flush()
+        if self._wandb is not None and scalars:
+            self._wandb.log(scalars, step=images_seen)
 
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(project: str, folder: Path) -> Any:
+    """Starts or continues the run of Weights & Biases that belongs to a run folder."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(f"--wandb needs Weights & Biases ({reason(error)}): pip install wandb.") from error
+    path = folder / "wandb-id"
+    try:
+        run_id = path.read_text().strip() if path.exists() else secrets.token_hex(4)
+        config = json.loads((folder / "config.json").read_text())
+        run = wandb.init(project=project, name=folder.name, id=run_id, resume="allow", dir=folder, config=config)
+    except Exception as error:
+        raise UserError(f"--wandb {project} cannot be used ({reason(error)}).") from error
+    path.write_text(run_id)
+    return run
 
 
 def _position(line: str) -> int:

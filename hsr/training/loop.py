@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: steps, ticks, checkpoints, and the orderly end on a stop request."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from ..errors import UserError
 from .checkpoint import CheckpointFolder
+from .evaluation import METRICS, Evaluator
 from .grids import SampleGrid
 from .logs import Averages, RunLog
 from .progress import ProgressDisplay
@@ -23,6 +25,7 @@ class TrainingLoop:
         trainer: Networks and optimizers.
         stream: Batches of real images, at the trainer's position.
         grid: Grid of samples.
+        evaluator: Metrics, or None for none.
         folder: Run folder.
         log: Log of scalars.
         state: JSON values to store with every checkpoint.
@@ -34,13 +37,14 @@ class TrainingLoop:
         trainer: Trainer,
         stream: BatchStream,
         grid: SampleGrid,
+        evaluator: Evaluator | None,
         folder: Path,
         log: RunLog,
         state: dict[str, Any],
         console: Console,
     ):
-        self.trainer, self.stream, self.grid, self.folder = trainer, stream, grid, folder
-        self.log, self.state, self.console = log, state, console
+        self.trainer, self.stream, self.grid, self.evaluator = trainer, stream, grid, evaluator
+        self.folder, self.log, self.state, self.console = folder, log, state, console
         self.checkpoints = CheckpointFolder(folder)
         self.averages = Averages()
         # Images seen at the last checkpoint of this loop; None before the first.
@@ -60,7 +64,10 @@ class TrainingLoop:
                 ticks = trainer.images_seen // tick
                 if ticks > ticks_before or trainer.images_seen >= total:
                     self._tick(display)
-                    if ticks > ticks_before and config.checkpoint_ticks and ticks % config.checkpoint_ticks == 0:
+                # The end is measured by the summary, when it is saved.
+                if ticks > ticks_before and trainer.images_seen < total:
+                    is_better = _is_due(ticks, config.metric_ticks) and self._measure_on_the_way(stop)
+                    if is_better or _is_due(ticks, config.checkpoint_ticks):
                         self.save()
                 elif display.is_due():
                     display.update(trainer.images_seen, self.averages.means())
@@ -73,10 +80,46 @@ class TrainingLoop:
         """Returns whether the last checkpoint is of this moment."""
         return self._saved_images_seen == self.trainer.images_seen
 
+    def is_best(self) -> bool:
+        """Returns whether the generator of this moment is the best one that was measured."""
+        return self.state.get("best", {}).get("images_seen") == self.trainer.images_seen
+
     def save(self) -> None:
         """Writes a checkpoint."""
-        self.checkpoints.save(self.trainer, self.state, self.trainer.config.checkpoints_kept)
+        self.checkpoints.save(self.trainer, self.state, self.trainer.config.checkpoints_kept, self.is_best())
         self._saved_images_seen = self.trainer.images_seen
+
+    def measure(self, kind: str, metrics: Sequence[str]) -> dict[str, float]:
+        """Measures the averaged generator, and logs the values as an event of this kind.
+
+        The state remembers the best value of the first of the configuration's metrics.
+        """
+        evaluator, images_seen = self.evaluator, self.trainer.images_seen
+        values = {} if evaluator is None else evaluator.measure(metrics, self.trainer.G_ema)
+        self.log.event(kind, images_seen, values)
+        names = self.trainer.config.metric_names()
+        if evaluator is not None and names:
+            title = evaluator.title(names[0])
+            best = self.state.get("best", {})
+            is_comparable = best.get("metric") == title
+            if not is_comparable or METRICS[names[0]].is_better(values[title], best["value"]):
+                self.state["best"] = {"metric": title, "value": values[title], "images_seen": images_seen}
+        return values
+
+    def _measure_on_the_way(self, stop: StopRequest) -> bool:
+        """Measures the generator in the midst of training, and returns whether it is the best so far."""
+        names = self.trainer.config.metric_names()
+        if self.evaluator is None or not names:
+            return False
+        try:
+            with stop.interruptible():
+                values = self.measure("metrics", names)
+        except KeyboardInterrupt:
+            # The request ends the run after this step, and the step is saved.
+            return False
+        words = ", ".join(f"{name.removeprefix('Metrics/')}: {value:.4g}" for name, value in values.items())
+        self.console.print(f"  {words}")
+        return self.is_best()
 
     def samples_path(self) -> Path:
         """Returns the path of the sample grid of this moment."""
@@ -108,3 +151,8 @@ class TrainingLoop:
                 f"{self.trainer.images_seen / 1000:g} kimg); a larger --gamma may help, and the last checkpoint in the "
                 "run folder is from before."
             )
+
+
+def _is_due(ticks: int, interval: int) -> bool:
+    """Returns whether something is due that happens every `interval` ticks (0: never)."""
+    return interval > 0 and ticks % interval == 0

@@ -2,26 +2,29 @@
 """From the options of `hsr train` to the plan of a run."""
 
 import dataclasses
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from ..config import Config, load_config, preset
 from ..data import ImageDataset, open_dataset
 from ..device import resolve_device
 from ..errors import UserError, exists
 from ..interop.opening import is_foreign
-from ..options import TrainOptions, flag
-from ..weights import find_weights, read_header
+from ..models.build import build_discriminator, build_generator
+from ..options import TrainOptions
+from ..weights import read_header
+from .continuation import check_continuation
 
 # Processes that decode images which do not fit in memory.
 DEFAULT_WORKERS = 2
-# Options that may change when a run is continued; any other change would make it another run.
-CONTINUABLE = {"data", "outdir", "kimg", "resume", "device", "workers"}
 
 
 @dataclass(frozen=True)
@@ -52,38 +55,34 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
         UserError: The options or what they name cannot be used.
     """
     device = resolve_device(options.run.device)
-    resume = options.run.resume
-    if resume is not None and not exists(resume, "a checkpoint"):
-        raise UserError(f"--resume {resume} does not exist.")
-    run = resume if resume is not None and resume.is_dir() else None
-    weights = resume if run is None else None
-    if weights is not None and is_foreign(weights):
+    if options.run.desc is not None and not re.fullmatch(r"[\w.+=-]+", options.run.desc):
         raise UserError(
-            f"--resume {weights} is a file of another project: make a file of weights of it first, with "
-            f"hsr convert {shlex.quote(str(weights))} {shlex.quote(weights.stem)}.safetensors."
+            f"--desc {options.run.desc} cannot be part of a folder's name: use letters, digits and -_.+= only."
         )
-    if run is not None:
-        _check_continuable(options, run)
-        base = load_config(run / "config.json")
-        data = options.data.data or base.data
-    else:
-        data = options.data.data
-    in_memory = False if options.data.workers else None
-    dataset = open_dataset(data, in_memory=in_memory)
+    run, weights = _origin(options.run.resume, f"--resume {options.run.resume}")
+    earlier = None if run is None else load_config(run / "config.json")
+    cfg = options.schedule.cfg
+    repeated = load_config(Path(cfg)) if cfg is not None and cfg.lower().endswith(".json") else None
+    if run is None and weights is None and repeated is not None and repeated.start is not None:
+        _, weights = _origin(Path(repeated.start), f"The start of {cfg}, {repeated.start},")
+    data = next((d for d in (options.data.data, *(c.data for c in (repeated, earlier) if c)) if d is not None), None)
+    dataset = open_dataset(data, in_memory=False if options.data.workers else None)
     for sentence in dataset.report:
         console.print(sentence)
-    if run is None:
-        base = _base_config(options, weights, dataset.resolution, device.type)
-    settings = {field.name for field in dataclasses.fields(Config)}
-    overrides = {name: value for _, name, value in options.given() if name in settings}
-    if options.semantics.encoder_weights is not None:
-        overrides["encoder_weights"] = str(options.semantics.encoder_weights.resolve())
-    overrides["data"] = None if data is None else str(Path(data).resolve())
-    if weights is not None:
-        # The average comes from the file, and following a young generator quickly would throw it away.
-        overrides["ema_rampup"] = None
-    config = dataclasses.replace(base, **overrides)
+    if repeated is not None:
+        base = repeated
+    elif cfg is None and earlier is not None:
+        base = earlier
+    elif cfg is None and weights is not None:
+        # The networks must be those of the checkpoint.
+        base = read_header(weights).config
+    else:
+        base = preset(cfg or ("digits" if data is None else "auto"), dataset.resolution, device.type)
+    config = dataclasses.replace(base, **_overrides(options, data, weights))
     config.require_channels(dataset.resolution)
+    if run is not None:
+        for sentence in check_continuation(run, config):
+            console.print(sentence)
     workers = options.data.workers
     if workers is None:
         workers = 0 if isinstance(dataset.store, np.ndarray) else DEFAULT_WORKERS
@@ -92,26 +91,39 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     return Plan(config, dataset, device, workers, run, weights)
 
 
-def _base_config(options: TrainOptions, weights: Path | None, resolution: int, device: str) -> Config:
-    cfg = options.schedule.cfg
-    if cfg is not None and cfg.lower().endswith(".json"):
-        return load_config(Path(cfg))
-    if cfg is None and weights is not None:
-        # The networks must be those of the checkpoint.
-        return read_header(weights).config
-    name = cfg or ("digits" if options.data.data is None else "auto")
-    return preset(name, resolution, device)
+def _origin(resume: Path | None, title: str) -> tuple[Path | None, Path | None]:
+    """Returns the run folder to continue and the file of weights to start from, of which one at most is there.
 
-
-def _check_continuable(options: TrainOptions, run: Path) -> None:
-    if not (run / "config.json").is_file():
-        raise UserError(f"--resume {run} is not a run folder: it has no config.json.")
-    refused = [flag(group, name) for group, name, _ in options.given() if name not in CONTINUABLE]
-    if refused:
+    `title` is what messages call it.
+    """
+    if resume is None:
+        return None, None
+    if not exists(resume, "a checkpoint"):
+        raise UserError(f"{title} does not exist.")
+    if resume.is_dir():
+        if not (resume / "config.json").is_file():
+            raise UserError(f"{title} is not a run folder: it has no config.json.")
+        return resume, None
+    if is_foreign(resume):
         raise UserError(
-            f"{refused[0]} cannot change when {run} is continued: leave it out, or start "
-            f"a new run from its weights with --resume {find_weights(run)}."
+            f"{title} is a file of another project: make a file of weights of it first, with "
+            f"hsr convert {shlex.quote(str(resume))} {shlex.quote(resume.stem)}.safetensors."
         )
+    return None, resume
+
+
+def _overrides(options: TrainOptions, data: str | Path | None, weights: Path | None) -> dict[str, Any]:
+    """Returns the settings that the options and what is resumed determine, whatever the preset says."""
+    settings = {field.name for field in dataclasses.fields(Config)}
+    overrides = {name: value for _, name, value in options.given() if name in settings}
+    if options.semantics.encoder_weights is not None:
+        overrides["encoder_weights"] = str(options.semantics.encoder_weights.resolve())
+    overrides["data"] = None if data is None else str(Path(data).resolve())
+    if weights is not None:
+        overrides["start"] = str(weights.resolve())
+        # The average comes from the file, and following a young generator quickly would throw it away.
+        overrides["ema_rampup"] = None
+    return overrides
 
 
 def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:
@@ -123,6 +135,26 @@ def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> Non
             f"{_describe_classes(header.classes)}, but {dataset.name} has images {dataset.resolution} pixels wide and "
             f"{_describe_classes(classes)}."
         )
+
+
+def describe(plan: Plan) -> Table:
+    """Returns a table of what a plan trains, and of every setting."""
+    config, dataset = plan.config, plan.dataset
+    num_classes = dataset.num_classes if config.conditional else 0
+    with torch.device("meta"):
+        networks = {
+            "generator": build_generator(config, dataset.resolution, num_classes),
+            "discriminator": build_discriminator(config, dataset.resolution, num_classes),
+        }
+    table = Table(box=None)
+    table.add_row("images", f"{len(dataset)}, {dataset.resolution} pixels wide, {num_classes or 'no'} classes")
+    for name, network in networks.items():
+        table.add_row(name, f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters")
+    table.add_row("steps", f"{-(-round(config.kimg * 1000) // config.batch):,}")
+    table.add_row("device", str(plan.device))
+    for field in dataclasses.fields(config):
+        table.add_row(field.name, str(getattr(config, field.name)))
+    return table
 
 
 def _describe_classes(classes: tuple[int, ...]) -> str:

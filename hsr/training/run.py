@@ -17,12 +17,12 @@ from ..files import cache_folder, replacing
 from ..options import TrainOptions
 from ..semantics.build import build_encoder
 from ..semantics.encoders import Encoder
-from .checkpoint import restore
+from .checkpoint import BEST, restore
 from .evaluation import Evaluator
 from .grids import SampleGrid
 from .logs import RunLog
 from .loop import TrainingLoop
-from .plan import Plan, make_plan
+from .plan import Plan, describe, make_plan
 from .start import start_from_weights
 from .stop import StopRequest
 from .stream import BatchStream
@@ -38,6 +38,9 @@ def train(options: TrainOptions) -> None:
     console = make_console()
     plan = make_plan(options, console)
     config = plan.config
+    if options.run.dry_run:
+        console.print(describe(plan))
+        return
     if plan.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if config.threads is not None:
@@ -59,7 +62,7 @@ def train(options: TrainOptions) -> None:
         start=trainer.images_seen,
     )
     with StopRequest() as stop, closing(stream):
-        folder = plan.run or new_folder(options.run.outdir, plan)
+        folder = plan.run or new_folder(options.run.outdir, plan, options.run.desc)
         with replacing(folder / "config.json") as part:
             part.write_text(config.to_json() + "\n")
         regularizer = "no HSR" if trainer.hsr is None or encoder is None else f"HSR on {encoder.name}"
@@ -68,8 +71,8 @@ def train(options: TrainOptions) -> None:
             f"out; {trainer.c_dim or 'no'} classes; {regularizer}; {plan.device}"
         )
         grid = SampleGrid(train_set, config.z_dim, trainer.c_dim, plan.device, config.seed)
-        with closing(RunLog(folder, trainer.images_seen)) as log:
-            _run(TrainingLoop(trainer, stream, grid, folder, log, state, console), stop, evaluator)
+        with closing(RunLog(folder, trainer.images_seen, options.run.wandb)) as log:
+            _run(TrainingLoop(trainer, stream, grid, evaluator, folder, log, state, console), stop)
 
 
 def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Console) -> dict[str, Any]:
@@ -96,13 +99,13 @@ def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Consol
     return sources
 
 
-def _run(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> None:
+def _run(loop: TrainingLoop, stop: StopRequest) -> None:
     try:
         if "start" not in loop.state and loop.trainer.images_seen == 0:
-            _start(loop, stop, evaluator)
+            _start(loop, stop)
         if loop.run(stop):
             with stop.interruptible():
-                _summarize(loop, evaluator)
+                _summarize(loop)
             return
     except KeyboardInterrupt:
         # A second request ends the run at once, and so does the first one if nothing is lost.
@@ -134,14 +137,15 @@ def _encoder(plan: Plan, train_set: ImageDataset, console: Console) -> Encoder |
         return None
 
 
-def new_folder(outdir: Path, plan: Plan) -> Path:
-    """Makes the next run folder, `<n>-<name>`.
+def new_folder(outdir: Path, plan: Plan, description: str | None) -> Path:
+    """Makes the next run folder, `<n>-<name>` and a description of the user's.
 
     Raises:
         UserError: The output folder cannot be written to.
     """
-    parts = [plan.dataset.name, plan.config.preset]
-    name = "-".join(dict.fromkeys(parts)) + ("-baseline" if plan.config.hsr_weight == 0 else "")
+    parts = [plan.dataset.name, plan.config.preset, *(["baseline"] if plan.config.hsr_weight == 0 else [])]
+    parts += [] if description is None else [description]
+    name = "-".join(dict.fromkeys(parts))
     with writing(f"--outdir {outdir}"):
         outdir.mkdir(parents=True, exist_ok=True)
         numbers = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d+)-", p.name))]
@@ -150,32 +154,33 @@ def new_folder(outdir: Path, plan: Plan) -> Path:
     return folder
 
 
-def _start(loop: TrainingLoop, stop: StopRequest, evaluator: Evaluator | None) -> None:
+def _start(loop: TrainingLoop, stop: StopRequest) -> None:
     """Records the start of training: a checkpoint, pictures and metrics; a resumed run records what is missing."""
     loop.save()
-    values: dict[str, Any] = {}
     with stop.interruptible():
         loop.grid.save_reals(loop.folder / "reals.png")
         loop.save_samples()
-        if evaluator is not None:
-            values = {evaluator.frechet_name: evaluator.frechet_distance(loop.trainer.G_ema)}
-    loop.state["start"] = values
-    loop.log.event("start", loop.trainer.images_seen, values)
+        loop.state["start"] = loop.measure("start", loop.trainer.config.metric_names())
     loop.save()
 
 
-def _summarize(loop: TrainingLoop, evaluator: Evaluator | None) -> None:
-    """Measures the trained generator, and prints the results of the run."""
-    G, folder, console = loop.trainer.G_ema, loop.folder, loop.console
-    values: dict[str, float] = {}
-    if evaluator is not None:
-        values[evaluator.frechet_name] = evaluator.frechet_distance(G)
-        values[evaluator.ppl_name] = evaluator.ppl_w(G)
-    loop.log.event("summary", loop.trainer.images_seen, values)
+def _summarize(loop: TrainingLoop) -> None:
+    """Measures the trained generator, also its path lengths, and prints the results of the run."""
+    folder, console = loop.folder, loop.console
+    metrics = dict.fromkeys([*loop.trainer.config.metric_names(), "ppl_w"])
+    values = loop.measure("summary", list(metrics))
+    if loop.is_best():
+        loop.save()
     console.print(f"Trained to {loop.trainer.images_seen / 1000:g} kimg.")
     for name, value in values.items():
         start = loop.state.get("start", {}).get(name)
         change = f"{value:.4g}" if start is None else f"{start:.4g} at the start, {value:.4g} at the end"
         console.print(f"  {name.removeprefix('Metrics/')}: {change}")
+    best = loop.state.get("best")
+    if best is not None and not loop.is_best():
+        console.print(
+            f"  Best {best['metric'].removeprefix('Metrics/')}: {best['value']:.4g} at {best['images_seen'] / 1000:g} "
+            f"kimg, in {loop.checkpoints.folder / BEST}"
+        )
     console.print(f"  Pictures: {loop.samples_path()} and the others there; real images: {folder / 'reals.png'}")
     console.print(f"  Generate more: hsr generate --checkpoint {folder} --seeds 0-35 --truncation 0.7")

@@ -20,6 +20,7 @@ import hsr_kernels as hk
 from benchmarks.gpu import cache, kernels, recording, report
 from benchmarks.setting import ROOT
 from hsr_kernels.aot import record
+from tests.selection import FULL
 
 SM90 = record.CHIPS["sm_90"]
 _COMPILE = """
@@ -43,6 +44,7 @@ def written(folder: Path) -> dict[Path, int]:
     return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*.cubin")}
 
 
+@FULL
 def test_kernels_are_found_again_in_another_folder(tmp_path):
     x, b = torch.empty(2, 16, 8, 8), torch.empty(16)
     calls = [(act, partial(hk.bias_act, x, b, act=act)) for act in ("lrelu", "relu")]

@@ -201,7 +201,7 @@ def ada_pickle(
         contents = {
             "training_set_kwargs": {"path": "x.zip", "use_labels": spec.c_dim > 0},
             "G": generator_tree(spec, generator_tensors(spec, 1), **changes),
-            "D": discriminator_tree(spec, discriminator_tensors(spec), architecture),
+            "D": discriminator_tree(spec, discriminator_tensors(spec, architecture=architecture), architecture),
             "G_ema": generator_tree(spec, generator_tensors(spec), **changes),
             "augment_pipe": Persistent("AugmentPipe", _buffers={"p": torch.zeros([])}, imgfilter_bands=[1.0, 1, 1, 1]),
         }

@@ -81,7 +81,7 @@ def generator_tensors(spec: Spec, seed: int = 0) -> dict[str, Tensor]:
     return _fill(shapes, seed)
 
 
-def discriminator_tensors(spec: Spec, seed: int = 9) -> dict[str, Tensor]:
+def discriminator_tensors(spec: Spec, seed: int = 9, architecture: str = "resnet") -> dict[str, Tensor]:
     """The tensors of a discriminator by their names in stylegan2-ada-pytorch."""
     largest = spec.resolutions[-1]
     n4 = spec.widths[4]
@@ -92,8 +92,9 @@ def discriminator_tensors(spec: Spec, seed: int = 9) -> dict[str, Tensor]:
         layers: dict[str, tuple[int, ...]] = {
             "conv0": (n, n, 3, 3),
             "conv1": (narrow, n, 3, 3),
-            "skip": (narrow, n, 1, 1),
         }
+        if architecture != "orig":
+            layers["skip"] = (narrow, n, 1, 1)
         if r == largest:
             layers["fromrgb"] = (n, 3, 1, 1)
         for layer, shape in layers.items():

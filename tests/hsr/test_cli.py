@@ -41,6 +41,12 @@ TRAIN_OPTIONS = (
     "encoder-statistics",
     "seed",
     "resume",
+    "desc",
+    "dry-run",
+    "keep",
+    "metrics",
+    "metric-every",
+    "wandb",
     "device",
     "workers",
 )
@@ -195,7 +201,8 @@ def test_wrong_things_to_resume(
     assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--kimg", 0.008, "--device", "cpu") == 0
     run = next((tmp_path / "runs").iterdir())
     weights = sorted((run / "checkpoints").glob("0*"))[-1]
-    assert "--gamma cannot change" in sentence("train", "--resume", run, "--gamma", 3)
+    message = sentence("train", "--resume", run, "--gamma", 3, "--batch", 8, "--kimg", 1)
+    assert "with other settings than it was trained with: gamma was 1 and is 3 now; batch was 4 and is 8 now" in message
     other = write_images(tmp_path / "other", labels=[i % 2 for i in range(25)], count=25)
     assert "not those that the run was trained on" in sentence("train", "--resume", run, "--data", other)
     larger = write_images(tmp_path / "larger", labels=[i % 2 for i in range(24)], size=32)

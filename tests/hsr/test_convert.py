@@ -119,6 +119,19 @@ def test_the_way_back_to_nvlabs_gives_every_tensor(
     assert_same(found, expected)
 
 
+def test_a_discriminator_without_skips_comes_along(
+    hsr: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cifar.pkl").write_bytes(ada_pickle(Spec(), architecture="orig"))
+    assert hsr("convert", "cifar.pkl", "out.safetensors") == 0
+    assert not read_header(Path("out.safetensors")).config.residual_discriminator
+    assert hsr("convert", "--to", "nvlabs", "out.safetensors", "back.pt") == 0
+    found = torch.load("back.pt", weights_only=True)
+    assert_same({"D": found["D"]}, {"D": discriminator_tensors(Spec(), architecture="orig")})
+    assert hsr("convert", "--to", "rosinality", "out.safetensors", "back.pt") == 2
+    assert capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["converted.pt", "stream.pt"])
 def test_the_way_back_to_rosinality_gives_every_tensor(name: str, foreign: Callable[[str], Path], hsr: Command) -> None:
     contents = rosinality_contents(ROSINALITY, from_training=name == "stream.pt")
@@ -288,13 +301,13 @@ def test_wrong_files_and_targets_are_one_sentence(
 def test_a_discriminator_of_another_kind_is_left_out(
     hsr: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], labelled: Path
 ) -> None:
-    (tmp_path / "cifar.pkl").write_bytes(ada_pickle(Spec(heads=(6, 4)), architecture="orig"))
+    (tmp_path / "cifar.pkl").write_bytes(ada_pickle(Spec(heads=(6, 4)), architecture="skip"))
     assert hsr("convert", "cifar.pkl", "out.safetensors") == 0
     out = capsys.readouterr().out
-    assert "D was left out, as it has the architecture orig instead of resnet." in out
+    assert "D was left out, as it has the architecture skip, not resnet or orig." in out
     assert "heads of G were left out, as it has 1, and a generator of this size has 2 in hsr." in out
     # The networks know no classes, and the run takes none from the data.
-    options = ["--data", labelled, "--hsr-weight", 0, "--kimg", 0.032, "--device", "cpu"]
+    options = ["--data", labelled, "--hsr-weight", 0, "--kimg", 0.008, "--batch", 8, "--device", "cpu"]
     assert hsr("train", "--resume", "out.safetensors", *options) == 0
     assert "D starts untrained" in capsys.readouterr().out
     (run,) = run_folders(tmp_path)

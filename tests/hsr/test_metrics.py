@@ -2,6 +2,7 @@
 """Frechet distance and path length against cases with a known answer."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 import hsr.models.discriminator
 import hsr.models.generator
 from hsr.data import open_dataset
-from hsr.metrics import frechet_distance, ppl_w
+from hsr.metrics import frechet_distance, manifold_metrics, ppl_w
 from hsr.metrics.ppl import trimmed_mean
 from hsr.models import Generator
 from hsr.semantics import Encoder, LabelEncoder
@@ -156,7 +157,7 @@ class TestPrecision:
         values = []
         for model in (G, exact):
             evaluator = Evaluator(encoder, open_dataset(labelled), 20, torch.device("cpu"), seed=0)
-            values.append((evaluator.ppl_w(model), evaluator.frechet_distance(model)))
+            values.append(evaluator.measure(["ppl_w", "frechet"], model))
         assert values[0] == values[1]
         assert [block.low_precision for block in G.synthesis.blocks.values()] == [False, True, True]
         # In float16 the rounding of the images is what would be measured.
@@ -191,3 +192,33 @@ class TestPrecision:
             assert torch.get_float32_matmul_precision() == "medium"
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def test_manifold_metrics_of_known_sets():
+    generator = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(60, 3, generator=generator), 1 + 1.5 * torch.randn(70, 3, generator=generator)
+    values = manifold_metrics(real, fake)
+    # The definitions, one pair at a time.
+    distance = [[math.dist(a, b) for b in fake.tolist()] for a in real.tolist()]
+
+    def radii(points: Tensor, k: int) -> list[float]:
+        return [sorted(math.dist(a, b) for b in points.tolist())[k] for a in points.tolist()]
+
+    n, m = range(len(real)), range(len(fake))
+    inner, outer, covering = radii(real, 3), radii(fake, 3), radii(real, 5)
+    inside = [[distance[i][j] <= covering[i] for j in m] for i in n]
+    assert values == {
+        "precision": pytest.approx(sum(any(distance[i][j] <= inner[i] for i in n) for j in m) / 70),
+        "recall": pytest.approx(sum(any(distance[i][j] <= outer[j] for j in m) for i in n) / 60),
+        "density": pytest.approx(sum(map(sum, inside)) / (5 * 70)),
+        "coverage": pytest.approx(sum(map(any, inside)) / 60),
+    }
+    assert all(0 < values[name] < 1 for name in ("precision", "recall", "coverage"))
+    # One shape alone is good and no variety; distant sets have nothing in common; a set covers itself.
+    collapsed = manifold_metrics(real, real[:1].expand(50, -1))
+    assert collapsed["precision"] == 1 and collapsed["recall"] <= 1 / 60 and collapsed["coverage"] < 0.2
+    assert set(manifold_metrics(real, fake + 100).values()) == {0}
+    same = manifold_metrics(real, real.clone())
+    assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
+    with pytest.raises(ValueError, match=r"\[60, 3\] and \[M, E\]|\[N, E\] and \[M, E\]"):
+        manifold_metrics(real, fake[:, :2])

@@ -139,12 +139,12 @@ def test_a_run_stopped_while_it_starts_goes_on(
     options = ["train", "--cfg", small_cfg, "--data", labelled, "--device", "cpu"]
     assert hsr(*options) == 0
 
-    def interrupted(self: Evaluator, G: object) -> float:
+    def interrupted(self: Evaluator, metrics: object, G: object) -> float:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("metrics must be interruptible")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "frechet_distance", interrupted)
+        patch.setattr(Evaluator, "measure", interrupted)
         assert hsr(*options) == 0
     whole, stopped = run_folders(tmp_path)
     assert [event["event"] for event in events(stopped)] == []

@@ -302,9 +302,12 @@ def test_a_grid_is_row_by_row(tmp_path: Path) -> None:
 def test_metrics_leave_the_random_numbers_alone(trainer: Trainer, dataset: ImageDataset, encoder: LabelEncoder) -> None:
     state = torch.get_rng_state()
     evaluator = Evaluator(encoder, dataset, 20, CPU, seed=0)
-    distance, path_length = evaluator.frechet_distance(trainer.G_ema), evaluator.ppl_w(trainer.G_ema)
-    assert distance > 0 and path_length > 0
-    assert evaluator.frechet_distance(trainer.G_ema) == distance
+    first = evaluator.measure(["frechet", "ppl_w", "recall"], trainer.G_ema)
+    assert list(first) == [
+        "Metrics/Frechet distance, labels features, 20 held-out images",
+        "Metrics/PPL in w, labels features",
+        "Metrics/Recall, labels features, 20 held-out images",
+    ]
+    assert all(value > 0 for value in list(first.values())[:2])
+    assert evaluator.measure(["frechet", "ppl_w", "recall"], trainer.G_ema) == first
     assert torch.equal(torch.get_rng_state(), state)
-    assert "labels features" in evaluator.frechet_name and "20 held-out" in evaluator.frechet_name
-    assert "PPL in w, labels features" in evaluator.ppl_name

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.native import requires_native
+from tests.selection import FULL, kept
 
 from .conftest import ROOT, copy_sources, environment
 
@@ -113,7 +114,7 @@ def test_instruction_sets_are_asked_for_by_name(compilation):
     assert not any("arch" in flag or "tune" in flag for flags in machine.values() for flag in flags)
 
 
-@pytest.mark.parametrize("isa", ("avx2", "avx512"))
+@pytest.mark.parametrize("isa", kept([pytest.param("avx2", marks=FULL), "avx512"]))
 def test_no_function_is_shared_between_instruction_sets(compilation, isa):
     """The linker keeps one copy of an inline function; if for AVX-512, it would crash lesser processors."""
     command = ["cmake", "--build", compilation, "--target", f"hsr_cpu_{isa}"]
