@@ -34,14 +34,19 @@ class Config:
 
     preset: str
 
-    # Folder or zip; None: the bundled digits.
+    # Folder or zip, or a set of a library that is prepared; None: the bundled digits.
     data: str | None = None
-    mirror: bool = False
+    # Height and width in pixels that images are brought to before training; None: they are taken as they are.
+    resize: Annotated[int, Range(8, 2**14)] | None = None
+    # Flip images horizontally at random; None: hsr.training.split decides.
+    mirror: bool | None = None
     # Train on class labels if the data has them.
     conditional: bool = True
-    # Fraction of the images that training never sees, for the metrics.
-    held_out: Annotated[float, Range(0, 0.9)] = 0.1
+    # Fraction of the images that training never sees, for the metrics; None: hsr.training.split decides.
+    held_out: Annotated[float, Range(0, 0.9)] | None = None
     held_out_max: Annotated[int, Range(2, 10**9)] = 5000
+    # Number of the other images, chosen at random, that are trained on; None: all.
+    subset: Annotated[int, Range(1, 10**9)] | None = None
 
     z_dim: Annotated[int, Range(1, 2**16)] = 512
     w_dim: Annotated[int, Range(1, 2**16)] = 512
@@ -114,6 +119,8 @@ class Config:
                 f"batch is {self.batch}, but must be a multiple of {self.minibatch_std_group}, "
                 "the group of the minibatch standard deviation."
             )
+        if self.resize is not None and self.resize & (self.resize - 1):
+            raise UserError(f"resize is {self.resize}, but must be a power of two.")
         for name in self.metric_names():
             if name not in METRICS:
                 raise UserError(f"metrics names {name!r}, but must name some of {', '.join(METRICS)}.")
@@ -209,6 +216,8 @@ def _digits() -> Config:
     return Config(
         preset="digits",
         held_out=0.2,
+        # A digit's mirror image is none.
+        mirror=False,
         z_dim=64,
         w_dim=64,
         mapping_layers=2,

@@ -29,6 +29,10 @@ from .conftest import SMALL, write_images
 
 TRAIN_OPTIONS = (
     "data",
+    "resize",
+    "held-out",
+    "subset",
+    "cond",
     "outdir",
     "cfg",
     "kimg",
