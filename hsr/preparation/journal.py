@@ -118,7 +118,10 @@ class Journal:
         """Yields each record with its image."""
         with (self.folder / _IMAGES).open("rb") as images:
             for record in self.records:
-                yield record, images.read(record["bytes"])
+                content = images.read(record["bytes"])
+                if zlib.crc32(content) != record["crc"]:
+                    raise OSError(f"{images.name} was changed meanwhile")
+                yield record, content
 
     def close(self) -> None:
         """Closes the files."""

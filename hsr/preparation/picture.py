@@ -22,6 +22,10 @@ _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 _large_image = threading.Lock()
 
 
+class Refusal(UserError):
+    """An image that ends the preparation, which can't go on from there."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared image.
@@ -56,12 +60,12 @@ def prepare_picture(image: Image.Image, name: str, settings: Settings, size: int
         size: Height and width of the prepared image in pixels.
 
     Raises:
-        UserError: It has transparent pixels or another size, which are refused.
+        Refusal: It has transparent pixels or another size, which are refused.
         Exception: The file is damaged, or its pixels have no known meaning; any type of exception may say so.
     """
     original_size = fitted_size(image, settings)
     if settings.size is None and original_size != size:
-        raise UserError(
+        raise Refusal(
             f"The images differ in size: {name} would be {original_size}x{original_size} pixels, and the first one is "
             f"{size}x{size}: choose one size, as in --resize {size}."
         )
@@ -71,7 +75,7 @@ def prepare_picture(image: Image.Image, name: str, settings: Settings, size: int
             _draft(image, original_size, size)
         rendering = render(image, settings.background)
         if settings.transparency == REFUSE and Note.COMPOSITED in rendering.notes:
-            raise UserError(f"{name} has transparent pixels: name a colour to lay it over, as in --transparency white.")
+            raise Refusal(f"{name} has transparent pixels: name a colour to lay it over, as in --transparency white.")
         rgb = _resize(rendering, settings, size)
     buffer = BytesIO()
     rgb.save(buffer, "PNG")

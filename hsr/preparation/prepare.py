@@ -24,7 +24,7 @@ from ..errors import UserError, reason
 from .inputs import Input
 from .journal import Journal, Record, exclusive, remove_journal
 from .packing import image_name, read_preparation, require_writable, write_set
-from .picture import fitted_size, prepare_picture
+from .picture import Refusal, fitted_size, prepare_picture
 from .report import Outcome, describe, judge
 from .settings import VERSION, Settings
 
@@ -68,9 +68,13 @@ def prepare(images: Input, settings: Settings, target: Path, workers: int | None
         with exclusive(folder, console):
             # Another process may have finished it meanwhile.
             done = _finished(target, key)
-            if done is None:
-                with closing(Journal(folder, key)) as journal:
-                    done = _prepare(_Work(images, positions, settings, workers, console), journal, target)
+            try:
+                if done is None:
+                    with closing(Journal(folder, key)) as journal:
+                        done = _prepare(_Work(images, positions, settings, workers, console), journal, target)
+            except Refusal:
+                remove_journal(folder)
+                raise
             remove_journal(folder)
     return done
 
@@ -116,7 +120,7 @@ def _prepare(work: _Work, journal: Journal, target: Path) -> list[str]:
     outcome = judge(journal.records, images, settings)
     if not any(outcome.kept):
         name, why = outcome.unreadable[0]
-        raise UserError(f"None of the {total:,} images of {images.title} can be read ({name}: {why}).")
+        raise Refusal(f"None of the {total:,} images of {images.title} can be read ({name}: {why}).")
     report = describe(outcome, images, settings, size)
     write_set(target, journal, outcome.kept, _label_file(outcome, work, size, report))
     return report
@@ -164,7 +168,7 @@ def _prepare_image(work: _Work, position: int, size: int) -> tuple[Record, bytes
         raise UserError(f"{name} doesn't fit in memory: fewer --workers need less.") from error
     except Exception as error:
         if work.settings.strict:
-            raise UserError(f"{name} cannot be read as an image ({_unreadable(error)}).") from error
+            raise Refusal(f"{name} cannot be read as an image ({_unreadable(error)}).") from error
         return {"index": position, "error": _unreadable(error)}, b""
     record = {"index": position, "label": label, "digest": prepared.digest, "format": prepared.format}
     notes = sorted(note.value for note in prepared.notes)

@@ -150,6 +150,7 @@ def test_what_is_refused_is_one_sentence(sentence: Callable[..., str], photos: P
     clear = photos / "cat/clear.png"
     Image.new("RGBA", (20, 20), (255, 0, 0, 9)).save(clear)
     assert "cat/clear.png in " in sentence(photos, "o.zip", "--resize", 8, "--transparency", "refuse")
+    assert not list(tmp_path.glob("*.part"))
     assert "--padding mauvish is no colour" in sentence(photos, "out.zip", "--padding", "mauvish")
     assert "not opaque" in sentence(photos, "out.zip", "--transparency", "#ff000080")
     assert "does not exist" in sentence(tmp_path / "none", "out.zip")
