@@ -19,8 +19,6 @@ from ..files import replacing
 from .journal import SCRATCH, Journal
 
 LABEL_FILE = "dataset.json"
-# The earliest time that a zip can state, as the true one would make equal sets differ.
-_TIME = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644
 # Larger files are no records of a preparation.
 _MAX_LABEL_BYTES = 2**30
@@ -106,7 +104,8 @@ def _write_files(write: Writer, journal: Journal, kept: list[bool], contents: di
 
 def _zip_writer(archive: zipfile.ZipFile) -> Writer:
     def write(name: str, content: bytes) -> None:
-        info = zipfile.ZipInfo(name, _TIME)
+        # Its time is the first one that a zip can state, as the true one would make equal sets differ.
+        info = zipfile.ZipInfo(name)
         info.external_attr = _MODE << 16
         # PNGs are compressed already.
         archive.writestr(info, content, zipfile.ZIP_STORED)

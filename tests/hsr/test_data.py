@@ -344,7 +344,9 @@ def test_a_large_set_is_decoded_into_the_cache(images: Path, cache: Path, monkey
 
     assert [count(), count()] == [24, 0]
     (file,) = (cache / "hsr/datasets").glob("*.npy")
+    os.utime(file, (0, 0))
     assert len(pickle.dumps(open_dataset(images).store)) < 1000
+    assert file.stat().st_mtime > 0
     # A file that is cut off is written anew, and so is one whose set has changed; an old one makes room for it.
     os.truncate(file, 2000)
     assert [count(), count()] == [24, 0]

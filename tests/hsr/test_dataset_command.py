@@ -21,6 +21,7 @@ from hsr.preparation import picture
 from hsr.preparation.journal import Journal
 
 from .conftest import write_images, zip_folder
+from .test_data_pixels import SWAPPED
 
 Command = Callable[..., int]
 
@@ -32,6 +33,7 @@ def read_set(path: Path) -> tuple[dict, list[np.ndarray]]:
     else:
         with zipfile.ZipFile(path) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
+            assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     contents = json.loads(files.pop("dataset.json"))
     assert sorted(files) == [f"00000/img{i:08d}.png" for i in range(len(files))]
     return contents, [np.asarray(Image.open(io.BytesIO(files[name]))) for name in sorted(files)]
@@ -105,6 +107,7 @@ def test_every_kind_of_image_is_prepared(hsr: Command, tmp_path: Path, capsys: p
     colours.convert("CMYK").save(folder / "cmyk.jpg")
     Image.fromarray(65535 - np.asarray(ramp).astype(np.uint16) * 257).save(folder / "sixteen.png")
     colours.crop((0, 0, 32, 16)).save(folder / "turned.jpg", exif=turned, quality=100, subsampling=0)
+    colours.save(folder / "profile.png", icc_profile=SWAPPED)
     clear = colours.copy()
     clear.putalpha(Image.fromarray(np.where(np.arange(32) < 16, 0, 255).astype(np.uint8)[None].repeat(32, 0)))
     clear.save(folder / "clear.png")
@@ -116,6 +119,11 @@ def test_every_kind_of_image_is_prepared(hsr: Command, tmp_path: Path, capsys: p
     np.testing.assert_array_equal(images["clear.png"][:, 8:], small[:, 8:])
     np.testing.assert_allclose(images["sixteen.png"].astype(int), 255 - images["gray.png"].astype(int), atol=1)
     np.testing.assert_allclose(images["cmyk.jpg"].astype(int), small.astype(int), atol=30)
+    # Colours are converted once, so what is written has no profile any more.
+    np.testing.assert_allclose(images["profile.png"].astype(int), small[..., [1, 0, 2]].astype(int), atol=3)
+    with zipfile.ZipFile("out.zip") as archive:
+        infos = [Image.open(io.BytesIO(archive.read(f"00000/img{i:08d}.png"))).info for i in range(len(names))]
+    assert not any("icc_profile" in info for info in infos)
     upright = colours.crop((8, 0, 24, 16)).transpose(Image.Transpose.ROTATE_270)
     np.testing.assert_allclose(images["turned.jpg"].astype(int), np.asarray(upright).astype(int), atol=12)
     out = capsys.readouterr().out
@@ -193,8 +201,8 @@ def test_large_jpegs_are_decoded_small(hsr: Command, tmp_path: Path, monkeypatch
     monkeypatch.setattr(picture, "render", lambda image, colour: sizes.append(image.size) or render(image, colour))
     for limit, name in ((2**25, "full"), (1000, "drafted")):
         monkeypatch.setattr(picture, "MAX_SHARED_PIXELS", limit)
-        assert hsr("dataset", tmp_path / "in", f"{name}.zip", "--resize", 16) == 0
-    assert sizes == [(512, 512), (64, 64)]
+        assert hsr("dataset", tmp_path / "in", f"{name}.zip", "--resize", 32) == 0
+    assert sizes == [(512, 512), (128, 128)]
     full, drafted = (read_set(Path(f"{name}.zip"))[1][0].astype(int) for name in ("full", "drafted"))
     np.testing.assert_allclose(full, drafted, atol=3)
 
@@ -220,7 +228,7 @@ def test_labels_come_from_folders_or_a_table(
 
     lines = [f'"{name}","{word}"' for name, word in zip(files, words, strict=True)]
     for text in (
-        "\n".join(lines),
+        "\ufeff" + "\n".join(lines),
         "\ufefffile,label\r\n" + "\r\n".join(lines) + "\r\n\r\n",
         "index;Label;Filename\n" + "\n".join(f"7;{w};{n}" for n, w in zip(files, words, strict=True)),
     ):
@@ -270,11 +278,13 @@ def test_the_same_bytes_come_from_any_number_of_workers_and_from_a_resumed_run(
         patch.setattr(Journal, "append", lambda *a: append(*a) if len(a[0].records) < 6 else signal.raise_signal(2))
         assert hsr("dataset", photos, "again.zip", *options) == 130
     assert "Stopped after 6 of 13 images" in capsys.readouterr().out and not Path("again.zip").exists()
-    # A machine that lost its power may have kept a record without its image, and the image before by half.
-    content = Path("again.zip.part/images").read_bytes()
-    Path("again.zip.part/images").write_bytes(content[:-9])
+    # A machine that lost its power may have kept records without their images, or with damaged ones.
+    records = [json.loads(line) for line in Path("again.zip.part/records.jsonl").read_bytes().splitlines()]
+    content = bytearray(Path("again.zip.part/images").read_bytes()[:-9])
+    content[sum(record["bytes"] for record in records[:2])] ^= 1
+    Path("again.zip.part/images").write_bytes(content)
     assert hsr("dataset", photos, "again.zip", *options) == 0
-    assert "Going on after 5 of 13 images" in capsys.readouterr().out
+    assert "Going on after 2 of 13 images" in capsys.readouterr().out
     assert Path("again.zip").read_bytes() == expected and not Path("again.zip.part").exists()
 
     # Other settings have no use for what is there.
