@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of an unfinished preparation, so that a process which is killed loses only those in its hands.
+"""The images of an unfinished preparation, so that a process which is killed loses only those that it works on.
 
 The folder beside the target holds `key`, which says what is prepared and how; `images`, the PNGs one after the other;
 and `records.jsonl`, a line for each image, written after it.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images of data sets of Hugging Face `datasets` and of torchvision, which are imported only when one is named."""
 
+import importlib
 import inspect
 import os
 import threading
@@ -141,7 +142,7 @@ def _require(module: str, source: str) -> Any:
     """Imports a library that isn't installed with this package."""
     package = module.partition(".")[0]
     try:
-        return __import__(module, fromlist=["datasets"]) if "." in module else __import__(module)
+        return importlib.import_module(module)
     except Exception as error:
         raise UserError(
             f"{source} needs the package {package}, which cannot be imported ({reason(error)}): pip install {package}."

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..data.listing import LABEL_FILE
 from ..errors import UserError, exists, writing
 from ..files import replacing
 from .journal import SCRATCH, Journal
 
-LABEL_FILE = "dataset.json"
 _MODE = 0o644
 # Larger files are no records of a preparation.
 _MAX_LABEL_BYTES = 2**30
