@@ -212,8 +212,14 @@ def feature_loss(
     return Workload(function, [*features, *targets], [t for head in heads for t in head], torch.ones([]), flops)
 
 
-def training_step(resolution: int, channel_base: int, channel_max: int, batch: int, latent: int) -> Workload:
-    """One step of every phase of StyleGAN2 training without HSR: G main, path length, D main, R1."""
+def training_step(
+    resolution: int, channel_base: int, channel_max: int, batch: int, latent: int, augpipe: str = ""
+) -> Workload:
+    """One step of every phase of StyleGAN2 training without HSR: G main, path length, D main, R1.
+
+    All transforms of `augpipe`, one of `hsr.augment.PIPES`, happen to all images that D sees; empty: none.
+    """
+    from hsr.augment import AugmentPipe, pipe_strengths
     from hsr.losses import GANLoss
     from hsr.models import Discriminator, Generator
 
@@ -225,7 +231,8 @@ def training_step(resolution: int, channel_base: int, channel_max: int, batch: i
     }
     generator = Generator(latent, 0, latent, resolution, **shape)
     discriminator = Discriminator(0, resolution, **shape)
-    loss = GANLoss(generator, discriminator, hsr=None, r1_gamma=1.0)
+    augment = AugmentPipe(**pipe_strengths(augpipe)) if augpipe else None
+    loss = GANLoss(generator, discriminator, hsr=None, r1_gamma=1.0, augment=augment)
     optimizers: dict[torch.nn.Module, torch.optim.Optimizer] = {
         net: torch.optim.Adam(net.parameters(), 0.002, (0.0, 0.99)) for net in (generator, discriminator)
     }

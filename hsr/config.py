@@ -3,8 +3,8 @@
 
 Sources: `paper256` are the published settings of HSR's baseline (Karmali et al. 2022), which gave them a name that
 StyleGAN2-ADA had given to others; those are `nvlabs-paper256` here. `paper512`, `paper1024`, `cifar` and `stylegan2`
-(StyleGAN2's configuration F) are StyleGAN2-ADA's (Karras et al. 2020), and `auto` follows its rules of thumb for the R1
-weight and the averaging of the generator.
+(StyleGAN2's configuration F) are StyleGAN2-ADA's (Karras et al. 2020), without its augmentation. `auto` follows its
+rules of thumb for the R1 weight and the averaging of the generator, and has its augmentation.
 """
 
 import dataclasses
@@ -86,6 +86,21 @@ class Config:
     # Normalisation of images for a timm encoder: as in its own training, or as in HSR's released code.
     encoder_statistics: Literal["own", "official"] = "own"
 
+    # Augmentation of what the discriminator sees: with an adapted p, with a fixed one, or none.
+    augmentation: Literal["ada", "fixed", "none"] = "none"
+    # A pipe of hsr.augment.PIPES, and after commas what to leave out, such as bgc,-xflip.
+    augmentation_pipe: str = "bgc"
+    # The fixed p.
+    augmentation_p: Annotated[float, Range(0, 1)] | None = None
+    # Mean sign of the discriminator's real logits that an adapted p keeps.
+    augmentation_target: Annotated[float, Range(0, 1)] = 0.6
+    # Steps from one adjustment of p to the next.
+    ada_interval: Annotated[int, Range(1, MAX_INTERVAL)] = 4
+    # Thousands of images in which p goes from 0 to 1 at the fastest.
+    ada_kimg: Annotated[float, Range(0.001, 1e9)] = 500.0
+    # Layers of the discriminator, from the images on, that stay as they were.
+    frozen_layers: Annotated[int, Range(0, 64)] = 0
+
     batch: Annotated[int, Range(1, 2**16)] = 16
     learning_rate: Annotated[float, Range(0, 1, low_is_allowed=False)] = 0.002
     beta1: Annotated[float, Range(0, 1, high_is_allowed=False)] = 0.0
@@ -121,6 +136,8 @@ class Config:
             )
         if self.resize is not None and self.resize & (self.resize - 1):
             raise UserError(f"resize is {self.resize}, but must be a power of two.")
+        if self.augmentation == "fixed" and self.augmentation_p is None:
+            raise UserError("A fixed augmentation needs its probability (augmentation_p, --p), from 0 to 1.")
         for name in self.metric_names():
             if name not in METRICS:
                 raise UserError(f"metrics names {name!r}, but must name some of {', '.join(METRICS)}.")
@@ -259,6 +276,7 @@ def _auto(resolution: int, device: str) -> Config:
     return Config(
         preset="auto",
         ema_rampup=0.05,
+        augmentation="ada",
         **size,
         batch=batch,
         gamma=0.0002 * resolution**2 / batch,

@@ -7,6 +7,7 @@ Karmali et al., "Hierarchical Semantic Regularization of Latent Spaces in StyleG
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,10 @@ class GANLoss(nn.Module):
         pl_decay: Step of the moving average of path lengths.
         pl_batch_shrink: The path-length phase takes 1 / pl_batch_shrink of the batch.
         style_mixing_prob: Probability of drawing a second latent code for the layers after a random one.
+        augment: What the discriminator sees of images [N, 3, R, R], real and generated, such as an
+            `hsr.augment.AugmentPipe`: their like, differentiable twice; None: the images themselves. R1 is taken at the
+            images before it.
+        on_real_logits: Called with the logits [N, 1] of real images in both phases of the discriminator.
     """
 
     pl_mean: Tensor
@@ -58,10 +63,14 @@ class GANLoss(nn.Module):
         pl_decay: float = 0.01,
         pl_batch_shrink: int = 2,
         style_mixing_prob: float = 0.9,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        on_real_logits: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
         # In a tuple, as modules that are attributes would be registered and enter the state_dict.
         self._networks = (G, D, hsr)
+        self._augment = (augment,)
+        self._on_real_logits = on_real_logits
         self.hsr_weight = hsr_weight
         self.r1_gamma = r1_gamma
         self.pl_weight = pl_weight
@@ -75,7 +84,7 @@ class GANLoss(nn.Module):
         G, D, hsr = self._networks
         resolutions = () if hsr is None else hsr.resolutions
         images, features = G.synthesis.with_features(self._mixed_codes(z, c, update_w_avg=True), resolutions)
-        logits = D(images, c)
+        logits = D(self._augmented(images), c)
         loss = F.softplus(-logits).mean()
         stats = {"Loss/G/gan": loss.detach(), "Loss/scores/fake": _mean(logits)}
         if hsr is not None:
@@ -122,8 +131,8 @@ class GANLoss(nn.Module):
         with torch.no_grad():
             fake = G.synthesis(self._mixed_codes(z, c))
         # Two calls: real and generated images must not share a group of the minibatch standard deviation.
-        fake_logits = D(fake, c)
-        real_logits = D(real, real_c)
+        fake_logits = D(self._augmented(fake), c)
+        real_logits = self._real_logits(real, real_c)
         loss = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
         stats = {
             "Loss/D/gan": loss.detach(),
@@ -134,13 +143,24 @@ class GANLoss(nn.Module):
 
     def discriminator_r1(self, real: Tensor, real_c: Tensor | None) -> tuple[Tensor, Stats]:
         """Returns R1: half gamma times the mean squared norm of D's gradient at the real images [N, 3, R, R]."""
-        _, D, _ = self._networks
         real = real.detach().requires_grad_()
-        logits = D(real, real_c)
+        logits = self._real_logits(real, real_c)
         with no_weight_gradients():
             (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
         penalty = gradient.square().sum(dim=[1, 2, 3])
         return penalty.mean() * (self.r1_gamma / 2), {"Loss/D/r1": _mean(penalty)}
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        (augment,) = self._augment
+        return images if augment is None else augment(images)
+
+    def _real_logits(self, real: Tensor, real_c: Tensor | None) -> Tensor:
+        """Returns the discriminator's logits [N, 1] of augmented real images, and reports them."""
+        _, D, _ = self._networks
+        logits = D(self._augmented(real), real_c)
+        if self._on_real_logits is not None:
+            self._on_real_logits(logits)
+        return logits
 
     def _mixed_codes(self, z: Tensor, c: Tensor | None, update_w_avg: bool = False) -> Tensor:
         """Returns ws [N, num_ws, w_dim] with style mixing: from a random layer on, another code of the same class."""

@@ -26,6 +26,9 @@ _IMAGE_TARGETS: Mapping[str, dict[str, Target]] = {
 }
 _STYLED = {"n": 8, "c_in": 128, "c_out": 128, "side": 64, "up": 1}
 _STYLED_TINY = {"n": 2, "c_in": 4, "c_out": 8, "side": 8, "up": 1}
+_TRAINING = {"resolution": 64, "channel_base": 8192, "channel_max": 256, "batch": 8, "latent": 512}
+_TRAINING_TINY = {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8}
+_WHY_NOT_COMPILED = "R1 and path length differentiate twice, which AOTAutograd does not support"
 _UPSAMPLED, _UPSAMPLED_TINY = _STYLED | {"c_in": 256, "up": 2}, _STYLED_TINY | {"up": 2}
 
 
@@ -107,9 +110,19 @@ CASES = (
         "training_step",
         "training step at 64x64: G main, path length, D main, R1; batch 8",
         training_step,
-        {"resolution": 64, "channel_base": 8192, "channel_max": 256, "batch": 8, "latent": 512},
-        {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8},
+        _TRAINING,
+        _TRAINING_TINY,
         {STEP: Target(1.5)},
-        why_not_compiled="R1 and path length differentiate twice, which AOTAutograd does not support",
+        why_not_compiled=_WHY_NOT_COMPILED,
+    ),
+    Case(
+        "training_step_augmented",
+        "the same step, augmented by all transforms of bgc",
+        training_step,
+        _TRAINING | {"augpipe": "bgc"},
+        _TRAINING_TINY | {"augpipe": "bgc"},
+        {STEP: Target(baseline=1.15)},
+        why_not_compiled=_WHY_NOT_COMPILED,
+        baseline_changes={"augpipe": ""},
     ),
 )

@@ -13,7 +13,7 @@ from ..case import Case, Target
 from ..messages import described
 from ..setting import commit, processor
 from ..timing import percentiles
-from ..variants import COMPILE, REFERENCE, Variant
+from ..variants import BASELINE, COMPILE, REFERENCE, Variant
 from ..workloads import FORWARD, STEP, Workload
 from .memory import peak_extra_bytes, saved_bytes
 from .report import CpuRow
@@ -62,7 +62,8 @@ def measure_case(case: Case, options: Options) -> Iterator[CpuRow]:
         _check_gradients(case, variants[REFERENCE], variants[options.backend])
     for phase, target in case.targets.items():
         samples = _measure_phase(case, phase, variants, options)
-        names = [*samples.seconds]
+        # The baseline has a row as a case of its own.
+        names = [name for name in samples.seconds if name != BASELINE]
         if COMPILE not in names and samples.why_not_compiled:
             names.append(COMPILE)
         for name in names:
@@ -70,9 +71,13 @@ def measure_case(case: Case, options: Options) -> Iterator[CpuRow]:
 
 
 def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, Variant]:
-    """Returns the variants by name; torch.compile of the reference among them where it is wanted and possible."""
+    """Returns the variants by name.
 
-    def build() -> Workload:
+    Among them are the baseline where the case has one, and torch.compile of the reference where it is wanted and
+    possible.
+    """
+
+    def build(case: Case = case) -> Workload:
         torch.manual_seed(0)
         return case.workload(tiny=options.tiny, device=device)
 
@@ -80,6 +85,8 @@ def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, 
     # Training steps change their networks, so each variant trains its own; the rest shares its tensors.
     measured = build() if shared.steps else shared
     variants = {REFERENCE: Variant(REFERENCE, shared), options.backend: Variant(options.backend, measured)}
+    if case.baseline_changes:
+        variants[BASELINE] = Variant(options.backend, build(case.baseline()))
     if not options.compiled or case.why_not_compiled:
         return variants
     torch.compiler.reset()
@@ -110,7 +117,7 @@ def _measure_phase(case: Case, phase: str, variants: dict[str, Variant], options
             del runs[name]
             why_not_compiled = described(error)
     seconds = interleave(runs, options.max_rounds, SECONDS_PER_PHASE)
-    memory = {name: _memory(case, phase, name, variants[name], options) for name in runs}
+    memory = {name: _memory(case, phase, name, variants[name], options) for name in runs if name != BASELINE}
     return _Samples(seconds, memory, why_not_compiled)
 
 
@@ -153,11 +160,13 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, 
         rounds=len(samples or []),
         vs_reference=against(REFERENCE),
         vs_compile=against(COMPILE),
+        vs_baseline=against(BASELINE),
         saved_bytes=saved,
         peak_bytes=peak,
         target_reference=demanded.reference,
         target_compile=demanded.compiled,
         target_peak=demanded.peak,
+        target_baseline=demanded.baseline,
         note=measured.why_not_compiled if name == COMPILE else "",
         chip=processor(),
         cores=torch.get_num_threads(),

@@ -2,6 +2,7 @@
 """The measurements as CSV, and the CSV as a table."""
 
 import csv
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,10 +31,11 @@ class CpuRow:
         variant: "reference", "compile" (torch.compile of the reference) or a backend's name.
         median_ms, p20_ms, p80_ms: Milliseconds.
         rounds: How often it was timed.
-        vs_reference, vs_compile: Median over the rounds of the other's time divided by this one's.
+        vs_reference, vs_compile, vs_baseline: Median over the rounds of the other's time divided by this one's; the
+            baseline is the case without the part whose cost it measures.
         saved_bytes: What autograd keeps for backward.
         peak_bytes: Peak of resident memory above the inputs.
-        target_reference, target_compile, target_peak: What the variant must reach.
+        target_reference, target_compile, target_peak, target_baseline: What the variant must reach.
         note: Why there is no time.
         chip, cores, torch, commit: The processor's name, the cores used, PyTorch's version, and the checkout's commit.
     """
@@ -48,11 +50,13 @@ class CpuRow:
     rounds: int
     vs_reference: float | None
     vs_compile: float | None
+    vs_baseline: float | None
     saved_bytes: int | None
     peak_bytes: int | None
     target_reference: float | None
     target_compile: float | None
     target_peak: float | None
+    target_baseline: float | None
     note: str
     chip: str
     cores: int
@@ -102,21 +106,23 @@ def _verdicts(reference: CpuRow, measured: CpuRow) -> str:
     """What was demanded, and whether it was reached."""
     peak = measured.peak_bytes / reference.peak_bytes if measured.peak_bytes and reference.peak_bytes else None
     demands = (
-        (measured.target_reference, measured.vs_reference, "x"),
-        (measured.target_compile, measured.vs_compile, "x compile"),
-        (measured.target_peak, peak, " of peak"),
+        ("{:.2g}x", measured.target_reference, measured.vs_reference, operator.ge),
+        ("{:.2g}x compile", measured.target_compile, measured.vs_compile, operator.ge),
+        ("{:.2g} of peak", measured.target_peak, peak, operator.le),
+        ("{:g}x the baseline's time", measured.target_baseline, _baseline_multiple(measured), operator.le),
     )
     verdicts = []
-    for target, value, unit in demands:
+    for demand, target, value, is_reached in demands:
         if target is None:
             continue
-        if value is None:
-            verdict = "not measured"
-        else:
-            reached = value <= target if unit == " of peak" else value >= target
-            verdict = "reached" if reached else "**not reached**"
-        verdicts.append(f"{target:.2g}{unit}: {verdict}")
+        verdict = "not measured" if value is None else "reached" if is_reached(value, target) else "**not reached**"
+        verdicts.append(f"{demand.format(target)}: {verdict}")
     return "; ".join(verdicts) or markdown.NOT_MEASURED
+
+
+def _baseline_multiple(measured: CpuRow) -> float | None:
+    """Returns the time as a multiple of the baseline's, or None where there is no baseline."""
+    return None if measured.vs_baseline is None else 1 / measured.vs_baseline
 
 
 def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
@@ -139,6 +145,9 @@ def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
                 _change(reference.peak_bytes, measured.peak_bytes, 1e6),
             ]
         )
+        multiple = _baseline_multiple(measured)
+        if multiple is not None:
+            notes.append(f"Of {measured.title}, {measured.phase}: {multiple:.3g}x the baseline's time.")
         if compiled is not None and compiled.note:
             notes.append(f"No torch.compile of {measured.title}, {measured.phase}: {compiled.note}.")
     return lines, notes

@@ -129,6 +129,30 @@ class RunOptions:
 
 
 @dataclass
+class AugmentationOptions:
+    """Training on few images."""
+
+    augmentation: Annotated[Literal["ada", "fixed", "none"] | None, option("NAME", name="aug")] = None
+    """Augmentation of what the discriminator sees: ada (with a probability p that rises while the discriminator
+    overfits), fixed (with the probability --p), or none."""
+
+    augmentation_target: Annotated[float | None, Range(0, 1), option("FLOAT", "(default: 0.6)", name="target")] = None
+    """Mean sign of the discriminator's real logits above which p rises, with --aug ada: 0 means no overfitting."""
+
+    augmentation_p: Annotated[float | None, Range(0, 1), option("FLOAT", "(default: none)", name="p")] = None
+    """Probability of each transform, which --aug fixed needs."""
+
+    augmentation_pipe: Annotated[str | None, option("NAME", "(default: bgc)", name="augpipe")] = None
+    """Transforms: blit (flips, quarter turns, whole pixels), geom, color, filter, noise, cutout, or several of them in
+    bg, bgc, bgcf, bgcfn, bgcfnc. What must not be flipped or turned, such as text, is left out after commas:
+    bgc,-xflip,-rotate90."""
+
+    frozen_layers: Annotated[int | None, Range(0, 64), option("INT", "(default: 0)", name="freezed")] = None
+    """Freeze-D: number of the discriminator's layers that stay as they are in the file of --resume FILE, counted from
+    the images on: from_rgb, then conv0, conv1 and skip of each resolution."""
+
+
+@dataclass
 class TrainOptions:
     """Train StyleGAN2 with the Hierarchical Semantic Regularizer.
 
@@ -141,6 +165,7 @@ class TrainOptions:
     semantics: tyro.conf.OmitArgPrefixes[SemanticsOptions] = field(default_factory=SemanticsOptions)
     schedule: tyro.conf.OmitArgPrefixes[ScheduleOptions] = field(default_factory=ScheduleOptions)
     run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+    augmentation: tyro.conf.OmitArgPrefixes[AugmentationOptions] = field(default_factory=AugmentationOptions)
 
     def groups(self) -> list[Any]:
         """Returns the groups of options."""

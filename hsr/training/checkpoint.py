@@ -70,6 +70,7 @@ class CheckpointFolder:
                 "loss": trainer.loss.state_dict(),
                 "rng": _random_state(trainer.device),
                 "skipped_updates": trainer.skipped_updates,
+                "adaptation": {} if trainer.adaptation is None else trainer.adaptation.state_dict(),
             }
         )
         path = self.folder / weights_name(trainer.images_seen)
@@ -140,6 +141,8 @@ def restore(trainer: Trainer, run: Path) -> dict[str, Any]:
         for name, optimizer in (("opt_G", trainer.opt_G), ("opt_D", trainer.opt_D)):
             _restore_moments(optimizer, groups.get(name, {}))
         trainer.loss.load_state_dict(groups["loss"])
+        if trainer.adaptation is not None:
+            trainer.adaptation.load_state_dict(groups["adaptation"])
         trainer.steps, trainer.images_seen = values["steps"], values["images_seen"]
         for name, count in groups.get("skipped_updates", {}).items():
             trainer.skipped_updates[name].copy_(count)

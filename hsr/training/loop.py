@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import UserError
+from .adaptation import HighProbabilityWarning
 from .checkpoint import CheckpointFolder
 from .evaluation import METRICS, Evaluator
 from .grids import SampleGrid
@@ -47,6 +48,7 @@ class TrainingLoop:
         self.folder, self.log, self.state, self.console = folder, log, state, console
         self.checkpoints = CheckpointFolder(folder)
         self.averages = Averages()
+        self.high_p = HighProbabilityWarning(trainer.config, state)
         # Images seen at the last checkpoint of this loop; None before the first.
         self._saved_images_seen: int | None = None
 
@@ -135,10 +137,16 @@ class TrainingLoop:
         self._require_convergence()
         trainer, means, not_finite = self.trainer, self.averages.means(), self.averages.not_finite()
         self.averages.clear()
+        if trainer.pipe is not None:
+            means["Augment/p"] = trainer.pipe.p.item()
         self.save_samples()
         display.tick(trainer.images_seen, means, not_finite)
         values = means | {f"Not finite/{name}": count for name, count in not_finite.items()}
         values |= {f"Skipped updates/{name}": int(count) for name, count in trainer.skipped_updates.items()}
+        if trainer.adaptation is not None:
+            values["Augment/not_finite_logits"] = int(trainer.adaptation.not_finite)
+            if sentence := self.high_p.sentence(means["Augment/p"], trainer.images_seen):
+                self.console.print(sentence)
         values["Speed/images_per_second"] = display.images_per_second(trainer.images_seen)
         self.log.event("tick", trainer.images_seen, values)
 

@@ -13,20 +13,25 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ..augment import pipe_strengths
+from ..augment.bands import MIN_SIZE
 from ..config import Config, load_config, preset
 from ..data import ImageDataset
 from ..device import resolve_device
 from ..errors import UserError, exists
 from ..interop.opening import is_foreign
 from ..models.build import build_discriminator, build_generator
-from ..options import TrainOptions
+from ..options import TrainOptions, flag
 from ..preparation.command import is_library_set, open_training_set
 from ..weights import read_header
 from .continuation import check_continuation
+from .freezing import max_frozen_layers
 from .split import decide
 
 # Processes that decode images which do not fit in memory.
 DEFAULT_WORKERS = 2
+# Thousands of images in which the augmentation's p goes from 0 to 1 where networks are trained already.
+TRANSFER_ADA_KIMG = 100.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,14 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     else:
         base = preset(cfg or ("digits" if data is None else "auto"), dataset.resolution, device.type)
     config = dataclasses.replace(base, **_overrides(options, data, weights) | {"resize": resize})
+    if weights is not None:
+        config = dataclasses.replace(config, ada_kimg=min(config.ada_kimg, TRANSFER_ADA_KIMG))
     config, sentences = decide(config, dataset)
     for sentence in sentences:
         console.print(sentence)
     config.require_channels(dataset.resolution)
+    _check_augmentation(options, config, dataset.resolution)
+    _check_frozen_layers(config, dataset.resolution, is_trained=not (run is None and weights is None))
     if run is not None:
         for sentence in check_continuation(run, config):
             console.print(sentence)
@@ -145,6 +154,49 @@ def _overrides(options: TrainOptions, data: str | Path | None, weights: Path | N
         # The average comes from the file, and following a young generator quickly would throw it away.
         overrides["ema_rampup"] = None
     return overrides
+
+
+def _check_augmentation(options: TrainOptions, config: Config, resolution: int) -> None:
+    """Raises `UserError` if the augmentation can't be made, or options are given that have no effect on it."""
+    kinds = {
+        "augmentation_p": ("fixed",),
+        "augmentation_target": ("ada",),
+        "augmentation_pipe": ("ada", "fixed"),
+    }
+    for group, name, value in options.given():
+        if name in kinds and config.augmentation not in kinds[name]:
+            raise UserError(
+                f"{flag(group, name)} {value} goes with --aug {' or '.join(kinds[name])}, but the augmentation is "
+                f"{config.augmentation}."
+            )
+    if config.augmentation == "none":
+        return
+    try:
+        strengths = pipe_strengths(config.augmentation_pipe)
+    except ValueError as error:
+        raise UserError(f"--augpipe {config.augmentation_pipe} cannot be used ({error}).") from error
+    if "imgfilter" in strengths and resolution < MIN_SIZE:
+        raise UserError(
+            f"--augpipe {config.augmentation_pipe} filters images (imgfilter), which takes at least {MIN_SIZE} pixels, "
+            f"but they are {resolution} pixels wide: choose another pipe, such as bgc."
+        )
+
+
+def _check_frozen_layers(config: Config, resolution: int, is_trained: bool) -> None:
+    """Raises `UserError` if the discriminator has fewer layers to freeze, or isn't trained."""
+    if config.frozen_layers == 0:
+        return
+    limit = max_frozen_layers(resolution, config.residual_discriminator)
+    if config.frozen_layers > limit:
+        raise UserError(
+            f"--freezed is {config.frozen_layers}, but must be at most {limit} for images {resolution} pixels wide, as "
+            "the discriminator has no more layers above 4x4."
+        )
+    if not is_trained:
+        raise UserError(
+            f"--freezed {config.frozen_layers} freezes layers of a discriminator that is trained already, so it needs "
+            "--resume FILE."
+        )
 
 
 def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:

@@ -21,10 +21,18 @@ PANEL_TERMS = {
         "R1": "Loss/D/r1",
         "real logit": "Loss/scores/real",
         "fake logit": "Loss/scores/fake",
+        "real sign": "Augment/sign_real",
     },
 }
 # Statistics that the line of a tick shows, by label.
-TICK_TERMS = {"G": "Loss/G/gan", "HSR": "Loss/G/hsr", "D": "Loss/D/gan", "R1": "Loss/D/r1", "PL": "Loss/G/pl"}
+TICK_TERMS = {
+    "G": "Loss/G/gan",
+    "HSR": "Loss/G/hsr",
+    "D": "Loss/D/gan",
+    "R1": "Loss/D/r1",
+    "PL": "Loss/G/pl",
+    "p": "Augment/p",
+}
 
 
 class Speed:

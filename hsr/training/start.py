@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..weights import fill_modules, load_tensors, read_header, split_groups
 from .trainer import Trainer
 
@@ -19,7 +20,7 @@ def start_from_weights(trainer: Trainer, path: Path) -> str:
         Sentences on what comes from the file and what starts afresh.
 
     Raises:
-        UserError: The file can't be read, or holds networks of another shape.
+        UserError: The file can't be read, holds networks of another shape, or no D of which layers are to be frozen.
     """
     groups = split_groups(load_tensors(path)[0])
     is_converted = bool(read_header(path).source)
@@ -29,6 +30,8 @@ def start_from_weights(trainer: Trainer, path: Path) -> str:
         sentences.append("It holds no G, so G starts from the averaged weights.")
     names = ["G", "D", "G_ema"]
     if "D" not in groups and is_converted:
+        if trainer.config.frozen_layers:
+            raise UserError(f"--freezed {trainer.config.frozen_layers} freezes layers of D, which {path} doesn't hold.")
         names.remove("D")
         sentences.append("It holds no D, so D starts untrained.")
     if trainer.hsr is not None:

@@ -16,7 +16,9 @@ from ..models.build import build_discriminator, build_generator
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
 from ..tensors import one_hot, to_float
+from .adaptation import build_adaptation, build_pipe
 from .ema import ema_decay, update_ema
+from .freezing import trainable_parameters
 
 # The images need libraries that the trainer itself does without.
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Trainer:
         steps: Training steps done.
         images_seen: Real images shown so far.
         classes: The data's labels in the networks' order, empty for unconditional networks.
+        pipe: Augmentation of what D sees, or None.
+        adaptation: Control of the pipe's p, or None where that is fixed.
         skipped_updates: Number of updates of G and of D that were skipped so far, int64 scalars on the device.
     """
 
@@ -66,6 +70,8 @@ class Trainer:
         if encoder is not None and config.hsr_weight > 0:
             self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, hsr_dtype(config, device)).to(device)
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
+        self.pipe = build_pipe(config, device)
+        self.adaptation = build_adaptation(config, self.pipe)
         self.loss = GANLoss(
             self.G,
             self.D,
@@ -74,10 +80,12 @@ class Trainer:
             r1_gamma=config.gamma,
             pl_weight=config.path_length_weight,
             style_mixing_prob=config.style_mixing,
+            augment=self.pipe,
+            on_real_logits=None if self.adaptation is None else self.adaptation.collect,
         ).to(device)
         generator_side = [*self.G.parameters(), *(self.hsr.parameters() if self.hsr is not None else ())]
         self.opt_G = self._adam(generator_side, config.path_length_interval)
-        self.opt_D = self._adam(list(self.D.parameters()), config.r1_interval)
+        self.opt_D = self._adam(trainable_parameters(self.D, config.frozen_layers), config.r1_interval)
         self.steps = 0
         self.images_seen = 0
         self.skipped_updates = {name: torch.zeros([], dtype=torch.int64, device=device) for name in ("G", "D")}
@@ -127,6 +135,8 @@ class Trainer:
             stats |= phase_stats
         self.steps += 1
         self.images_seen += n
+        if self.adaptation is not None:
+            stats |= self.adaptation.adjust(self.steps)
         update_ema(self.G_ema, self.G, ema_decay(n, self.images_seen, config.ema_kimg, config.ema_rampup))
         return stats
 
@@ -137,14 +147,15 @@ class Trainer:
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """Trains one network, "G" or "D": freezes the other, and takes an optimizer step with the body's gradients."""
-        phases = {"G": (self.G, self.D, self.opt_G), "D": (self.D, self.G, self.opt_D)}
-        active, frozen, optimizer = phases[name]
+        frozen, optimizer = {"G": (self.D, self.opt_G), "D": (self.G, self.opt_D)}[name]
         frozen.requires_grad_(False)
-        active.requires_grad_(True)
+        # Those that the optimizer hasn't got are frozen for good.
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for parameter in trained:
+            parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
         yield
-        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         # The largest magnitude is finite if all are, and unlike a sum it cannot overflow.
         is_skipped = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
         # Fused optimizers read this on the device, so that no step waits for its value.

@@ -105,11 +105,12 @@ def test_bias_act_keeps_its_output_alone():
 
 
 def test_ratios_come_from_the_paired_times(monkeypatch):
-    seconds = {"reference": [0.4, 0.8, 0.6], "cpu": [0.1, 0.4, 0.2]}
+    seconds = {"reference": [0.4, 0.8, 0.6], "cpu": [0.1, 0.4, 0.2], "baseline": [0.1, 0.2, 0.1]}
     monkeypatch.setattr(measure, "interleave", lambda *_: seconds)
     reference, measured = measure.measure_case(dataclasses.replace(BY_NAME["filter2d"], targets={BOTH: Target()}), TINY)
     assert (reference.median_ms, reference.vs_reference) == (pytest.approx(600.0), None)
     assert (measured.median_ms, measured.vs_reference) == (pytest.approx(200.0), pytest.approx(3.0))
+    assert measured.vs_baseline == pytest.approx(0.5)
 
 
 def test_wrong_gradients_are_not_timed(monkeypatch):
@@ -171,6 +172,10 @@ def test_verdicts():
     assert (time, factor, compiled, saved, peak) == ("50 → 20", "2.5x", "0.9x", "4 → 0", "900 → 300")
     assert verdicts == "2.5x: reached; 1x compile: **not reached**; 0.33 of peak: reached"
     assert notes == []
+    dearer = row(median_ms=24.0, vs_baseline=20 / 24, target_baseline=1.15)
+    ((_, _, _, _, verdicts, *_),), notes = cells([reference, dearer])
+    assert verdicts == "1.15x the baseline's time: **not reached**"
+    assert notes == ["Of C, forward+backward: 1.2x the baseline's time."]
     worse = dataclasses.replace(measured, vs_reference=2.49, vs_compile=None, peak_bytes=301_000_000)
     assert cells([reference, worse])[0][0][4] == (
         "2.5x: **not reached**; 1x compile: not measured; 0.33 of peak: **not reached**"
@@ -219,6 +224,7 @@ def test_every_speed_that_the_project_sets_itself_has_its_case():
         ("styled_up", BOTH): Target(1.5),
         ("feature_loss", BOTH): Target(2.5, peak=1 / 3),
         ("training_step", STEP): Target(1.5),
+        ("training_step_augmented", STEP): Target(baseline=1.15),
     }
     assert all(isinstance(case, Case) for case in CASES)
     assert IMAGE_OPERATORS.keys() <= BY_NAME.keys()

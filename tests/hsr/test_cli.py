@@ -21,7 +21,7 @@ from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
 from hsr.options import TrainOptions
-from hsr.options.train import DataOptions, RunOptions, ScheduleOptions, SemanticsOptions
+from hsr.options.train import AugmentationOptions, DataOptions, RunOptions, ScheduleOptions, SemanticsOptions
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.trainer import Trainer
 
@@ -53,6 +53,11 @@ TRAIN_OPTIONS = (
     "wandb",
     "device",
     "workers",
+    "aug",
+    "target",
+    "p",
+    "augpipe",
+    "freezed",
 )
 OPTIONS = {
     "train": TRAIN_OPTIONS,
@@ -102,13 +107,14 @@ def test_options_arrive() -> None:
     words = (
         "train --data d.zip --outdir o --cfg auto --kimg 2.5 --batch 8 --gamma 1 --mirror --hsr-weight 0 "
         "--encoder labels --encoder-weights w --encoder-statistics official --seed 3 --resume r --device cpu "
-        "--workers 2"
+        "--workers 2 --aug ada --target 0.5 --p 0.2 --augpipe bgc,-xflip --freezed 3"
     )
     expected = TrainOptions(
         DataOptions(Path("d.zip"), mirror=True, workers=2),
         SemanticsOptions(0.0, encoder="labels", encoder_weights=Path("w"), encoder_statistics="official"),
         ScheduleOptions(cfg="auto", kimg=2.5, batch=8, gamma=1.0, seed=3),
         RunOptions(outdir=Path("o"), resume=Path("r"), device="cpu"),
+        AugmentationOptions("ada", 0.5, 0.2, "bgc,-xflip", 3),
     )
     assert parse(words.split()) == expected
     assert parse(["train"]) == TrainOptions()
