@@ -16,8 +16,8 @@ from ..data.decoding import open_image
 from ..errors import UserError, reading, reason
 
 _HUGGING_FACE, _TORCHVISION = "hf:", "torchvision:"
-# Files that `datasets` leaves in a folder that it saves.
-_SAVED_SET, _SAVED_SPLITS = "state.json", "dataset_dict.json"
+# Files that `datasets` leaves in a folder that it saves: those of a set, or of several splits.
+_SAVED_FILES = (("state.json", "dataset_info.json"), ("dataset_dict.json",))
 # Names of columns of labels, in the order of preference.
 _LABEL_COLUMNS = ("label", "labels", "class", "fine_label")
 
@@ -151,7 +151,7 @@ def _require(module: str, source: str) -> Any:
 
 def _is_saved(source: str) -> bool:
     try:
-        return any((Path(source) / name).is_file() for name in (_SAVED_SET, _SAVED_SPLITS))
+        return any(all((Path(source) / name).is_file() for name in names) for names in _SAVED_FILES)
     except (OSError, ValueError):
         return False
 

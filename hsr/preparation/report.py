@@ -79,13 +79,13 @@ def judge(records: list[Record], images: Input, settings: Settings) -> Outcome:
 def describe(outcome: Outcome, images: Input, settings: Settings, size: int) -> list[str]:
     """Returns the sentences on a preparation to images of `size` pixels a side."""
     count = sum(outcome.kept)
-    fit = "cropped to their centres" if settings.fit == "crop" else f"padded with {settings.padding}"
+    fit = "crop" if settings.fit == "crop" else f"pad with {settings.padding}"
     formats = ", ".join(f"{n:,} {name}" for name, n in outcome.formats.most_common())
     num_classes = len(set(outcome.labels or ()))
     classes = f" in {num_classes:,} {'class' if num_classes == 1 else 'classes'}" if num_classes else ""
     sentences = [
-        f"{_count(count, 'image')} ({formats}) of {images.title}{classes} {_were(count)} {fit} and brought to "
-        f"{size}x{size} pixels (filter: {settings.filter})."
+        f"{_count(count, 'image')} ({formats}) of {images.title}{classes} {_were(count)} brought to "
+        f"{size}x{size} pixels (fit: {fit}, filter: {settings.filter})."
     ]
     background = "" if settings.transparency == REFUSE else settings.transparency
     sentences += note_sentences(outcome.notes, outcome.firsts, background)
