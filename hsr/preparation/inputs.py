@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images that are prepared, by one interface for folders, zips and the sets of libraries."""
 
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,10 +12,11 @@ from PIL import Image
 
 from ..data.decoding import open_image
 from ..data.labels import label_images, list_unlabelled
+from ..data.listing import Listing
 from ..data.names import display_name
 from ..data.opening import short_name
 from ..data.report import label_sentences, other_files, skip_sentences
-from ..data.sources import open_source
+from ..data.sources import Source, open_source
 from ..errors import UserError
 from .labels import FROM_FOLDERS, NO_LABELS, Classes, classes_from_csv, classes_from_folders
 from .libraries import HuggingFaceInput, TorchvisionInput, is_hugging_face, is_torchvision
@@ -73,7 +76,8 @@ class FileInput:
             self._listing, own_labels = label_images(self._source)
             self.sentences = label_sentences(own_labels)
             if own_labels is not None:
-                classes = Classes([value for value in own_labels.values if value is not None])
+                values = [value for value in own_labels.values if value is not None]
+                classes = Classes(values, _own_class_names(self._source, self._listing))
         else:
             self._listing, self.sentences = list_unlabelled(self._source), []
         if not self._listing.names:
@@ -103,9 +107,17 @@ class FileInput:
         return open_image(self._source.read(file), file), label
 
     def stamp(self) -> Any:
-        files = [[entry.name, entry.size, entry.modified] for entry in self._listing.entries]
-        root = os.path.abspath(self._source.root)
-        return [root, files, self._source.stamps(self._listing.entries), self._labels, self.class_names]
+        root, stamps = os.path.abspath(self._source.root), self._source.stamps(self._listing.entries)
+        return [root, self._listing.names, stamps, self._labels, self.class_names]
+
+
+def _own_class_names(source: Source, listing: Listing) -> list[str] | None:
+    """Returns the names of classes in a set's own dataset.json, where an earlier preparation left them."""
+    with suppress(Exception):
+        names = json.loads(source.read(listing.label_files[0][1].name))["class_names"]
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+    return None
 
 
 def is_library_set(source: str) -> bool:

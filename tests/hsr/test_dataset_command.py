@@ -226,6 +226,10 @@ def test_labels_come_from_folders_or_a_table(
     for source in (photos, zipped):
         assert labels("from-folders", source=source) == (expected, ["cat", "dog", "owl"])
 
+    # They stay when what was prepared is prepared again.
+    assert hsr("dataset", "out.zip", "again.zip", "--resize", 4) == 0
+    assert read_set(Path("again.zip"))[0]["class_names"] == ["cat", "dog", "owl"]
+
     lines = [f'"{name}","{word}"' for name, word in zip(files, words, strict=True)]
     for text in (
         "\ufeff" + "\n".join(lines),
