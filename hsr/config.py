@@ -22,6 +22,8 @@ METRICS = ("frechet", "ppl_w", "precision", "recall", "density", "coverage")
 # Lazy regularization multiplies a loss by its interval, and Adam forgets a step of that size slowly.
 MAX_INTERVAL = 1024
 MAX_SEED = 2**63 - 1
+# Resolutions of the generator that HSR can regularize.
+HSR_SCALES = (8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,27 @@ class Config:
     # Steps from one penalty on path lengths to the next; 0: never.
     path_length_interval: Annotated[int, Range(0, MAX_INTERVAL)] = 4
     style_mixing: Annotated[float, Range(0, 1)] = 0.9
-    # 0 trains the StyleGAN2 baseline.
+
+    # Weight of the Hierarchical Semantic Regularizer; 0 trains the StyleGAN2 baseline.
     hsr_weight: Annotated[float, Range(0, 1e9)] = 1.0
+    # Those of HSR_SCALES that are regularized, as in "8,16"; a generator's own resolution ends them.
+    hsr_scales: str = "8,16,32,64"
+    # Heads of two 1x1 layers, or of one 3x3 convolution (iREPA, Singh et al. 2025).
+    hsr_head: Literal["mlp", "conv3x3"] = "mlp"
+    # Width of the heads of two layers.
     hsr_hidden: Annotated[int, Range(1, 2**20)] = 4096
+    hsr_loss: Literal["mse", "cosine"] = "mse"
+    # The encoder's features as they are, or normalised over positions (iREPA).
+    hsr_targets: Literal["raw", "spatial-norm"] = "raw"
+    # Share of the mean over positions that spatial-norm subtracts.
+    hsr_spatial_gamma: Annotated[float, Range(0, 1)] = 1.0
+    # Regularize by the encoder's class token in the place of its feature maps.
+    hsr_class_token: bool = False
     # Dtype of the encoder's targets and of the loss, while weights stay float32; auto: bfloat16 on CUDA.
     hsr_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     encoder: str = "auto"
     encoder_weights: str | None = None
-    # Normalisation of images for a timm encoder: as in its own training, or as in HSR's released code.
+    # Normalisation of images for a pretrained encoder: as in its own training, or as in HSR's released code.
     encoder_statistics: Literal["own", "official"] = "own"
 
     # Augmentation of what the discriminator sees: with an adapted p, with a fixed one, or none.
@@ -141,6 +156,18 @@ class Config:
         for name in self.metric_names():
             if name not in METRICS:
                 raise UserError(f"metrics names {name!r}, but must name some of {', '.join(METRICS)}.")
+        self.scales()
+
+    def scales(self) -> tuple[int, ...]:
+        """Returns the resolutions that `hsr_scales` names, in ascending order."""
+        names = [name.strip() for name in self.hsr_scales.split(",")]
+        scales = tuple(scale for scale in HSR_SCALES if str(scale) in names)
+        if not len(scales) == len(names):
+            raise UserError(
+                f"hsr_scales is {json.dumps(self.hsr_scales[:60])}, but must name some of "
+                f"{', '.join(map(str, HSR_SCALES))}, separated by commas and each once."
+            )
+        return scales
 
     def metric_names(self) -> list[str]:
         """Returns the names in `metrics`, each once."""

@@ -14,7 +14,7 @@ from ..files import replacing
 from ..options import ConvertOptions
 from ..weights import find_weights, join_groups, read_header, save_tensors
 from .networks import Checkpoint
-from .nvlabs import constructor_arguments, write_nvlabs
+from .nvlabs import constructor_arguments, has_published_heads, write_nvlabs
 from .opening import is_foreign, open_checkpoint
 from .rosinality import write_rosinality
 from .unpickler import Refusal
@@ -89,9 +89,11 @@ def _summary(options: ConvertOptions, checkpoint: Checkpoint) -> str:
         return f"Wrote {target}. Try it: hsr generate --checkpoint {target} --seeds 0-35 --truncation 0.7"
     has_heads = bool({"hsr", "hsr_ema"} & checkpoint.groups.keys())
     if options.to == "nvlabs":
-        heads = (
-            " G and G_ema hold HSR heads, so a Generator without any loads them by strict=False." if has_heads else ""
-        )
+        heads = ""
+        if has_published_heads(checkpoint):
+            heads = " G and G_ema hold HSR heads, so a Generator without any loads them by strict=False."
+        elif has_heads:
+            heads = " The HSR heads, which are of another kind than that project's, were left out."
         names = ", ".join(name for name in ("G", "D", "G_ema") if name in checkpoint.groups)
         return (
             f"Wrote {target}: a dict of the state dicts of {names}, to load into "

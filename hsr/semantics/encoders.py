@@ -8,6 +8,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 
+STATISTICS = ("own", "official")
+# Statistics of the authors' released code: CLIP's mean with ImageNet's standard deviation.
+OFFICIAL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OFFICIAL_STD = (0.229, 0.224, 0.225)
+
 
 class Encoder(nn.Module):
     """Frozen image encoder with features at several depths.
@@ -19,6 +24,8 @@ class Encoder(nn.Module):
     name: str
     shapes: Sequence[tuple[int, int]]
     """(D, T) of each feature map [N, D, T, T], deepest first."""
+    has_class_token: bool = False
+    """Whether `class_tokens` has something to return."""
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Returns feature maps [N, D, T, T], deepest first."""
@@ -46,6 +53,10 @@ class Encoder(nn.Module):
         """Returns constant targets [N, D, T, T] for the generator's features, coarsest resolution first."""
         return self.feature_maps(images)[:num_scales]
 
+    def class_tokens(self, images: Tensor, num_scales: int) -> list[Tensor]:
+        """Returns constant targets [N, D, 1, 1] like `targets`: the class token at each depth, a vector per image."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Returns the deepest features, averaged over positions: [N, D], for the Frechet distance."""
@@ -58,3 +69,37 @@ class Encoder(nn.Module):
         As in LPIPS (Zhang et al., 2018), without its learned weights.
         """
         return [nn.functional.normalize(x, dim=1, eps=1e-10) for x in self.feature_maps(images)]
+
+
+class PretrainedEncoder(Encoder):
+    """Encoder that was trained on images of one size and normalisation, to which it brings the images that it gets.
+
+    Args:
+        name: Name of the network.
+        image_size: Width and height of its images.
+        mean: Mean of each colour that its training subtracted, for images in [0, 1].
+        std: Standard deviation of each colour that its training divided by.
+        statistics: "own": normalise by `mean` and `std`; "official": as HSR's released code does for every network.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, name: str, *, image_size: int, mean: Sequence[float], std: Sequence[float], statistics: str
+    ) -> None:
+        super().__init__()
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
+        # Features by other statistics are another measure, and metrics carry the encoder's name.
+        self.name = name if statistics == "own" else f"{name}, {statistics} statistics"
+        self.image_size = image_size
+        if statistics == "official":
+            mean, std = OFFICIAL_MEAN, OFFICIAL_STD
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Returns images [N, 3, image_size, image_size], area-resized and normalised."""
+        resized = nn.functional.interpolate(images, size=(self.image_size, self.image_size), mode="area")
+        return ((resized + 1) / 2 - self.mean) / self.std

@@ -6,6 +6,7 @@ Latent Spaces in StyleGANs" (2022), for ViT, ResNet and VGG, and carries over to
 """
 
 import difflib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .encoders import Encoder
+from .encoders import PretrainedEncoder
 from .timm_weights import cached_file, fetch, import_timm, load_state
 
 DEFAULT_MODEL = "vit_base_patch16_224.dino"
 NUM_DEPTHS = 4
-STATISTICS = ("own", "official")
-# Statistics of the authors' released code: CLIP's mean with ImageNet's standard deviation.
-OFFICIAL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OFFICIAL_STD = (0.229, 0.224, 0.225)
 
 
-class TimmEncoder(Encoder):
+class TimmEncoder(PretrainedEncoder):
     """Frozen timm backbone; its features at four depths are the targets.
 
     - Columns of equal blocks (ViT): the last block of each quarter (11, 8, 5, 2 of 12), patch tokens only,
@@ -43,9 +40,6 @@ class TimmEncoder(Encoder):
         UserError: timm, the model or its weights are not available, or it offers no intermediate features.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         model_name: str = DEFAULT_MODEL,
@@ -54,23 +48,22 @@ class TimmEncoder(Encoder):
         statistics: str = "own",
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__()
-        if statistics not in STATISTICS:
-            raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
-        # Features by other statistics are another measure, and metrics carry the encoder's name.
-        self.name = f"timm:{model_name}" + ("" if statistics == "own" else f", {statistics} statistics")
         config = model_config(model_name)
+        super().__init__(
+            f"timm:{model_name}",
+            image_size=config.input_size[-1],
+            mean=config.mean,
+            std=config.std,
+            statistics=statistics,
+        )
         path = Path(weights) if weights is not None else fetch(model_name, config.hf_hub_id)
         self.model = _build(model_name)
         self.indices, self.norm = _layers(self.model, model_name)
         # Layers behind the last of these are dropped, and the file need not have them.
         self.model.prune_intermediate_layers(self.indices, prune_norm=not self.norm)  # type: ignore[operator]
         load_state(self.model, path, model_name)
-        mean, std = (config.mean, config.std) if statistics == "own" else (OFFICIAL_MEAN, OFFICIAL_STD)
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
-        self.image_size = config.input_size[-1]
         self.pooled = model_name.startswith("vgg")
+        self.has_class_token = _has_class_token(self.model)
         self.freeze()
         self.to(device)
         with torch.no_grad():
@@ -78,15 +71,28 @@ class TimmEncoder(Encoder):
         self.shapes = [(x.shape[1], x.shape[2]) for x in maps]
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        size = (self.image_size, self.image_size)
-        x = (F.interpolate((images + 1) / 2, size=size, mode="area") - self.mean) / self.std
-        maps = self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
-        )
+        maps = self._intermediates(images)
         # timm takes VGG's features before each pooling.
         if self.pooled:
             maps = [F.max_pool2d(x, 2) for x in maps]
         return maps[::-1]
+
+    @torch.no_grad()
+    def class_tokens(self, images: Tensor, num_scales: int) -> list[Tensor]:
+        outputs = self._intermediates(images, return_prefix_tokens=True)
+        # The class token is the first of the tokens in front of the patches.
+        return [prefix[:, 0, :, None, None] for _, prefix in outputs[::-1][:num_scales]]
+
+    def _intermediates(self, images: Tensor, **options: bool) -> list[Any]:
+        """Returns what timm gives for the chosen layers, shallow first."""
+        return self.model.forward_intermediates(  # type: ignore[operator]
+            self.prepare(images),
+            indices=self.indices,
+            norm=self.norm,
+            output_fmt="NCHW",
+            intermediates_only=True,
+            **options,
+        )
 
 
 def model_config(model_name: str) -> Any:
@@ -115,6 +121,12 @@ def _build(model_name: str) -> nn.Module:
     if not hasattr(model, "forward_intermediates"):
         raise UserError(f"{model_name} offers no intermediate features in timm: choose another encoder.")
     return model
+
+
+def _has_class_token(model: nn.Module) -> bool:
+    """Returns whether the model's blocks work on a class token that timm gives away."""
+    parameters = inspect.signature(model.forward_intermediates).parameters  # type: ignore[arg-type]
+    return getattr(model, "cls_token", None) is not None and "return_prefix_tokens" in parameters
 
 
 def _layers(model: nn.Module, model_name: str) -> tuple[list[int], bool]:

@@ -10,17 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UserError
+from .state_dicts import expected_state, fill_model, read_state
 
 HUB_FILE = "model.safetensors"
 # Time for the hub to answer at all; a download that has begun has no limit.
 PROBE_SECONDS = 8.0
-# Keys under which training checkpoints hold the state dict of a model.
-WRAPPERS = ("state_dict", "model", "teacher", "student")
 
 
 def import_timm() -> Any:
@@ -35,7 +32,8 @@ def import_timm() -> Any:
         if error.name != "timm":
             raise UserError(f"timm cannot be imported, because {error.name} is missing: install it.") from error
         raise UserError(
-            "The encoder needs timm: install it with `pip install timm`, or choose `--encoder labels`."
+            "The encoder needs timm: install it with `pip install timm`, "
+            "or choose `--encoder lite0` or `--encoder labels`."
         ) from error
     except (ImportError, RuntimeError) as error:
         raise UserError(
@@ -64,7 +62,7 @@ def fetch(name: str, hub_id: str | None) -> Path:
     path = cached_file(hub_id)
     if path is not None:
         return path
-    advice = "pass a file with its weights as `--encoder-weights`, or choose `--encoder labels`"
+    advice = "pass a file with its weights as `--encoder-weights`, or choose `--encoder lite0` or `--encoder labels`"
     if not hub_id:
         raise UserError(f"The hub has no weights for {name}: {advice}.")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -101,30 +99,6 @@ def _run_within(seconds: float, call: Callable[[], object]) -> None:
         raise failures[0]
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Reads a state dict from a .safetensors file or one of `torch.save`, without running code from the file.
-
-    Raises:
-        UserError: The file is missing or holds no state dict.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path} with encoder weights.") from error
-    except Exception as error:
-        # A file of another kind fails to parse in any of a dozen ways.
-        cause = str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read as .safetensors or PyTorch weights ({cause}).") from error
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state dict: a dictionary from names to tensors is needed.")
-    return {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
-
-
 def load_state(model: nn.Module, path: Path, name: str) -> None:
     """Fills `model` from the file at `path`; what the file has beyond the model (a classifier) is ignored.
 
@@ -132,25 +106,11 @@ def load_state(model: nn.Module, path: Path, name: str) -> None:
         UserError: The file lacks weights of the model or has them in another shape.
     """
     state = read_state(path)
-    # The counters of batches have no effect here, and older files lack them.
-    expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and not expected.keys() <= state.keys():
+    if convert is not None and not expected_state(model).keys() <= state.keys():
         # timm converts from the layouts in which a model's authors have published it.
         try:
             state = convert(state, model)
         except (KeyError, RuntimeError, ValueError, AssertionError) as error:
             raise UserError(f"{path} does not hold the weights of {name} ({error!r}).") from error
-    missing = [key for key in expected if key not in state]
-    if missing:
-        raise UserError(
-            f"{path} does not hold the weights of {name}: {len(missing)} of {len(expected)} tensors are missing, "
-            f"among them {missing[0]}."
-        )
-    for key, value in expected.items():
-        if state[key].shape != value.shape:
-            raise UserError(
-                f"{path} does not hold the weights of {name}: {key} is {list(state[key].shape)} there "
-                f"and must be {list(value.shape)}."
-            )
-    model.load_state_dict({key: state[key] for key in expected}, strict=False)
+    fill_model(model, state, path, name)

@@ -27,11 +27,14 @@ from ..weights import read_header
 from .continuation import check_continuation
 from .freezing import max_frozen_layers
 from .split import decide
+from .stage import baseline_weights, stage_config
 
 # Processes that decode images which do not fit in memory.
 DEFAULT_WORKERS = 2
 # Thousands of images in which the augmentation's p goes from 0 to 1 where networks are trained already.
 TRANSFER_ADA_KIMG = 100.0
+# Options of HSR that have a meaning with one value of another option only.
+_SEMANTIC_OWNERS = {"hsr_hidden": ("hsr_head", "mlp"), "hsr_spatial_gamma": ("hsr_targets", "spatial-norm")}
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,26 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
         raise UserError(
             f"--desc {options.run.desc} cannot be part of a folder's name: use letters, digits and -_.+= only."
         )
+    baseline, stage = baseline_weights(options), None
     run, weights = _origin(options.run.resume, f"--resume {options.run.resume}")
+    if baseline is not None:
+        _, weights = _origin(baseline, f"--hsr-from {baseline}")
+        stage, notes = stage_config(baseline, has_data=options.data.data is not None)
+        for note in notes:
+            console.print(note)
     earlier = None if run is None else load_config(run / "config.json")
     cfg = options.schedule.cfg
     repeated = load_config(Path(cfg)) if cfg is not None and cfg.lower().endswith(".json") else None
     if run is None and weights is None and repeated is not None and repeated.start is not None:
         _, weights = _origin(Path(repeated.start), f"The start of {cfg}, {repeated.start},")
-    configs = [config for config in (repeated, earlier) if config is not None]
+    configs = [config for config in (repeated, earlier, stage) if config is not None]
     data = _first(options.data.data, *(config.data for config in configs))
     resize = _first(options.data.resize, *(config.resize for config in configs))
     dataset = open_training_set(data, resize, False if options.data.workers else None, console)
     if repeated is not None:
         base = repeated
+    elif stage is not None:
+        base = stage
     elif cfg is None and earlier is not None:
         base = earlier
     elif cfg is None and weights is not None:
@@ -90,6 +101,7 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     config, sentences = decide(config, dataset)
     for sentence in sentences:
         console.print(sentence)
+    _check_semantics(options, config)
     config.require_channels(dataset.resolution)
     _check_augmentation(options, config, dataset.resolution)
     _check_frozen_layers(config, dataset.resolution, is_trained=not (run is None and weights is None))
@@ -197,6 +209,16 @@ def _check_frozen_layers(config: Config, resolution: int, is_trained: bool) -> N
             f"--freezed {config.frozen_layers} freezes layers of a discriminator that is trained already, so it needs "
             "--resume FILE."
         )
+
+
+def _check_semantics(options: TrainOptions, config: Config) -> None:
+    """Checks that no option is given which others make void."""
+    for name, (owner, value) in _SEMANTIC_OWNERS.items():
+        if getattr(options.semantics, name) is not None and getattr(config, owner) != value:
+            spelled, owner_spelled = flag(options.semantics, name), flag(options.semantics, owner)
+            raise UserError(
+                f"{spelled} belongs to {owner_spelled} {value}, but {owner} is {getattr(config, owner)}: leave it out."
+            )
 
 
 def _check_transfer(weights: Path, config: Config, dataset: ImageDataset) -> None:

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from ..config import Config
 from ..losses import GANLoss, Stats
 from ..models.build import build_discriminator, build_generator
+from ..semantics.alignment import Alignment
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
 from ..tensors import one_hot, to_float
@@ -68,7 +69,8 @@ class Trainer:
         self.D = build_discriminator(config, dataset.resolution, self.c_dim).to(device)
         self.hsr = None
         if encoder is not None and config.hsr_weight > 0:
-            self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, hsr_dtype(config, device)).to(device)
+            precision, alignment = hsr_dtype(config, device), Alignment.from_config(config)
+            self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, precision, alignment).to(device)
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
         self.pipe = build_pipe(config, device)
         self.adaptation = build_adaptation(config, self.pipe)

@@ -307,7 +307,8 @@ def test_a_discriminator_of_another_kind_is_left_out(
     assert "D was left out, as it has the architecture skip, not resnet or orig." in out
     assert "heads of G were left out, as it has 1, and a generator of this size has 2 in hsr." in out
     # The networks know no classes, and the run takes none from the data.
-    options = ["--data", labelled, "--hsr-weight", 0, "--kimg", 0.008, "--batch", 8, "--device", "cpu"]
+    words = "--hsr-weight 0 --encoder labels --kimg 0.008 --batch 8 --device cpu"
+    options = ["--data", labelled, *words.split()]
     assert hsr("train", "--resume", "out.safetensors", *options) == 0
     assert "D starts untrained" in capsys.readouterr().out
     (run,) = run_folders(tmp_path)

@@ -17,6 +17,7 @@ from hsr.semantics import (
     LabelEncoder,
     SemanticRegularizer,
     build_encoder,
+    lite0_encoder,
 )
 
 
@@ -133,22 +134,39 @@ class TestLabelEncoder:
         assert any("could not be cached" in line for line in lines)
 
 
+@pytest.fixture
+def without_lite0(monkeypatch) -> None:
+    """Makes the package with the weights of lite0 look as if it weren't installed."""
+    monkeypatch.setitem(sys.modules, lite0_encoder.PACKAGE, None)
+
+
 class TestChoice:
     def build(self, spec: str, dataset: ImageDataset, lines: list[str] | None = None, **options):
         log = (lambda _: None) if lines is None else lines.append
         return build_encoder(spec, dataset=dataset, cache_dir=options.pop("cache_dir", "unused"), log=log, **options)
 
-    def test_auto_takes_labels_where_the_backbone_is_not_at_hand(self, few_digits, tmp_path, monkeypatch):
+    def test_auto_takes_lite0_where_the_backbone_is_not_at_hand(self, unlabelled, monkeypatch):
+        monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
+        lines: list[str] = []
+        assert self.build("auto", unlabelled, lines).name == "lite0"
+        assert lines == [
+            "Encoder: lite0, as the weights of timm:vit_base_patch16_224.dino are not on this machine "
+            "and its package is installed."
+        ]
+
+    def test_auto_takes_labels_where_no_pretrained_network_is_at_hand(
+        self, few_digits, tmp_path, monkeypatch, without_lite0
+    ):
         monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
         lines: list[str] = []
         encoder = self.build("auto", few_digits, lines, cache_dir=tmp_path)
         assert encoder.name == "labels"
         assert lines[0] == (
-            "Encoder: labels, as the weights of timm:vit_base_patch16_224.dino are not on this machine "
-            "and digits has labels."
+            "Encoder: labels, as the weights of timm:vit_base_patch16_224.dino are not on this machine, "
+            "lite0 is not installed and digits has labels."
         )
 
-    def test_auto_does_without_timm(self, few_digits, tmp_path, monkeypatch):
+    def test_auto_does_without_timm(self, few_digits, tmp_path, monkeypatch, without_lite0):
         monkeypatch.setitem(sys.modules, "timm", None)
         lines: list[str] = []
         assert self.build("auto", few_digits, lines, cache_dir=tmp_path).name == "labels"
@@ -163,23 +181,25 @@ class TestChoice:
         assert self.build("auto", few_digits, lines, weights="w.pth")[1] == "w.pth"
         assert "its weights are given in w.pth" in lines[1]
 
-    def test_auto_without_labels_says_what_to_do(self, unlabelled, monkeypatch):
+    def test_auto_without_labels_says_what_to_do(self, unlabelled, monkeypatch, without_lite0):
         monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
-        with pytest.raises(UserError, match=r"pictures has no labels.*--encoder-weights.*--hsr-weight 0"):
+        advice = r'pictures has no labels.*pip install "hsr-kernels\[encoders\]".*--encoder-weights.*--hsr-weight 0'
+        with pytest.raises(UserError, match=advice):
             self.build("auto", unlabelled)
 
     @pytest.mark.parametrize("spec", ["clip", "timm", "timm:", "labels:x"])
     def test_unknown(self, spec, few_digits):
-        with pytest.raises(UserError, match=f"Unknown encoder {spec}: choose auto, labels or timm:<name>"):
+        with pytest.raises(UserError, match=f"Unknown encoder {spec}: choose auto, labels, lite0 or timm:<name>"):
             self.build(spec, few_digits)
 
     def test_labels_without_labels(self, unlabelled):
         with pytest.raises(UserError, match="pictures has no labels"):
             self.build("labels", unlabelled)
 
-    def test_weights_for_labels(self, few_digits):
-        with pytest.raises(UserError, match="for timm encoders"):
-            self.build("labels", few_digits, weights="w.pth")
+    @pytest.mark.parametrize("spec", ["labels", "lite0"])
+    def test_weights_for_others_than_timm(self, spec, few_digits):
+        with pytest.raises(UserError, match=f"for timm encoders, and the encoder is {spec}"):
+            self.build(spec, few_digits, weights="w.pth")
 
 
 class TestRegularizer:

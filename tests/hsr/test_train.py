@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hsr.cli import main
 from hsr.console import SteadyOutput
-from hsr.semantics import LabelEncoder
+from hsr.semantics import LabelEncoder, lite0_encoder
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.evaluation import Evaluator
 from hsr.training.stop import MIN_SECONDS_BETWEEN_REQUESTS
@@ -155,16 +155,29 @@ def test_a_run_stopped_while_it_starts_goes_on(
 
 @pytest.mark.parametrize("number", kept([signal.SIGTERM, pytest.param(signal.SIGHUP, marks=FULL)]))
 def test_signals_to_every_process_of_a_job_save(
-    images: Path, write_cfg: Callable[..., Path], number: signal.Signals
+    labelled: Path, write_cfg: Callable[..., Path], number: signal.Signals
 ) -> None:
     """Schedulers and terminals signal the workers too; they must live until the main process has stopped."""
-    cfg = write_cfg("long", threads=1, kimg=1000.0, hsr_weight=0.0, encoder="auto", checkpoint_ticks=0)
-    command = [sys.executable, "-m", "hsr", "train", "--cfg", cfg, "--data", images, "--workers", 2, "--device", "cpu"]
+    cfg = write_cfg("long", threads=1, kimg=1000.0, hsr_weight=0.0, checkpoint_ticks=0)
+    command = [
+        sys.executable,
+        "-m",
+        "hsr",
+        "train",
+        "--cfg",
+        cfg,
+        "--data",
+        labelled,
+        "--workers",
+        2,
+        "--device",
+        "cpu",
+    ]
     job = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images.parent,
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=labelled.parent,
         start_new_session=True,
     )  # fmt: skip
-    log = images.parent / "runs/001-images-small-baseline/log.jsonl"
+    log = labelled.parent / "runs/001-labelled-small-baseline/log.jsonl"
     deadline = time.monotonic() + MAX_SECONDS
     while (not log.exists() or '"tick"' not in log.read_text()) and time.monotonic() < deadline and job.poll() is None:
         time.sleep(0.05)
@@ -186,18 +199,18 @@ def test_names_that_a_terminal_cannot_show_are_shown_otherwise() -> None:
     assert bytes_written.getvalue() == b"M\\xfcller \\udcff on"
 
 
-def test_a_run_survives_its_terminal(images: Path, write_cfg: Callable[..., Path]) -> None:
+def test_a_run_survives_its_terminal(labelled: Path, write_cfg: Callable[..., Path]) -> None:
     """Nobody reads what it prints any more, and it trains to its end all the same."""
-    cfg = write_cfg("quiet", threads=1, hsr_weight=0.0, encoder="auto")
-    command = [sys.executable, "-m", "hsr", "train", "--cfg", cfg, "--data", images, "--device", "cpu"]
+    cfg = write_cfg("quiet", threads=1, hsr_weight=0.0)
+    command = [sys.executable, "-m", "hsr", "train", "--cfg", cfg, "--data", labelled, "--device", "cpu"]
     job = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images.parent
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=labelled.parent
     )
     assert job.stdout is not None and job.stderr is not None
     job.stdout.close()
     assert job.wait(MAX_SECONDS) == 0 and job.stderr.read() == ""
     job.stderr.close()
-    assert read_header(find_weights(images.parent / "runs/001-images-small-baseline")).images_seen == 20
+    assert read_header(find_weights(labelled.parent / "runs/001-labelled-small-baseline")).images_seen == 20
 
 
 @pytest.mark.parametrize("number", kept([signal.SIGINT, pytest.param(signal.SIGTERM, marks=FULL), signal.SIGHUP]))
@@ -270,6 +283,7 @@ def test_a_baseline_needs_neither_labels_nor_encoder(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
+    monkeypatch.setitem(sys.modules, lite0_encoder.PACKAGE, None)
     cfg = write_cfg("baseline", encoder="auto", hsr_weight=0.0, kimg=0.008)
     assert hsr("train", "--cfg", cfg, "--data", images, "--device", "cpu") == 0
     (run,) = run_folders(tmp_path)
