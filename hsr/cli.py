@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `hsr` command: `hsr train`, `hsr generate`, `hsr convert` and `hsr export`.
+"""The `hsr` command: `hsr train`, `hsr dataset`, `hsr generate`, `hsr convert` and `hsr export`.
 
 PyTorch is imported only when a command runs, so that `--help` answers at once.
 """
@@ -14,16 +14,17 @@ from typing import Annotated, NoReturn
 import tyro
 
 from .errors import UserError, reason
-from .options import ConvertOptions, ExportOptions, GenerateOptions, TrainOptions, flag
+from .options import ConvertOptions, DatasetOptions, ExportOptions, GenerateOptions, TrainOptions, flag
 from .validation import validate
 
-Options = TrainOptions | GenerateOptions | ConvertOptions | ExportOptions
+Options = TrainOptions | DatasetOptions | GenerateOptions | ConvertOptions | ExportOptions
 
 
 def parse(arguments: Sequence[str]) -> Options:
     """Returns the options on the command line, or prints help or a mistake and exits."""
     commands = (
         Annotated[TrainOptions, tyro.conf.subcommand("train")]
+        | Annotated[DatasetOptions, tyro.conf.subcommand("dataset")]
         | Annotated[GenerateOptions, tyro.conf.subcommand("generate")]
         | Annotated[ConvertOptions, tyro.conf.subcommand("convert")]
         | Annotated[ExportOptions, tyro.conf.subcommand("export")]
@@ -53,6 +54,10 @@ def _run(options: Options) -> None:
         from .training.run import train
 
         train(options)
+    elif isinstance(options, DatasetOptions):
+        from .preparation.command import dataset
+
+        dataset(options)
     elif isinstance(options, GenerateOptions):
         from .generate import generate
 

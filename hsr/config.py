@@ -38,14 +38,19 @@ class Config:
 
     preset: str
 
-    # Folder or zip; None: the bundled digits.
+    # Folder or zip, or a set of a library that is prepared; None: the bundled digits.
     data: str | None = None
-    mirror: bool = False
+    # Height and width in pixels that images are brought to before training; None: they are taken as they are.
+    resize: Annotated[int, Range(8, 2**14)] | None = None
+    # Flip images horizontally at random; None: hsr.training.split decides.
+    mirror: bool | None = None
     # Train on class labels if the data has them.
     conditional: bool = True
-    # Fraction of the images that training never sees, for the metrics.
-    held_out: Annotated[float, Range(0, 0.9)] = 0.1
+    # Fraction of the images that training never sees, for the metrics; None: hsr.training.split decides.
+    held_out: Annotated[float, Range(0, 0.9)] | None = None
     held_out_max: Annotated[int, Range(2, 10**9)] = 5000
+    # Number of the other images, chosen at random, that are trained on; None: all.
+    subset: Annotated[int, Range(1, 10**9)] | None = None
 
     z_dim: Annotated[int, Range(1, 2**16)] = 512
     w_dim: Annotated[int, Range(1, 2**16)] = 512
@@ -154,6 +159,8 @@ class Config:
                 "the group of the minibatch standard deviation."
             )
         self._check_parts()
+        if self.resize is not None and self.resize & (self.resize - 1):
+            raise UserError(f"resize is {self.resize}, but must be a power of two.")
         if self.augmentation == "fixed" and self.augmentation_p is None:
             raise UserError("A fixed augmentation needs its probability (augmentation_p, --p), from 0 to 1.")
         for name in self.metric_names():
@@ -281,6 +288,8 @@ def _digits() -> Config:
     return Config(
         preset="digits",
         held_out=0.2,
+        # A digit's mirror image is none.
+        mirror=False,
         z_dim=64,
         w_dim=64,
         mapping_layers=2,

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that appear complete or not at all, and the folder of the cache."""
 
+import fcntl
 import os
 import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .errors import writing
 
+# Pattern of the names that `temporary_path` gives.
+TEMPORARY_FILES = ".hsr-*.part"
 _TEMPORARY_NAME = re.compile(r"\.hsr-\d+-[0-9a-f]{16}\.part")
 
 
@@ -25,6 +28,11 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / "hsr"
 
 
+def temporary_path(path: Path) -> Path:
+    """Returns a path beside `path` for a file that is to take its place, which `remove_leftovers` knows by its name."""
+    return path.with_name(f".hsr-{os.getpid()}-{secrets.token_hex(8)}.part")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a new file beside `path`, which takes its place once the body has succeeded.
@@ -35,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The file can't be written; nothing is left of it.
     """
-    part = path.with_name(f".hsr-{os.getpid()}-{secrets.token_hex(8)}.part")
+    part = temporary_path(path)
     with writing(path):
         try:
             part.open("xb").close()
@@ -55,6 +63,16 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes that lock the same file waiting, where it can be made and the file system has locks."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("ab")), fcntl.LOCK_EX)
+        yield
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-# Colour behind transparent pixels.
+# Colour behind transparent pixels, unless another one is asked for.
 BACKGROUND = (255, 255, 255)
 # Pillow's format for each suffix, of those that this Pillow can read. Other formats, such as EPS, run other programs.
 _FORMATS = {
@@ -59,6 +59,21 @@ class Picture:
     notes: frozenset[Note]
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """An image as a viewer shows it.
+
+    Attributes:
+        rgb: The image in mode RGB, sRGB.
+        format: Format of the file.
+        notes: What decoding did to it.
+    """
+
+    rgb: Image.Image
+    format: str
+    notes: frozenset[Note]
+
+
 def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
     """Opens an image file's content, and reads no more than its header.
 
@@ -72,7 +87,7 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
         raise ValueError("it is empty" if not data else "it is damaged or of an unknown format") from error
 
 
-def displayed_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+def displayed_size(image: Image.Image) -> tuple[int, int]:
     """Returns an opened image's width and height in pixels after turning."""
     width, height = image.size
     # Pillow gives the size of a TIFF after turning.
@@ -81,8 +96,22 @@ def displayed_size(image: ImageFile.ImageFile) -> tuple[int, int]:
     return height, width
 
 
-def decode(image: ImageFile.ImageFile) -> Picture:
+def decode(image: Image.Image) -> Picture:
+    """Decodes the first frame of an opened image to pixels.
+
+    Raises:
+        Exception: The file is damaged, or its pixels have no known meaning; any type of exception may say so.
+    """
+    rendering = render(image)
+    return Picture(np.asarray(rendering.rgb).transpose(2, 0, 1).copy(), rendering.format, rendering.notes)
+
+
+def render(image: Image.Image, background: tuple[int, int, int] = BACKGROUND) -> Rendering:
     """Decodes the first frame of an opened image as a viewer shows it.
+
+    Args:
+        image: A file that was opened, or an image in memory.
+        background: Colour behind transparent pixels.
 
     Raises:
         Exception: The file is damaged, or its pixels have no known meaning; any type of exception may say so.
@@ -102,23 +131,24 @@ def decode(image: ImageFile.ImageFile) -> Picture:
         notes.add(note)
     if opacity is not None and opacity.getextrema() != (255, 255):
         notes.add(Note.COMPOSITED)
-        background = Image.new("RGB", rgb.size, BACKGROUND)
-        background.paste(rgb, mask=opacity)
-        rgb = background
+        canvas = Image.new("RGB", rgb.size, background)
+        canvas.paste(rgb, mask=opacity)
+        rgb = canvas
     if orientation is None:
         orientation = _orientation(image)
         rgb = _turn(rgb, orientation)
     if orientation != 1:
         notes.add(Note.TURNED)
-    pixels = np.asarray(rgb).transpose(2, 0, 1).copy()
-    return Picture(pixels, _REPORTED_FORMATS.get(str(image.format), str(image.format)), frozenset(notes))
+    name = image.format or "in memory"
+    return Rendering(rgb, _REPORTED_FORMATS.get(name, name), frozenset(notes))
 
 
-def _layout(image: ImageFile.ImageFile) -> str:
+def _layout(image: Image.Image) -> str:
     """Returns the layout of pixels in the file, in Pillow's terms, such as "RGB;16B"; empty if it is unknown."""
-    if not image.tile:
+    tiles = getattr(image, "tile", None)
+    if not tiles:
         return ""
-    arguments: Any = image.tile[0][3]
+    arguments: Any = tiles[0][3]
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 

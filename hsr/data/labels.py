@@ -38,6 +38,17 @@ class Labels:
         return sum(value is not None for value in self.values)
 
 
+def list_unlabelled(source: Source) -> Listing:
+    """Lists the images of a source without looking for labels, with their names in the likeliest encoding.
+
+    Raises:
+        UserError: Two images have the same name.
+    """
+    listing = max(list_images(source), key=lambda candidate: len(candidate.names))
+    check_names(source, listing)
+    return listing
+
+
 def label_images(source: Source) -> tuple[Listing, Labels | None]:
     """Lists the images of a source, and reads their labels if there are any.
 

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .dataset import ImageDataset, ImageStore
+from .dataset import ImageDataset
 from .labels import label_images
 from .listing import Listing
 from .names import display_name
 from .report import make_report, other_files
-from .scan import identity, scan
+from .scan import Place, identity, scan
 from .sources import Source, ZipSource, open_source
 from .store import open_store
 
@@ -30,7 +30,8 @@ def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = Non
     Args:
         path: Folder or zip with images, also in subfolders, and optionally a `dataset.json` with
             `{"labels": [["file name", class], ...]}`. None: the digits.
-        in_memory: Hold the decoded images in memory; None: if they take at most 256 MiB.
+        in_memory: Hold the decoded images in memory; None: if they take at most 256 MiB, and larger sets in a file of
+            the cache, where there is room for it.
 
     Raises:
         UserError: The path does not exist, holds no images, or holds images or labels that cannot be used.
@@ -41,15 +42,17 @@ def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = Non
     listing, labels = label_images(source)
     _check_count(source, listing)
     files = open_store(source, listing)
+    is_small = len(files) * 3 * files.resolution**2 <= MEMORY_LIMIT
     if in_memory is None:
-        in_memory = len(files) * 3 * files.resolution**2 <= MEMORY_LIMIT
-    findings, pixels = scan(files, listing, in_memory)
-    store: ImageStore = files if pixels is None else pixels
+        place = Place.MEMORY if is_small else Place.CACHE
+    else:
+        place = Place.MEMORY if in_memory else Place.FILES
+    findings, store = scan(files, listing, place)
     values = None if labels is None else [value for value in labels.values if value is not None]
     classes = tuple(sorted(set(values or ())))
     index = {value: i for i, value in enumerate(classes)}
     return ImageDataset(
-        name=_name(source),
+        name=short_name(source),
         resolution=files.resolution,
         labels=None if values is None else np.array([index[value] for value in values], dtype=np.int64),
         store=store,
@@ -69,7 +72,7 @@ def _check_count(source: Source, listing: Listing) -> None:
         raise UserError(f"{title} holds {len(listing.names)} images, but training needs at least {MIN_IMAGES}.")
 
 
-def _name(source: Source) -> str:
+def short_name(source: Source) -> str:
     """Returns the short name of a data set: that of its folder or zip, or "images" if it has none."""
     return source.root.stem if isinstance(source, ZipSource) else source.root.resolve().name or "images"
 

@@ -2,9 +2,10 @@
 """The report on an opened data set: what was read, converted and ignored, and why."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from .decoding import BACKGROUND, Note
+from .decoding import Note
 from .labels import Labels
 from .listing import Listing
 from .names import display_name
@@ -14,13 +15,14 @@ from .store import FileStore
 
 # Number of suffixes that the report lists of files that are not read.
 _MAX_SUFFIXES = 5
-_BACKGROUND = "white" if BACKGROUND == (255, 255, 255) else f"the colour {BACKGROUND}"
+# Name of `decoding.BACKGROUND`.
+_BACKGROUND_NAME = "white"
 # Sentences for one and for several images.
 _NOTES = {
     Note.TURNED: ("1 image was turned as its EXIF tag says.", "{} images were turned as their EXIF tags say."),
     Note.COMPOSITED: (
-        f"1 image with transparency was laid over {_BACKGROUND}.",
-        f"{{}} images with transparency were laid over {_BACKGROUND}.",
+        "1 image with transparency was laid over {background}.",
+        "{} images with transparency were laid over {background}.",
     ),
     Note.REDUCED: (
         "1 image of more than 8 bits a channel was reduced to 8.",
@@ -55,11 +57,32 @@ _SKIPS = {
 
 def make_report(files: FileStore, listing: Listing, labels: Labels | None, findings: Findings) -> tuple[str, ...]:
     """Returns the sentences that apply to this data set."""
-    sentences = [_count_sentence(files, findings)]
+    notes = note_sentences(findings.notes, findings.firsts)
+    return (_count_sentence(files, findings), *notes, *skip_sentences(listing), *label_sentences(labels))
+
+
+def note_sentences(
+    notes: Mapping[str, int], firsts: Mapping[str, str], background: str = _BACKGROUND_NAME
+) -> list[str]:
+    """Returns the sentences on what decoding did to images.
+
+    Args:
+        notes: Number of images of each note's value.
+        firsts: Name of the first image of each note's value.
+        background: Name of the colour behind transparent pixels.
+    """
+    sentences = []
     for note, forms in _NOTES.items():
-        count = findings.notes[note.value]
+        count = notes.get(note.value, 0)
         if count:
-            sentences.append(forms[count > 1].format(f"{count:,}", first=findings.firsts[note.value]))
+            text = forms[count > 1]
+            sentences.append(text.format(f"{count:,}", first=firsts[note.value], background=background))
+    return sentences
+
+
+def skip_sentences(listing: Listing) -> list[str]:
+    """Returns the sentences on the files that are not used."""
+    sentences = []
     skipped: dict[Skip, list[str]] = {skip: [] for skip in Skip}
     for name, skip in listing.skipped:
         skipped[skip].append(name)
@@ -71,7 +94,7 @@ def make_report(files: FileStore, listing: Listing, labels: Labels | None, findi
             sentences.append(f"{several.format(f'{len(names):,}')} (first: {display_name(names[0])}).")
     if skipped[Skip.SUFFIX]:
         sentences.append(f"{other_files(listing)} ignored.")
-    return (*sentences, *_label_sentences(labels))
+    return sentences
 
 
 def other_files(listing: Listing) -> str:
@@ -97,7 +120,8 @@ def _count_sentence(files: FileStore, findings: Findings) -> str:
     return f"{len(files):,} images of {size} pixels ({formats}) were read from {display_name(str(files.source.root))}."
 
 
-def _label_sentences(labels: Labels | None) -> list[str]:
+def label_sentences(labels: Labels | None) -> list[str]:
+    """Returns the sentences on the labels of a `dataset.json`."""
     if labels is None:
         return []
     file = display_name(labels.file)

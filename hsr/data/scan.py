@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ import PIL
 
 from ..console import track
 from ..errors import UserError
-from ..files import cache_folder, replacing
+from ..files import cache_folder, locked, replacing
+from .dataset import ImageStore
+from .decoded import DecodedPixels
 from .decoding import Note, Picture
 from .listing import Listing
 from .store import FileStore
@@ -28,6 +31,15 @@ from .store import FileStore
 VERSION = 1
 # Images that wait for each thread, so that none is idle.
 _TASKS_PER_THREAD = 4
+
+
+class Place(Enum):
+    """Where a data set's pixels are read from while it is used."""
+
+    MEMORY = "memory"
+    # A file of decoded pixels in the cache, or the images' own files where there is no room for it.
+    CACHE = "cache"
+    FILES = "files"
 
 
 @dataclass
@@ -55,33 +67,48 @@ class Findings:
             self.firsts.setdefault(note.value, title)
 
 
-def scan(files: FileStore, listing: Listing, hold: bool) -> tuple[Findings, np.ndarray | None]:
-    """Decodes every image.
+def scan(files: FileStore, listing: Listing, place: Place) -> tuple[Findings, ImageStore]:
+    """Decodes every image, unless that was done before.
 
     Args:
         files: The images.
         listing: Their files.
-        hold: Keep the pixels; else the findings are read from the cache, or made and cached.
+        place: Where pixels are kept. Unless that is in memory, findings are read from the cache, or made and cached.
 
     Returns:
-        The findings, and the pixels [N, 3, H, W] uint8 or None.
+        The findings, and the store of the pixels.
 
     Raises:
         UserError: An image is damaged or of another size; the first one in order is named.
     """
-    cache = None if hold else _cache_path(files, listing)
-    findings = None if cache is None else _load(cache, len(files))
-    if findings is not None:
-        return findings, None
+    shape = (len(files), 3, files.resolution, files.resolution)
+    if place is Place.MEMORY:
+        pixels = np.empty(shape, np.uint8)
+        return _find(files, pixels.__setitem__), pixels
+    cache = _cache_path(files, listing)
+    if cache is None:
+        return _find(files), files
+    if place is Place.FILES:
+        return _load(cache, len(files)) or _save(cache, _find(files)), files
+    # Several processes of one training would all write tens of gigabytes.
+    with locked(cache.with_suffix(".lock")):
+        findings, decoded = _load(cache, len(files)), DecodedPixels(cache, shape)
+        if findings is None or not decoded.is_valid():
+            if not decoded.fits():
+                return findings or _save(cache, _find(files)), files
+            with decoded.writing() as write:
+                findings = _save(cache, _find(files, write))
+        return findings, decoded if decoded.is_valid() else files
+
+
+def _find(files: FileStore, keep: Callable[[int, np.ndarray], None] | None = None) -> Findings:
+    """Decodes every image and returns the findings; `keep` takes each image's position and pixels, in order."""
     findings = Findings()
-    pixels = np.empty((len(files), 3, files.resolution, files.resolution), np.uint8) if hold else None
     for index, (picture, digest) in enumerate(track(_decoded(files), "Reading images", len(files))):
         findings.add(files.titles[index], picture, digest)
-        if pixels is not None:
-            pixels[index] = picture.pixels
-    if cache is not None:
-        _save(cache, findings)
-    return findings, pixels
+        if keep is not None:
+            keep(index, picture.pixels)
+    return findings
 
 
 def identity(digests: list[str], values: list[int] | None) -> str:
@@ -143,9 +170,10 @@ def _load(path: Path, count: int) -> Findings | None:
     return findings if is_complete else None
 
 
-def _save(path: Path, findings: Findings) -> None:
-    """Caches the findings; if that fails, the set is decoded again next time."""
+def _save(path: Path, findings: Findings) -> Findings:
+    """Caches the findings, and returns them; if that fails, the set is decoded again next time."""
     with suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             part.write_text(json.dumps(vars(findings)))
+    return findings

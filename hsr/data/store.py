@@ -57,7 +57,7 @@ class FileStore:
                 width, height = displayed_size(image)
                 raise UserError(
                     f"The images in {root} differ in size: {self.titles[0]} is "
-                    f"{self.resolution}x{self.resolution}, {title} is {width}x{height}."
+                    f"{self.resolution}x{self.resolution}, {title} is {width}x{height}; {_remedy(self.resolution)}."
                 )
             return decode(image)
 
@@ -73,11 +73,18 @@ def open_store(source: Source, listing: Listing) -> FileStore:
     with reading(f"{first} in {root}", "an image"), open_image(source.read(file), file) as image:
         width, height = displayed_size(image)
     if width != height:
-        raise UserError(f"{first} in {root} is {width}x{height}, but images must be square.")
+        remedy = _remedy(min(width, height))
+        raise UserError(f"{first} in {root} is {width}x{height}, but images must be square: {remedy}.")
     if width & (width - 1) or width < MIN_RESOLUTION:
         raise UserError(
             f"The images in {root} are {width}x{height}, but their width must be a power of two, "
-            f"at least {MIN_RESOLUTION}."
+            f"at least {MIN_RESOLUTION}: {_remedy(width)}."
         )
     files = [entry.name for entry in listing.entries]
     return FileStore(source, files, [display_name(name) for name in listing.names], width)
+
+
+def _remedy(side: int) -> str:
+    """Returns what users can do about images whose shorter side has `side` pixels."""
+    size = max(MIN_RESOLUTION, 1 << (side.bit_length() - 1))
+    return f"hsr train --resize {size} crops them to their centres and brings them to one size"

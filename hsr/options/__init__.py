@@ -6,8 +6,8 @@
 - `commands.py`: the other commands.
 """
 
-from .commands import ConvertOptions, ExportOptions, GenerateOptions
+from .commands import ConvertOptions, DatasetOptions, ExportOptions, GenerateOptions
 from .spelling import flag
 from .train import TrainOptions
 
-__all__ = ["ConvertOptions", "ExportOptions", "GenerateOptions", "TrainOptions", "flag"]
+__all__ = ["ConvertOptions", "DatasetOptions", "ExportOptions", "GenerateOptions", "TrainOptions", "flag"]

@@ -10,6 +10,9 @@ import tyro
 from ..validation import Range
 from .spelling import option
 
+# Largest height and width of prepared images, in pixels.
+MAX_SIZE = 2**14
+
 
 @dataclass
 class GenerateOptions:
@@ -88,3 +91,58 @@ class ExportOptions:
 
     noise: Annotated[Literal["const", "none"], option("const|none", "(default: const)")] = "const"
     """const: the noise that the network keeps, as in hsr generate; none: no noise."""
+
+
+@dataclass
+class DatasetOptions:
+    """Prepare images of any kind and size as a data set: square PNGs of one size, in StyleGAN's layout.
+
+    Images are turned as their EXIF tags say and brought to 8-bit sRGB. What was done stands in OUT's dataset.json, with
+    the names of duplicates and of files that can't be read. The same command goes on after an interruption.
+    """
+
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="IN", help_behavior_hint="(required)")]]
+    """Folder or zip of images; or hf:NAME[:SPLIT], a set of Hugging Face datasets (NAME on the hub, or a folder); or
+    torchvision:NAME[:ROOT[:SPLIT]], such as torchvision:CIFAR10:data:train."""
+
+    target: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT", help_behavior_hint="(required)")]]
+    """Zip to write (.zip), or else a folder."""
+
+    resize: Annotated[
+        int | None,
+        Range(1, MAX_SIZE),
+        tyro.conf.arg(
+            metavar="N", help_behavior_hint="(default: the images' own size, which must be one)", aliases=["--size"]
+        ),
+    ] = None
+    """Height and width of the prepared images in pixels; hsr train takes powers of two from 8."""
+
+    fit: Annotated[Literal["crop", "pad"], option("crop|pad", "(default: crop)")] = "crop"
+    """How images become square: crop the centre, or pad the shorter sides."""
+
+    filter: Annotated[Literal["lanczos", "box"], option("lanczos|box", "(default: lanczos)")] = "lanczos"
+    """Filter for resizing, which is done in sRGB."""
+
+    transparency: Annotated[str, option("COLOUR|refuse", "(default: white)")] = "white"
+    """Colour to lay transparent images over, such as black or #ff8000; or refuse: the first such image is an error."""
+
+    padding: Annotated[str, option("COLOUR", "(default: white)")] = "white"
+    """Colour of the padding of --fit pad."""
+
+    labels: Annotated[
+        str | None, option("from-folders|FILE|none", "(default: those of IN, such as its dataset.json)")
+    ] = None
+    """Class labels: from-folders, where the images of a class lie in one folder; a CSV file with a line for each image,
+    of its name and its label, a word or a number; or none."""
+
+    duplicates: Annotated[Literal["drop", "keep"], option("drop|keep", "(default: drop)")] = "drop"
+    """Drop or keep images that equal an earlier one, pixel by pixel, once they are prepared."""
+
+    max_images: Annotated[int | None, Range(1, 10**9), option("INT", "(default: all)")] = None
+    """Prepare at most this many images, chosen at random, always the same ones."""
+
+    strict: Annotated[bool, tyro.conf.FlagCreatePairsOff, option("", "(default: no)")] = False
+    """End at the first file that can't be read, instead of leaving it out."""
+
+    workers: Annotated[int | None, Range(0, 256), option("INT", "(default: one for each core)")] = None
+    """Threads that decode and resize images; 0: none beside the main one. The result is the same for any number."""

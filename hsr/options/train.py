@@ -21,11 +21,31 @@ class DataOptions:
     """Images to train on."""
 
     data: Annotated[Path | None, option("PATH", "(default: the bundled digits)")] = None
-    """Folder or zip of square images (PNG, JPEG, WebP, TIFF, BMP, GIF and others) of one power-of-two size, with
-    class labels in dataset.json if there are any."""
+    """Folder or zip of images (PNG, JPEG, WebP, TIFF, BMP, GIF and others), with class labels in dataset.json if there
+    are any: square ones of one power-of-two size, or any with --resize. With that also hf:NAME[:SPLIT] or
+    torchvision:NAME[:ROOT[:SPLIT]], as in hsr dataset."""
 
-    mirror: Annotated[Switch | None, option("[yes|no]")] = None
+    resize: Annotated[int | None, option("N", "(default: images are taken as they are)")] = None
+    """Crop images to their centres and bring them to this height and width, a power of two from 8. They are kept in
+    the cache for the next time; hsr dataset has more choices."""
+
+    mirror: Annotated[
+        Switch | None,
+        option("[yes|no]", "(default: the preset's; else yes for fewer than 10,000 images without labels)"),
+    ] = None
     """Flip images horizontally at random."""
+
+    conditional: Annotated[Switch | None, option("[yes|no]", "(default: yes)", name="cond")] = None
+    """Train on class labels if the data has them."""
+
+    held_out: Annotated[
+        float | None, option("FRACTION", "(default: the preset's; else 0.1 of fewer than 5,000 images, 0 of more)")
+    ] = None
+    """Fraction of the images, up to 0.9, that training never sees and metrics compare with; 0: train on all images, and
+    compare with those, which the metrics' names say."""
+
+    subset: Annotated[int | None, option("N", "(default: all)")] = None
+    """Train on this many of the images, chosen at random by the seed."""
 
     workers: Annotated[int | None, Range(0, 256), option("INT", "(default: 0 for sets that fit in memory, else 2)")] = (
         None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of a run, on encoder features and against real images that training never sees."""
+"""The metrics of a run, on encoder features and against real images: held-out ones, or those of the training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,30 +59,35 @@ class Evaluator:
 
     Args:
         encoder: Encoder of the features; the metrics carry its name.
-        held_out: Real images that training never sees.
-        num_images: Number of generated images, of pairs of images for PPL, and at most of real images.
+        reals: Real images to compare with.
+        num_images: Number of generated images, of pairs of images for PPL, and at most of real images, which are chosen
+            at random where there are more, the same ones for any seed.
         device: Device of the encoder and the generators.
         seed: Seed of the latent codes.
         console: Where to show the progress; None: standard output.
+        reals_kind: What the metrics call the real images: held-out or training.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        held_out: ImageDataset,
+        reals: ImageDataset,
         num_images: int,
         device: torch.device,
         seed: int,
         console: Console | None = None,
+        reals_kind: str = "held-out",
     ):
         self.encoder = encoder
         self.num_images = num_images
-        self.num_reals = min(num_images, len(held_out))
+        self.num_reals = min(num_images, len(reals))
         self._device = device
         self._console = console
         self._seed = seed
-        self._held_out = held_out
-        self._reals: Tensor | None = None
+        self._reals_kind = reals_kind
+        order = np.random.default_rng(0).permutation(len(reals))
+        self._reals = reals.subset(np.sort(order[:num_images]))
+        self._reals_features: Tensor | None = None
 
     def measure(self, metrics: Sequence[str], G: Generator) -> dict[str, float]:
         """Returns the values of the named metrics of `METRICS`, by their titles in logs."""
@@ -101,16 +106,16 @@ class Evaluator:
     def title(self, metric: str) -> str:
         """Returns the title of a metric in logs, which says what it was measured with."""
         features = f"{self.encoder.name} features"
-        reals = f", {self.num_reals} held-out images" if METRICS[metric].needs_reals else ""
+        reals = f", {self.num_reals} {self._reals_kind} images" if METRICS[metric].needs_reals else ""
         return f"Metrics/{METRICS[metric].title}, {features}{reals}"
 
     def _real_features(self) -> Tensor:
-        if self._reals is None:
+        if self._reals_features is None:
             starts = range(0, self.num_reals, BATCH_SIZE)
             batches = track(starts, f"Reading real images, in batches of {BATCH_SIZE}", len(starts), self._console)
             positions = (np.arange(i, min(i + BATCH_SIZE, self.num_reals)) for i in batches)
-            self._reals = torch.cat([self._embed(self._held_out.batch(p)) for p in positions])
-        return self._reals
+            self._reals_features = torch.cat([self._embed(self._reals.batch(p)) for p in positions])
+        return self._reals_features
 
     def _generated_features(self, G: Generator) -> Tensor:
         rng = torch.Generator().manual_seed(self._seed)
@@ -135,8 +140,8 @@ class Evaluator:
             return self.encoder.embed(images.clamp(-1, 1).to(self._device)).cpu()
 
     def _classes(self, c_dim: int, rng: torch.Generator) -> Tensor | None:
-        """Returns one-hot classes [num_images, c_dim] with the frequencies of the held-out images."""
-        if c_dim == 0 or self._held_out.labels is None:
+        """Returns one-hot classes [num_images, c_dim] with the frequencies of the real images."""
+        if c_dim == 0 or self._reals.labels is None:
             return None
-        positions = torch.randint(len(self._held_out), [self.num_images], generator=rng)
-        return one_hot(torch.from_numpy(self._held_out.labels)[positions].to(self._device), c_dim)
+        positions = torch.randint(len(self._reals), [self.num_images], generator=rng)
+        return one_hot(torch.from_numpy(self._reals.labels)[positions].to(self._device), c_dim)

@@ -16,15 +16,17 @@ from rich.table import Table
 from ..augment import pipe_strengths
 from ..augment.bands import MIN_SIZE
 from ..config import Config, load_config, preset
-from ..data import ImageDataset, open_dataset
+from ..data import ImageDataset
 from ..device import resolve_device
 from ..errors import UserError, exists
 from ..interop.opening import is_foreign
 from ..models.build import build_discriminator, build_generator
 from ..options import TrainOptions, flag
+from ..preparation.command import is_library_set, open_training_set
 from ..weights import read_header
 from .continuation import check_continuation
 from .freezing import max_frozen_layers
+from .split import decide
 from .stage import baseline_weights, stage_config
 
 # Processes that decode images which do not fit in memory.
@@ -80,10 +82,9 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     if run is None and weights is None and repeated is not None and repeated.start is not None:
         _, weights = _origin(Path(repeated.start), f"The start of {cfg}, {repeated.start},")
     configs = [config for config in (repeated, earlier, stage) if config is not None]
-    data = next((d for d in (options.data.data, *(c.data for c in configs)) if d is not None), None)
-    dataset = open_dataset(data, in_memory=False if options.data.workers else None)
-    for sentence in dataset.report:
-        console.print(sentence)
+    data = _first(options.data.data, *(config.data for config in configs))
+    resize = _first(options.data.resize, *(config.resize for config in configs))
+    dataset = open_training_set(data, resize, False if options.data.workers else None, console)
     if repeated is not None:
         base = repeated
     elif stage is not None:
@@ -91,13 +92,15 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     elif cfg is None and earlier is not None:
         base = earlier
     elif cfg is None and weights is not None:
-        # The networks must be those of the checkpoint.
-        base = read_header(weights).config
+        base = _transferred(read_header(weights).config, data)
     else:
         base = preset(cfg or ("digits" if data is None else "auto"), dataset.resolution, device.type)
-    config = dataclasses.replace(base, **_overrides(options, data, weights))
+    config = dataclasses.replace(base, **_overrides(options, data, weights) | {"resize": resize})
     if weights is not None:
         config = dataclasses.replace(config, ada_kimg=min(config.ada_kimg, TRANSFER_ADA_KIMG))
+    config, sentences = decide(config, dataset)
+    for sentence in sentences:
+        console.print(sentence)
     _check_semantics(options, config)
     config.require_channels(dataset.resolution)
     _check_precision(options, config, device)
@@ -112,6 +115,23 @@ def make_plan(options: TrainOptions, console: Console) -> Plan:
     if weights is not None:
         _check_transfer(weights, config, dataset)
     return Plan(config, dataset, device, workers, run, weights)
+
+
+def _first(*values: Any) -> Any:
+    """Returns the first value that isn't None, or None."""
+    return next((value for value in values if value is not None), None)
+
+
+def _data_setting(data: str | Path | None) -> str | None:
+    """Returns the images as a configuration names them, from any working directory."""
+    return None if data is None else str(data if is_library_set(str(data)) else Path(data).resolve())
+
+
+def _transferred(config: Config, data: str | Path | None) -> Config:
+    """Returns the settings of the weights that a run starts from, without what was decided on other images."""
+    if config.data == _data_setting(data):
+        return config
+    return dataclasses.replace(config, held_out=None, subset=None, mirror=None)
 
 
 def _origin(resume: Path | None, title: str) -> tuple[Path | None, Path | None]:
@@ -141,7 +161,7 @@ def _overrides(options: TrainOptions, data: str | Path | None, weights: Path | N
     overrides = {name: value for _, name, value in options.given() if name in settings}
     if options.semantics.encoder_weights is not None:
         overrides["encoder_weights"] = str(options.semantics.encoder_weights.resolve())
-    overrides["data"] = None if data is None else str(Path(data).resolve())
+    overrides["data"] = _data_setting(data)
     if weights is not None:
         overrides["start"] = str(weights.resolve())
         # The average comes from the file, and following a young generator quickly would throw it away.

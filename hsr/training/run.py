@@ -26,6 +26,7 @@ from .logs import RunLog
 from .loop import TrainingLoop
 from .plan import Plan, describe, make_plan
 from .profiling import StepProfiler
+from .split import split_images
 from .start import start_from_weights
 from .stop import StopRequest
 from .stream import BatchStream
@@ -53,19 +54,22 @@ def _train(options: TrainOptions, plan: Plan, console: Console) -> None:
         torch.backends.cudnn.benchmark = True
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    train_set, held_out = plan.dataset.split(config.held_out, config.held_out_max)
+    split = split_images(plan.dataset, config)
+    train_set = split.train
     encoder = _encoder(plan, train_set, console)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, train_set, encoder, plan.device)
     state = _load(trainer, plan, encoder, console)
     evaluator = None
     if encoder is not None:
-        evaluator = Evaluator(encoder, held_out, config.metric_images, plan.device, config.seed, console)
+        evaluator = Evaluator(
+            encoder, split.reals, config.metric_images, plan.device, config.seed, console, split.reals_kind
+        )
     stream = BatchStream(
         train_set,
         config.batch,
         seed=config.seed,
-        mirror=config.mirror,
+        mirror=bool(config.mirror),
         workers=plan.workers,
         start=trainer.images_seen,
         pin_memory=plan.device.type == "cuda",
@@ -76,8 +80,8 @@ def _train(options: TrainOptions, plan: Plan, console: Console) -> None:
             part.write_text(config.to_json() + "\n")
         regularizer = "no HSR" if trainer.hsr is None or encoder is None else f"HSR on {encoder.name}"
         console.print(
-            f"{folder}: {len(train_set)} images, {plan.dataset.resolution} pixels wide, and {len(held_out)} held "
-            f"out; {trainer.c_dim or 'no'} classes; {regularizer}; {plan.device}"
+            f"{folder}: {len(train_set)} images, {plan.dataset.resolution} pixels wide, and "
+            f"{len(split.held_out) or 'none'} held out; {trainer.c_dim or 'no'} classes; {regularizer}; {plan.device}"
         )
         grid = SampleGrid(train_set, config.z_dim, trainer.c_dim, plan.device, config.seed)
         with closing(RunLog(folder, trainer.images_seen, options.run.wandb)) as log, ExitStack() as stack:

@@ -36,6 +36,10 @@ from .conftest import SMALL, write_images
 
 TRAIN_OPTIONS = (
     "data",
+    "resize",
+    "held-out",
+    "subset",
+    "cond",
     "outdir",
     "cfg",
     "kimg",
@@ -73,6 +77,18 @@ TRAIN_OPTIONS = (
 )
 OPTIONS = {
     "train": TRAIN_OPTIONS,
+    "dataset": (
+        "resize",
+        "fit",
+        "filter",
+        "transparency",
+        "padding",
+        "labels",
+        "duplicates",
+        "max-images",
+        "strict",
+        "workers",
+    ),
     "generate": ("checkpoint", "seeds", "truncation", "label", "rng", "out", "outdir", "device"),
     "convert": ("to",),
     "export": ("checkpoint", "onnx", "torch-export", "aot-inductor", "input", "noise"),

@@ -332,6 +332,9 @@ def test_a_set_opens_without_a_cache(images: Path, tmp_path: Path, monkeypatch: 
     for place in (tmp_path / "file", "/dev/null", "/proc/none"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(place))
         assert len(open_dataset(images, in_memory=False)) == 24
+        with monkeypatch.context() as patch:
+            patch.setattr("hsr.data.opening.MEMORY_LIMIT", 0)
+            assert len(open_dataset(images)) == 24
 
 
 def test_streaming_gives_the_same_pixels_as_memory(images: Path) -> None:
