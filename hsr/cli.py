@@ -4,12 +4,13 @@
 PyTorch is imported only when a command runs, so that `--help` answers at once.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -34,6 +35,7 @@ def parse(arguments: Sequence[str]) -> Options:
         prog="hsr",
         description="StyleGAN2 training with the Hierarchical Semantic Regularizer.",
         args=arguments,
+        console_outputs=os.environ.get("RANK", "0") == "0",
         config=(tyro.conf.OmitArgPrefixes,),
     )
 
@@ -41,10 +43,19 @@ def parse(arguments: Sequence[str]) -> Options:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits: 0 on success and after Ctrl-C in training, 2 on bad input."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _interrupt)
-    sys.exit(_exit_code(lambda: _run(options)))
+        numbers.append(signal.SIGHUP)
+    _handle(numbers, _interrupt)
+    code = _exit_code(lambda: _run(options), numbers)
+    # The interpreter would report an exception that a signal raises while it ends.
+    _handle(numbers, signal.SIG_DFL)
+    if code != 0 and os.environ.get("WORLD_SIZE", "1") != "1":
+        # The operations that have failed still have threads, which would wait for processes that are gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(options: Options) -> None:
@@ -72,21 +83,38 @@ def _run(options: Options) -> None:
         export(options)
 
 
-def _exit_code(command: Callable[[], None]) -> int:
-    """Runs a command and returns the exit code of its end, after printing the sentence of an error."""
+def _exit_code(command: Callable[[], None], numbers: Sequence[signal.Signals]) -> int:
+    """Runs a command and returns the exit code of its end, after printing the sentence of an error.
+
+    From the end on, signals of these numbers are ignored: there is nothing left to interrupt but that sentence.
+    """
     try:
-        command()
+        try:
+            command()
+        finally:
+            _handle(numbers, signal.SIG_IGN)
         return 0
     except UserError as error:
-        print(f"hsr: {error}", file=sys.stderr)
+        print(f"{_program()}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         # The disk, the network or a file is at fault, and not the program.
-        print(f"hsr: {error.filename or 'a file'} cannot be used ({reason(error)}).", file=sys.stderr)
+        print(f"{_program()}: {error.filename or 'a file'} cannot be used ({reason(error)}).", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hsr: interrupted.", file=sys.stderr)
         return 130
+
+
+def _handle(numbers: Sequence[signal.Signals], handler: Any) -> None:
+    for number in numbers:
+        signal.signal(number, handler)
+
+
+def _program() -> str:
+    """Returns what messages begin with; of several processes that train together each has its number."""
+    rank = os.environ.get("RANK", "0")
+    return "hsr" if rank == "0" else f"hsr, process {rank}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -158,7 +158,7 @@ class Config:
                 f"batch is {self.batch}, but must be a multiple of {self.minibatch_std_group}, "
                 "the group of the minibatch standard deviation."
             )
-        self._check_parts()
+        self.parts_per_process()
         if self.resize is not None and self.resize & (self.resize - 1):
             raise UserError(f"resize is {self.resize}, but must be a power of two.")
         if self.augmentation == "fixed" and self.augmentation_p is None:
@@ -179,23 +179,29 @@ class Config:
             )
         return scales
 
-    def _check_parts(self) -> None:
-        """Raises `UserError` if the batch cannot be computed in parts of `batch_gpu` images."""
-        if self.batch_gpu is None:
-            return
-        if self.batch % self.batch_gpu:
+    def parts_per_process(self, processes: int = 1) -> int:
+        """Returns in how many parts each of several processes computes its share of a batch.
+
+        Raises:
+            UserError: The batch can't be divided so.
+        """
+        if self.batch % processes:
+            raise UserError(f"batch is {self.batch}, but must be a multiple of {processes}, the number of processes.")
+        share = self.batch // processes
+        images = share if self.batch_gpu is None else min(self.batch_gpu, share)
+        title = "batch_gpu" if self.batch_gpu is not None else f"the share of each of {processes} processes"
+        if share % images or (self.batch_gpu or 0) > self.batch:
+            raise UserError(f"batch_gpu is {self.batch_gpu}, but the batch of {share} images must be a multiple of it.")
+        if images % self.minibatch_std_group:
             raise UserError(
-                f"batch_gpu is {self.batch_gpu}, but the batch of {self.batch} images must be a multiple of it."
-            )
-        if self.batch_gpu % self.minibatch_std_group:
-            raise UserError(
-                f"batch_gpu is {self.batch_gpu}, but must be a multiple of {self.minibatch_std_group}, "
+                f"{title} is {images}, but must be a multiple of {self.minibatch_std_group}, "
                 "the group of the minibatch standard deviation."
             )
-        if self.batch_gpu % PATH_LENGTH_SHRINK and self.batch_gpu != self.batch:
+        if images % PATH_LENGTH_SHRINK and images != self.batch:
             raise UserError(
-                f"batch_gpu is {self.batch_gpu}, but must be even, as path lengths are measured on half of the batch."
+                f"{title} is {images}, but must be even, as path lengths are measured on half of the batch."
             )
+        return share // images
 
     def metric_names(self) -> list[str]:
         """Returns the names in `metrics`, each once."""

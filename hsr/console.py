@@ -60,9 +60,13 @@ class SteadyOutput:
 
 
 def make_console() -> Console:
-    """Returns the console that commands print to: standard output, without markup, which paths may look like."""
+    """Returns the console that commands print to: standard output, without markup, which paths may look like.
+
+    Of several processes that train together the first one prints.
+    """
     # Standard output is None if it was closed before Python started.
-    stream = open(os.devnull, "w") if sys.stdout is None else sys.stdout  # noqa: SIM115
+    is_silent = sys.stdout is None or os.environ.get("RANK", "0") != "0"
+    stream = open(os.devnull, "w") if is_silent else sys.stdout  # noqa: SIM115
     return Console(file=SteadyOutput(stream), soft_wrap=True, highlight=False, markup=False)  # type: ignore[arg-type]
 
 

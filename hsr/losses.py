@@ -33,8 +33,8 @@ class GANLoss(nn.Module):
     loss of a lazily applied phase by its interval. Random draws come from PyTorch's default generators.
 
     Within `hsr.parts.computing` the samples are a part of a batch, whose losses and statistics average to the batch's.
-    The running means of w and of path lengths are those of the whole batch, which a part doesn't see: the caller lets
-    them follow it beforehand.
+    The running means of w and of path lengths are those of the whole batch. Where a part doesn't see it, the caller
+    lets them follow it beforehand, but for path lengths where the part is the process's whole share.
 
     `state_dict` holds `pl_mean` alone: the networks are the caller's.
 
@@ -52,6 +52,8 @@ class GANLoss(nn.Module):
             `hsr.augment.AugmentPipe`: their like, differentiable twice; None: the images themselves. R1 is taken at the
             images before it.
         on_real_logits: Called with the logits [N, 1] of real images in both phases of the discriminator.
+        share: This process's part of every batch.
+        mean_over_processes: Maps a scalar of this process to its mean over the processes that train together.
     """
 
     pl_mean: Tensor
@@ -70,6 +72,8 @@ class GANLoss(nn.Module):
         style_mixing_prob: float = 0.9,
         augment: Callable[[Tensor], Tensor] | None = None,
         on_real_logits: Callable[[Tensor], None] | None = None,
+        share: parts.BatchPart = parts.WHOLE,
+        mean_over_processes: Callable[[Tensor], Tensor] = torch.Tensor.detach,
     ) -> None:
         super().__init__()
         # In a tuple, as modules that are attributes would be registered and enter the state_dict.
@@ -82,6 +86,7 @@ class GANLoss(nn.Module):
         self.pl_decay = pl_decay
         self.pl_batch_shrink = pl_batch_shrink
         self.style_mixing_prob = style_mixing_prob
+        self._share, self._mean_over_processes = share, mean_over_processes
         self.register_buffer("pl_mean", torch.zeros([]))
 
     def generator_main(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
@@ -103,8 +108,8 @@ class GANLoss(nn.Module):
     def generator_path_length(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Stats]:
         """Returns the penalty on the deviation of path lengths from their moving average `pl_mean`."""
         lengths = self._shrunk_path_lengths(z, c)
-        if parts.computed_part() == parts.WHOLE:
-            self.follow_path_length(lengths.detach().mean())
+        if parts.computed_part() == self._share:
+            self.follow_path_length(self._mean_over_processes(lengths.detach().mean()))
         penalty = (lengths - self.pl_mean).square()
         stats = {"Loss/G/pl": _mean(penalty), "Loss/G/path_length": _mean(lengths)}
         return penalty.mean() * self.pl_weight, stats

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..console import track
 from ..models import Generator
+from ..ranks import Ranks
 from ..semantics.encoders import Encoder
 from .exact import exact_generator
 
@@ -41,6 +42,7 @@ def ppl_w(
     seed: int = 0,
     labels: Tensor | None = None,
     console: Console | None = None,
+    ranks: Ranks | None = None,
 ) -> float:
     """Returns the perceptual path length in W at path ends; lower is smoother.
 
@@ -59,6 +61,7 @@ def ppl_w(
         seed: Seed of latent codes and classes; PyTorch's default generators are left as they were.
         labels: One-hot rows [M, c_dim] to draw classes from; needed if G is conditional.
         console: Where to show the progress; None: standard output.
+        ranks: The processes that share the work; None: this one does it all.
 
     Raises:
         ValueError: G is conditional and there are no labels.
@@ -72,12 +75,13 @@ def ppl_w(
     classes = torch.zeros(num_samples, 0)
     if labels is not None:
         classes = labels.cpu()[torch.randint(len(labels), (num_samples,), generator=rng)]
-    batches = list(zip(z.split(batch), classes.split(batch), strict=True))
+    ranks = Ranks(device) if ranks is None else ranks
+    batches = ranks.share(list(zip(z.split(batch), classes.split(batch), strict=True)))
     distances = []
     with exact_generator(G, device) as G:
         for z_pair, c in track(batches, f"Measuring PPL, in batches of {batch} pairs", len(batches), console):
             w0, w1 = (G.mapping(z_end.to(device), c.to(device)) for z_end in z_pair.unbind(dim=1))
             images = G.synthesis(torch.cat([w0, w0.lerp(w1, eps)]), noise_mode="const")
             start_features, end_features = zip(*(maps.chunk(2) for maps in encoder.perceptual(images)), strict=True)
-            distances.append(perceptual_distance(start_features, end_features) / eps**2)
-    return trimmed_mean(torch.cat(distances).double())
+            distances.append((perceptual_distance(start_features, end_features) / eps**2).cpu())
+    return trimmed_mean(torch.cat(ranks.gather(distances)).double())

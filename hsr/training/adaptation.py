@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..augment import AugmentPipe, pipe_strengths
 from ..config import Config
 from ..losses import Stats
+from ..ranks import Ranks
 
 # The generator begins to learn distortions where p is higher for long.
 MAX_SAFE_P = 0.8
@@ -81,6 +82,13 @@ class Adaptation(nn.Module):
         counts = [logits.sign().masked_fill(~is_finite, 0), is_finite, ~is_finite]
         self.collected += torch.stack([count.sum(dtype=torch.float32) for count in counts])
 
+    def pool(self, is_main: bool) -> None:
+        """Brings together in the main process what all have collected, which is then the state of the job."""
+        if self.sum_over_processes is not None:
+            self.sum_over_processes(self.collected)
+        if not is_main:
+            self.collected.zero_()
+
     def adjust(self, steps: int) -> Stats:
         """Moves p after every `interval` steps, and starts to collect anew.
 
@@ -103,7 +111,7 @@ class Adaptation(nn.Module):
         return {"Augment/sign_real": mean}
 
 
-def build_adaptation(config: Config, pipe: AugmentPipe | None) -> Adaptation | None:
+def build_adaptation(config: Config, pipe: AugmentPipe | None, ranks: Ranks) -> Adaptation | None:
     """Returns the control of a pipe's p, or None where p is fixed."""
     if pipe is None or config.augmentation != "ada":
         return None
@@ -113,6 +121,7 @@ def build_adaptation(config: Config, pipe: AugmentPipe | None) -> Adaptation | N
         target=config.augmentation_target,
         interval=config.ada_interval,
         kimg=config.ada_kimg,
+        sum_over_processes=lambda counts: ranks.sum_([counts]),
     )
 
 

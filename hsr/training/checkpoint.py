@@ -143,6 +143,9 @@ def restore(trainer: Trainer, run: Path) -> dict[str, Any]:
         trainer.loss.load_state_dict(groups["loss"])
         if trainer.adaptation is not None:
             trainer.adaptation.load_state_dict(groups["adaptation"])
+            if not trainer.ranks.is_main:
+                # The main process goes on with what all had collected.
+                trainer.adaptation.collected.zero_()
         trainer.steps, trainer.images_seen = values["steps"], values["images_seen"]
         for name, count in groups.get("skipped_updates", {}).items():
             trainer.skipped_updates[name].copy_(count)

@@ -15,6 +15,7 @@ from ..images import generate_images
 from ..metrics import frechet_distance, manifold_metrics, ppl_w
 from ..metrics.exact import exact_generator, exact_metrics
 from ..models import Generator
+from ..ranks import Ranks
 from ..semantics.encoders import Encoder
 from ..tensors import one_hot
 
@@ -66,6 +67,7 @@ class Evaluator:
         seed: Seed of the latent codes.
         console: Where to show the progress; None: standard output.
         reals_kind: What the metrics call the real images: held-out or training.
+        ranks: The processes that share the work; None: this one does it all.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Evaluator:
         seed: int,
         console: Console | None = None,
         reals_kind: str = "held-out",
+        ranks: Ranks | None = None,
     ):
         self.encoder = encoder
         self.num_images = num_images
@@ -85,6 +88,7 @@ class Evaluator:
         self._console = console
         self._seed = seed
         self._reals_kind = reals_kind
+        self._ranks = Ranks(device) if ranks is None else ranks
         order = np.random.default_rng(0).permutation(len(reals))
         self._reals = reals.subset(np.sort(order[:num_images]))
         self._reals_features: Tensor | None = None
@@ -101,6 +105,8 @@ class Evaluator:
                 values |= manifold_metrics(reals, fakes)
         if "ppl_w" in metrics:
             values["ppl_w"] = self._ppl_w(G)
+        # Machines may round differently, and all processes must decide alike.
+        values = self._ranks.from_main(values)
         return {self.title(metric): values[metric] for metric in metrics}
 
     def title(self, metric: str) -> str:
@@ -111,17 +117,18 @@ class Evaluator:
 
     def _real_features(self) -> Tensor:
         if self._reals_features is None:
-            starts = range(0, self.num_reals, BATCH_SIZE)
+            starts = self._ranks.share(range(0, self.num_reals, BATCH_SIZE))
             batches = track(starts, f"Reading real images, in batches of {BATCH_SIZE}", len(starts), self._console)
             positions = (np.arange(i, min(i + BATCH_SIZE, self.num_reals)) for i in batches)
-            self._reals_features = torch.cat([self._embed(self._reals.batch(p)) for p in positions])
+            shares = [self._embed(self._reals.batch(p)) for p in positions]
+            self._reals_features = torch.cat(self._ranks.gather(shares))
         return self._reals_features
 
     def _generated_features(self, G: Generator) -> Tensor:
         rng = torch.Generator().manual_seed(self._seed)
         z = torch.randn(self.num_images, G.z_dim, generator=rng).to(self._device)
         c = self._classes(G.c_dim, rng)
-        starts = range(0, self.num_images, BATCH_SIZE)
+        starts = self._ranks.share(range(0, self.num_images, BATCH_SIZE))
         features = []
         title = f"Measuring generated images, in batches of {BATCH_SIZE}"
         with exact_generator(G, self._device) as exact:
@@ -129,11 +136,19 @@ class Evaluator:
                 classes = None if c is None else c[i : i + BATCH_SIZE]
                 images = generate_images(exact, z[i : i + BATCH_SIZE], classes, console=self._console)
                 features.append(self._embed(images))
-        return torch.cat(features)
+        return torch.cat(self._ranks.gather(features))
 
     def _ppl_w(self, G: Generator) -> float:
         c = self._classes(G.c_dim, torch.Generator().manual_seed(self._seed))
-        return ppl_w(G, self.encoder, num_samples=self.num_images, seed=self._seed, labels=c, console=self._console)
+        return ppl_w(
+            G,
+            self.encoder,
+            num_samples=self.num_images,
+            seed=self._seed,
+            labels=c,
+            console=self._console,
+            ranks=self._ranks,
+        )
 
     def _embed(self, images: Tensor) -> Tensor:
         with exact_metrics(self._device):

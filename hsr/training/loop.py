@@ -23,13 +23,15 @@ from .trainer import Trainer
 class TrainingLoop:
     """Trains until the end of the schedule or a stop request.
 
+    Of several processes that train together the main one writes: checkpoints, pictures and the log.
+
     Args:
         trainer: Networks and optimizers.
         stream: Batches of real images, at the trainer's position.
         grid: Grid of samples.
         evaluator: Metrics, or None for none.
         folder: Run folder.
-        log: Log of scalars.
+        log: Log of scalars, in the main process.
         state: JSON values to store with every checkpoint.
         console: Where to show progress.
         profiler: Profiler of the steps, or None.
@@ -42,7 +44,7 @@ class TrainingLoop:
         grid: SampleGrid,
         evaluator: Evaluator | None,
         folder: Path,
-        log: RunLog,
+        log: RunLog | None,
         state: dict[str, Any],
         console: Console,
         profiler: StepProfiler | None = None,
@@ -52,7 +54,8 @@ class TrainingLoop:
         self.profiler = profiler
         if profiler is not None:
             trainer.timer = profiler.phase
-        self.checkpoints = CheckpointFolder(folder)
+        if trainer.ranks.is_main:
+            self.checkpoints = CheckpointFolder(folder)
         self.averages = Averages()
         self.high_p = HighProbabilityWarning(trainer.config, state)
         # Images seen at the last checkpoint of this loop; None before the first.
@@ -66,7 +69,7 @@ class TrainingLoop:
             return True
         display = ProgressDisplay(self.console, trainer.images_seen, total)
         with display:
-            while trainer.images_seen < total and not stop.requested:
+            while trainer.images_seen < total and not trainer.ranks.any_stops(stop.requested):
                 ticks_before = trainer.images_seen // tick
                 with trainer.timer("data"):
                     batch = next(self.stream)
@@ -98,7 +101,11 @@ class TrainingLoop:
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self.checkpoints.save(self.trainer, self.state, self.trainer.config.checkpoints_kept, self.is_best())
+        trainer = self.trainer
+        if trainer.adaptation is not None:
+            trainer.adaptation.pool(trainer.ranks.is_main)
+        if trainer.ranks.is_main:
+            self.checkpoints.save(trainer, self.state, trainer.config.checkpoints_kept, self.is_best())
         self._saved_images_seen = self.trainer.images_seen
 
     def measure(self, kind: str, metrics: Sequence[str]) -> dict[str, float]:
@@ -108,7 +115,7 @@ class TrainingLoop:
         """
         evaluator, images_seen = self.evaluator, self.trainer.images_seen
         values = {} if evaluator is None else evaluator.measure(metrics, self.trainer.G_ema)
-        self.log.event(kind, images_seen, values)
+        self._event(kind, values)
         names = self.trainer.config.metric_names()
         if evaluator is not None and names:
             title = evaluator.title(names[0])
@@ -139,9 +146,14 @@ class TrainingLoop:
 
     def save_samples(self) -> None:
         """Writes the sample grid of this moment."""
-        path = self.samples_path()
-        path.parent.mkdir(exist_ok=True)
-        self.grid.save_samples(self.trainer.G_ema, path)
+        if self.trainer.ranks.is_main:
+            path = self.samples_path()
+            path.parent.mkdir(exist_ok=True)
+            self.grid.save_samples(self.trainer.G_ema, path)
+
+    def _event(self, kind: str, values: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.event(kind, self.trainer.images_seen, values)
 
     def _tick(self, display: ProgressDisplay) -> None:
         self._require_convergence()
@@ -158,7 +170,7 @@ class TrainingLoop:
             if sentence := self.high_p.sentence(means["Augment/p"], trainer.images_seen):
                 self.console.print(sentence)
         values["Speed/images_per_second"] = display.images_per_second(trainer.images_seen)
-        self.log.event("tick", trainer.images_seen, values)
+        self._event("tick", values)
 
     def _require_convergence(self) -> None:
         """Raises `UserError` if statistics or gradients are persistently infinite or NaN, before weights are saved."""

@@ -17,13 +17,16 @@ from ..data import ImageDataset
 from ..errors import UserError, writing
 from ..files import cache_folder, replacing
 from ..options import TrainOptions
+from ..ranks import Ranks, joined
 from ..semantics.build import build_encoder
 from ..semantics.encoders import Encoder
+from ..weights import CHECKPOINTS
 from .checkpoint import BEST, restore
 from .evaluation import Evaluator
 from .grids import SampleGrid
 from .logs import RunLog
 from .loop import TrainingLoop
+from .origin import forget_run, remember_run
 from .plan import Plan, describe, make_plan
 from .profiling import StepProfiler
 from .split import split_images
@@ -40,30 +43,35 @@ def train(options: TrainOptions) -> None:
         UserError: The options or what they name cannot be used.
     """
     console = make_console()
-    plan = make_plan(options, console)
-    with tf32_on_gpus() if plan.config.tf32 else exact_float32():
-        _train(options, plan, console)
+    with joined(options.run.device) as ranks:
+        with ranks.one_per_machine_first():
+            plan = make_plan(options, console, ranks.device)
+        # A batch that can't be divided among the processes is told before anything else is done.
+        plan.config.parts_per_process(ranks.count)
+        if options.run.dry_run:
+            console.print(describe(plan))
+            return
+        with tf32_on_gpus() if plan.config.tf32 else exact_float32():
+            _train(options, plan, ranks, console)
 
 
-def _train(options: TrainOptions, plan: Plan, console: Console) -> None:
+def _train(options: TrainOptions, plan: Plan, ranks: Ranks, console: Console) -> None:
     config = plan.config
-    if options.run.dry_run:
-        console.print(describe(plan))
-        return
     if plan.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     split = split_images(plan.dataset, config)
     train_set = split.train
-    encoder = _encoder(plan, train_set, console)
+    with ranks.one_per_machine_first():
+        encoder = _encoder(plan, train_set, console)
     torch.manual_seed(config.seed)
-    trainer = Trainer(config, train_set, encoder, plan.device)
+    trainer = Trainer(config, train_set, encoder, plan.device, ranks)
     state = _load(trainer, plan, encoder, console)
     evaluator = None
     if encoder is not None:
         evaluator = Evaluator(
-            encoder, split.reals, config.metric_images, plan.device, config.seed, console, split.reals_kind
+            encoder, split.reals, config.metric_images, plan.device, config.seed, console, split.reals_kind, ranks
         )
     stream = BatchStream(
         train_set,
@@ -72,23 +80,40 @@ def _train(options: TrainOptions, plan: Plan, console: Console) -> None:
         mirror=bool(config.mirror),
         workers=plan.workers,
         start=trainer.images_seen,
+        part=ranks.part,
         pin_memory=plan.device.type == "cuda",
     )
-    with StopRequest() as stop, closing(stream):
-        folder = plan.run or new_folder(options.run.outdir, plan, options.run.desc)
-        with replacing(folder / "config.json") as part:
-            part.write_text(config.to_json() + "\n")
+    with StopRequest(is_alone=ranks.count == 1) as stop, closing(stream):
+        folder = _open_folder(options, plan, ranks)
         regularizer = "no HSR" if trainer.hsr is None or encoder is None else f"HSR on {encoder.name}"
         console.print(
             f"{folder}: {len(train_set)} images, {plan.dataset.resolution} pixels wide, and "
             f"{len(split.held_out) or 'none'} held out; {trainer.c_dim or 'no'} classes; {regularizer}; {plan.device}"
+            f"{f', {ranks.count} processes' if ranks.count > 1 else ''}"
         )
         grid = SampleGrid(train_set, config.z_dim, trainer.c_dim, plan.device, config.seed)
-        with closing(RunLog(folder, trainer.images_seen, options.run.wandb)) as log, ExitStack() as stack:
-            profiler = None
-            if options.machine.profile:
+        with ExitStack() as stack:
+            log = profiler = None
+            if ranks.is_main:
+                log = stack.enter_context(closing(RunLog(folder, trainer.images_seen, options.run.wandb)))
+            if options.machine.profile and ranks.is_main:
                 profiler = stack.enter_context(closing(StepProfiler(config, folder, plan.device, console)))
             _run(TrainingLoop(trainer, stream, grid, evaluator, folder, log, state, console, profiler), stop)
+        if ranks.is_main:
+            forget_run(options.run.outdir)
+
+
+def _open_folder(options: TrainOptions, plan: Plan, ranks: Ranks) -> Path:
+    """Returns the run folder, which the main process makes if it is new, with the configuration in it."""
+    folder = plan.run
+    if ranks.is_main:
+        folder = folder or new_folder(options.run.outdir, plan, options.run.desc)
+        with replacing(folder / "config.json") as part:
+            part.write_text(plan.config.to_json() + "\n")
+        remember_run(options.run.outdir, folder)
+    folder = ranks.from_main(folder)
+    assert folder is not None
+    return folder
 
 
 def _load(trainer: Trainer, plan: Plan, encoder: Encoder | None, console: Console) -> dict[str, Any]:
@@ -174,7 +199,8 @@ def _start(loop: TrainingLoop, stop: StopRequest) -> None:
     """Records the start of training: a checkpoint, pictures and metrics; a resumed run records what is missing."""
     loop.save()
     with stop.interruptible():
-        loop.grid.save_reals(loop.folder / "reals.png")
+        if loop.trainer.ranks.is_main:
+            loop.grid.save_reals(loop.folder / "reals.png")
         loop.save_samples()
         loop.state["start"] = loop.measure("start", loop.trainer.config.metric_names())
     loop.save()
@@ -196,7 +222,7 @@ def _summarize(loop: TrainingLoop) -> None:
     if best is not None and not loop.is_best():
         console.print(
             f"  Best {best['metric'].removeprefix('Metrics/')}: {best['value']:.4g} at {best['images_seen'] / 1000:g} "
-            f"kimg, in {loop.checkpoints.folder / BEST}"
+            f"kimg, in {folder / CHECKPOINTS / BEST}"
         )
     console.print(f"  Pictures: {loop.samples_path()} and the others there; real images: {folder / 'reals.png'}")
     console.print(f"  Generate more: hsr generate --checkpoint {folder} --seeds 0-35 --truncation 0.7")

@@ -16,12 +16,17 @@ MIN_SECONDS_BETWEEN_REQUESTS = 1.0
 class StopRequest:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a flag; a second Ctrl-C, a while later, interrupts at once.
 
-    Within `interruptible` the first one interrupts at once. A SIGHUP that was ignored before (by nohup) stays ignored.
-    Signals can only be handled by the main thread; in any other thread this does nothing.
+    Within `interruptible` the first one interrupts at once, unless other processes wait for this one. A SIGHUP that was
+    ignored before (by nohup) stays ignored. Signals can only be handled by the main thread; in any other thread this
+    does nothing.
+
+    Args:
+        is_alone: No other process waits for this one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_alone: bool = True) -> None:
         self.requested = False
+        self._is_alone = is_alone
         self._request_time = 0.0
         self._interruptible = False
         self._previous: dict[signal.Signals, Any] = {}
@@ -42,9 +47,9 @@ class StopRequest:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Interrupts its body by KeyboardInterrupt on any request, also an earlier one: for work that may be lost."""
-        self._interruptible = True
+        self._interruptible = self._is_alone
         try:
-            if self.requested:
+            if self.requested and self._is_alone:
                 raise KeyboardInterrupt
             yield
         finally:

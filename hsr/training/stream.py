@@ -11,6 +11,7 @@ import torch
 
 from ..data import ImageDataset
 from ..errors import UserError
+from ..parts import WHOLE, BatchPart
 
 
 class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
@@ -21,11 +22,12 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
 
     Args:
         dataset: Images to draw from; each epoch shows every image once.
-        batch_size: Images per batch.
+        batch_size: Images per batch, of all processes that train together.
         seed: Seed of the order and the flips.
         mirror: Flip every image with probability one half.
         workers: Processes that decode images; 0: the calling process does.
         start: Number of images already drawn.
+        part: The part of every batch that is handed out.
         pin_memory: Hand out batches in pinned memory, from which copies to a GPU don't wait for it. The host prepares
             the next batch while the GPU is still at work on this one.
     """
@@ -40,10 +42,11 @@ class BatchStream(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         workers: int = 0,
         start: int = 0,
         pin_memory: bool = False,
+        part: BatchPart = WHOLE,
     ):
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             _TrainingImages(dataset),
-            batch_sampler=_BatchSampler(len(dataset), batch_size, seed, mirror, start),
+            batch_sampler=_BatchSampler(len(dataset), batch_size, seed, mirror, start, part),
             collate_fn=_collate,
             num_workers=workers,
             worker_init_fn=_init_worker,
@@ -81,6 +84,7 @@ class _BatchSampler:
     seed: int
     mirror: bool
     start: int
+    part: BatchPart
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -98,7 +102,7 @@ class _BatchSampler:
                     order, flips = self._epoch(epoch)
                 batch.append((int(order[position]), bool(flips[position])))
                 position += 1
-            yield batch
+            yield batch[self.part.index :: self.part.count]
 
 
 @dataclass(frozen=True)

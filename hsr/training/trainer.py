@@ -14,6 +14,7 @@ from ..config import PATH_LENGTH_SHRINK, Config
 from ..losses import GANLoss, Stats
 from ..models.build import build_discriminator, build_generator
 from ..parts import WHOLE, BatchPart, RandomState, computing
+from ..ranks import Ranks
 from ..semantics.alignment import Alignment
 from ..semantics.encoders import Encoder
 from ..semantics.regularizer import SemanticRegularizer
@@ -57,6 +58,7 @@ class Trainer:
         dataset: Images to train on, with their resolution and classes.
         encoder: Frozen encoder, or None for the baseline.
         device: Device of the networks.
+        ranks: The processes that train together; None: this one by itself.
 
     Attributes:
         steps: Training steps done.
@@ -69,16 +71,25 @@ class Trainer:
         timer: Makes the context that each phase runs in, by its name; it may measure the phase.
     """
 
-    def __init__(self, config: Config, dataset: "ImageDataset", encoder: Encoder | None, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        dataset: "ImageDataset",
+        encoder: Encoder | None,
+        device: torch.device,
+        ranks: Ranks | None = None,
+    ):
         config.require_channels(dataset.resolution)
         self.config = config
         self.device = device
+        self.ranks = Ranks(device) if ranks is None else ranks
         self.classes = dataset.classes if config.conditional else ()
         self.c_dim = len(self.classes)
         self._labels = None
         if self.c_dim and dataset.labels is not None:
             self._labels = torch.from_numpy(dataset.labels).to(device)
-        self._part_count = 1 if config.batch_gpu is None else config.batch // config.batch_gpu
+        # The parts of a batch that this process computes, one after another.
+        self._parts_here = self.ranks.part.split(config.parts_per_process(self.ranks.count))
         self.G = build_generator(config, dataset.resolution, self.c_dim).to(device)
         self.D = build_discriminator(config, dataset.resolution, self.c_dim).to(device)
         self.hsr = None
@@ -87,7 +98,7 @@ class Trainer:
             self.hsr = SemanticRegularizer(encoder, self.G, config.hsr_hidden, precision, alignment).to(device)
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
         self.pipe = build_pipe(config, device)
-        self.adaptation = build_adaptation(config, self.pipe)
+        self.adaptation = build_adaptation(config, self.pipe, self.ranks)
         self.loss = GANLoss(
             self.G,
             self.D,
@@ -99,10 +110,13 @@ class Trainer:
             style_mixing_prob=config.style_mixing,
             augment=self.pipe,
             on_real_logits=None if self.adaptation is None else self.adaptation.collect,
+            share=self.ranks.part,
+            mean_over_processes=self.ranks.mean,
         ).to(device)
         generator_side = [*self.G.parameters(), *(self.hsr.parameters() if self.hsr is not None else ())]
         self.opt_G = self._adam(generator_side, config.path_length_interval)
         self.opt_D = self._adam(trainable_parameters(self.D, config.frozen_layers), config.r1_interval)
+        self.ranks.copy_from_main([t for module in self.modules().values() for t in module.state_dict().values()])
         self.steps = 0
         self.images_seen = 0
         self.skipped_updates = {name: torch.zeros([], dtype=torch.int64, device=device) for name in ("G", "D")}
@@ -125,14 +139,14 @@ class Trainer:
         """Trains on one batch.
 
         Args:
-            images: Real images, [N, 3, R, R] uint8.
+            images: Real images, [N, 3, R, R] uint8; of several processes each has its part of the batch.
             labels: Their classes, [N] int64.
 
         Returns:
-            Scalar statistics by name.
+            Scalar statistics of the batch by name.
         """
         config = self.config
-        n = len(images)
+        n = len(images) * self.ranks.count
         images = images.to(self.device, non_blocking=True)
         real_c = one_hot(labels.to(self.device, non_blocking=True), self.c_dim)
         with self._phase("G main"):
@@ -145,6 +159,7 @@ class Trainer:
         if config.gamma > 0 and self._is_due(config.r1_interval):
             with self._phase("D R1"):
                 stats |= self._discriminator_r1(images, real_c)
+        self.ranks.sum_(list(stats.values()))
         self.steps += 1
         self.images_seen += n
         if self.adaptation is not None:
@@ -155,14 +170,14 @@ class Trainer:
 
     def _generator_main(self, n: int) -> Stats:
         z, c = self._latents(n)
-        if self._part_count > 1:
+        if self._parts_here != [WHOLE]:
             with torch.no_grad():
                 self.G.mapping(z, c, update_w_avg=True)
         return self._accumulate(lambda part: self.loss.generator_main(part.take(z), part.take(c)))
 
     def _generator_path_length(self, n: int) -> Stats:
         z, c = self._latents(n)
-        if self._part_count > 1:
+        if len(self._parts_here) > 1:
             # Every part's penalty depends on the lengths of all, so those are measured first, of the same draws.
             state = RandomState(self.device)
             self.loss.follow_path_length(self._mean_path_length(z, c))
@@ -171,22 +186,28 @@ class Trainer:
         return self._accumulate(lambda part: self.loss.generator_path_length(part.take(z), part.take(c)), interval)
 
     def _discriminator_main(self, images: Tensor, real_c: Tensor | None) -> Stats:
-        z, c = self._latents(len(images))
+        z, c = self._latents(len(images) * self.ranks.count)
 
         def loss(part: BatchPart) -> tuple[Tensor, Stats]:
-            real = to_float(part.take(images))
-            return self.loss.discriminator_main(real, part.take(real_c), part.take(z), part.take(c))
+            own = self._part_of_share(part)
+            return self.loss.discriminator_main(
+                to_float(own.take(images)), own.take(real_c), part.take(z), part.take(c)
+            )
 
         return self._accumulate(loss)
 
     def _discriminator_r1(self, images: Tensor, real_c: Tensor | None) -> Stats:
         def loss(part: BatchPart) -> tuple[Tensor, Stats]:
-            return self.loss.discriminator_r1(to_float(part.take(images)), part.take(real_c))
+            own = self._part_of_share(part)
+            return self.loss.discriminator_r1(to_float(own.take(images)), own.take(real_c))
 
         return self._accumulate(loss, self.config.r1_interval)
 
     def _accumulate(self, loss: Callable[[BatchPart], tuple[Tensor, Stats]], factor: float = 1) -> Stats:
-        """Adds the gradients of `factor` times a loss, the mean of its parts', and returns the means of statistics."""
+        """Adds the gradients of `factor` times a loss, the mean of its parts', and returns its share of statistics.
+
+        The sum of the shares of all processes is the batch's mean.
+        """
         stats: Stats = {}
         for part in self._parts():
             value, part_stats = loss(part)
@@ -197,13 +218,17 @@ class Trainer:
         return stats
 
     def _parts(self) -> Iterator[BatchPart]:
-        """Yields the parts of a batch; while one is computed, random draws are as in the undivided batch."""
-        state = RandomState(self.device) if self._part_count > 1 else None
-        for part in WHOLE.split(self._part_count):
+        """Yields this process's parts of a batch; meanwhile, random draws are as in the undivided batch."""
+        state = RandomState(self.device) if len(self._parts_here) > 1 else None
+        for part in self._parts_here:
             if state is not None:
                 state.restore()
             with computing(part):
                 yield part
+
+    def _part_of_share(self, part: BatchPart) -> BatchPart:
+        """Returns one of this process's parts of the batch as a part of its share of the images."""
+        return BatchPart(part.index // self.ranks.count, part.count // self.ranks.count)
 
     def _is_due(self, interval: int) -> bool:
         """Returns whether this step is one of those every `interval` steps (0: never)."""
@@ -233,6 +258,7 @@ class Trainer:
     def _update(self, optimizer: torch.optim.Adam) -> Tensor:
         """Takes a step unless a gradient isn't finite, and returns whether it was skipped, a scalar on the device."""
         gradients = [parameter.grad for parameter in _trained_parameters(optimizer) if parameter.grad is not None]
+        self.ranks.sum_(gradients)
         # The largest magnitude is finite if all are, and unlike a sum it cannot overflow.
         is_skipped = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
         # Fused optimizers read this on the device, so that no step waits for its value.
@@ -264,7 +290,7 @@ class Trainer:
     def _mean_path_length(self, z: Tensor, c: Tensor | None) -> Tensor:
         """Returns the mean of the path lengths that a batch is penalised for, a scalar."""
         means = [self.loss.mean_path_length(part.take(z), part.take(c)) for part in self._parts()]
-        return torch.stack(means).mean()
+        return self.ranks.mean(torch.stack(means).mean())
 
     def _latents(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Returns random latent codes [n, z_dim] and classes [n, c_dim], distributed as in the data."""
