@@ -153,7 +153,10 @@ class _Die:
         safetensors.torch.save_file = dying
 
 
-@pytest.mark.parametrize(("number", "is_half"), [(8, False), (9, False), (7, True), (8, True)])
+@pytest.mark.parametrize(
+    ("number", "is_half"),
+    kept([(8, False), pytest.param(9, False, marks=FULL), pytest.param(7, True, marks=FULL), (8, True)]),
+)
 def test_a_run_killed_while_it_saves_goes_on(number: int, is_half: bool, options: list[Any], tmp_path: Path) -> None:
     """At the weights and at the state of the second tick; at the start another file is renamed, the best weights."""
     assert finish(options, tmp_path, _Die(number, is_half))[0] == -signal.SIGKILL
