@@ -128,13 +128,13 @@ class ScheduleOptions:
     """Ticks (lines of progress) from one measurement to the next; 0: at the start and the end only."""
 
     batch: Annotated[int | None, option("INT")] = None
-    """Images a step."""
+    """Images per step."""
 
     gamma: Annotated[float | None, option("FLOAT")] = None
     """Weight of the R1 penalty."""
 
     seed: Annotated[int | None, option("INT", "(default: 0)")] = None
-    """Of every random number: one seed and one number of threads give one result on the CPU."""
+    """Seed of every random number: one seed and one number of threads give one result on the CPU."""
 
 
 @dataclass
