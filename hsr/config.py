@@ -48,12 +48,16 @@ class Config:
     conditional: bool = True
     # Fraction of the images that training never sees, for the metrics; None: hsr.training.split decides.
     held_out: Annotated[float, Range(0, 0.9)] | None = None
+    # Largest number of images that are held out.
     held_out_max: Annotated[int, Range(2, 10**9)] = 5000
     # Number of the other images, chosen at random, that are trained on; None: all.
     subset: Annotated[int, Range(1, 10**9)] | None = None
 
+    # Dimension of the random codes z.
     z_dim: Annotated[int, Range(1, 2**16)] = 512
+    # Dimension of the latent codes w, which the mapping network makes of z.
     w_dim: Annotated[int, Range(1, 2**16)] = 512
+    # Layers of the mapping network.
     mapping_layers: Annotated[int, Range(1, 64)] = 8
     # Learning rate of the mapping network relative to the rest.
     mapping_lr_multiplier: Annotated[float, Range(0, 1e3, low_is_allowed=False)] = 0.01
@@ -65,7 +69,9 @@ class Config:
     label_dim: Annotated[int, Range(1, 2**16)] | None = None
     # Feature maps times resolution, up to `channel_max` maps.
     channel_base: Annotated[int, Range(1, 2**24)] = 32768
+    # Largest number of feature maps of a layer.
     channel_max: Annotated[int, Range(1, 2**16)] = 512
+    # Images over which the discriminator takes the minibatch standard deviation.
     minibatch_std_group: Annotated[int, Range(1, 2**16)] = 4
     # Skip connections in the discriminator's blocks.
     residual_discriminator: bool = True
@@ -79,9 +85,11 @@ class Config:
     gamma: Annotated[float, Range(0, 1e9)] = 1.0
     # Steps from one R1 penalty to the next; 0: never.
     r1_interval: Annotated[int, Range(0, MAX_INTERVAL)] = 16
+    # Weight of the penalty on path lengths.
     path_length_weight: Annotated[float, Range(0, 1e9)] = 2.0
     # Steps from one penalty on path lengths to the next; 0: never.
     path_length_interval: Annotated[int, Range(0, MAX_INTERVAL)] = 4
+    # Probability that the images of a step are made of two latent codes each.
     style_mixing: Annotated[float, Range(0, 1)] = 0.9
 
     # Weight of the Hierarchical Semantic Regularizer; 0 trains the StyleGAN2 baseline.
@@ -124,8 +132,11 @@ class Config:
     batch: Annotated[int, Range(1, 2**16)] = 16
     # Images of a batch that are computed at a time, which bounds the memory and changes no result; None: all.
     batch_gpu: Annotated[int, Range(1, 2**16)] | None = None
+    # Learning rate of Adam, for both networks.
     learning_rate: Annotated[float, Range(0, 1, low_is_allowed=False)] = 0.002
+    # Decay of Adam's average of gradients.
     beta1: Annotated[float, Range(0, 1, high_is_allowed=False)] = 0.0
+    # Decay of Adam's average of squared gradients.
     beta2: Annotated[float, Range(0, 1, high_is_allowed=False)] = 0.99
     # Half-life of the generator's moving average.
     ema_kimg: Annotated[float, Range(0, 1e9)] = 10.0
@@ -133,6 +144,7 @@ class Config:
     ema_rampup: Annotated[float, Range(0, 1e9)] | None = None
 
     kimg: Annotated[float, Range(0.001, 1e9)] = 500.0
+    # Length of a tick, which ends in a line of progress and a grid of samples.
     tick_kimg: Annotated[float, Range(0.001, 1e9)] = 4.0
     # Ticks from one checkpoint to the next; 0: a checkpoint at the end only.
     checkpoint_ticks: Annotated[int, Range(0, 10**9)] = 10
@@ -141,6 +153,7 @@ class Config:
     metrics: str = "frechet"
     # Ticks from one measurement to the next; 0: at the start and the end only.
     metric_ticks: Annotated[int, Range(0, 10**9)] = 10
+    # Generated images that metrics measure, and at most so many real ones.
     metric_images: Annotated[int, Range(2, 10**9)] = 5000
     # File of weights that the networks start from; None: they start untrained.
     start: str | None = None

