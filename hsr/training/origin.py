@@ -62,10 +62,14 @@ def find_origin(options: TrainOptions) -> Origin:
     repeated = load_config(Path(cfg)) if cfg is not None and cfg.lower().endswith(".json") else None
     if run is None and weights is None and repeated is not None and repeated.start is not None:
         _, weights = _resolve(Path(repeated.start), f"The start of {cfg}, {repeated.start},")
+    header = None if weights is None else read_header(weights)
+    # A converted file says nothing of its images.
+    trained = None if header is None or header.source else header.config
     settings = repeated
     if cfg is None:
-        settings = read_header(weights).config if weights is not None else earlier
-    return Origin(run, weights, settings, tuple(config for config in (repeated, earlier) if config is not None))
+        settings = earlier if header is None else header.config
+    data_settings = tuple(config for config in (repeated, earlier, trained) if config is not None)
+    return Origin(run, weights, settings, data_settings)
 
 
 def _resolve(path: Path | None, title: str) -> tuple[Path | None, Path | None]:

@@ -3,7 +3,8 @@
 
 import re
 import shlex
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hsr_kernels._precision import exact_float32, tf32_on_gpus
 
 from ..console import make_console
 from ..data import ImageDataset
-from ..errors import UserError, writing
+from ..errors import UserError, reason, writing
 from ..files import cache_folder, replacing
 from ..options import TrainOptions
 from ..ranks import Ranks, joined
@@ -51,8 +52,19 @@ def train(options: TrainOptions) -> None:
         if options.run.dry_run:
             console.print(describe(plan))
             return
-        with tf32_on_gpus() if plan.config.tf32 else exact_float32():
+        with _memory_errors_in_words(), tf32_on_gpus() if plan.config.tf32 else exact_float32():
             _train(options, plan, ranks, console)
+
+
+@contextmanager
+def _memory_errors_in_words() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "The memory of the GPU is full: compute the batch in smaller parts (--batch-gpu), in 16 bits "
+            f"(--mixed-precision fp16), or HSR at fewer scales (--hsr-scales 8,16). {reason(error)}"
+        ) from error
 
 
 def _train(options: TrainOptions, plan: Plan, ranks: Ranks, console: Console) -> None:

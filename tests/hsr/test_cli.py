@@ -20,7 +20,7 @@ from hsr.cli import parse
 from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
-from hsr.options import TrainOptions
+from hsr.options import TrainOptions, flag
 from hsr.options.train import (
     AugmentationOptions,
     DataOptions,
@@ -34,46 +34,10 @@ from hsr.training.trainer import Trainer
 
 from .conftest import SMALL, write_images
 
-TRAIN_OPTIONS = (
-    "data",
-    "resize",
-    "held-out",
-    "subset",
-    "cond",
-    "outdir",
-    "cfg",
-    "kimg",
-    "batch",
-    "gamma",
-    "mirror",
-    "hsr-weight",
-    "hsr-from",
-    "hsr-scales",
-    "hsr-head",
-    "hsr-hidden",
-    "hsr-loss",
-    "hsr-targets",
-    "hsr-spatial-gamma",
-    "hsr-class-token",
-    "hsr-precision",
-    "encoder",
-    "encoder-weights",
-    "encoder-statistics",
-    "seed",
-    "resume",
-    "desc",
-    "dry-run",
-    "keep",
-    "metrics",
-    "metric-every",
-    "wandb",
-    "device",
-    "workers",
-    "aug",
-    "target",
-    "p",
-    "augpipe",
-    "freezed",
+TRAIN_OPTIONS = tuple(
+    flag(group, field.name).removeprefix("--")
+    for group in TrainOptions().groups()
+    for field in dataclasses.fields(group)
 )
 OPTIONS = {
     "train": TRAIN_OPTIONS,

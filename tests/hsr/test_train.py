@@ -310,6 +310,17 @@ def test_divergence_stops_the_run_before_a_checkpoint(
     assert read_header(find_weights(run_folders(tmp_path)[0])).images_seen == 0
 
 
+def test_a_full_gpu_is_a_sentence(
+    hsr: Command, labelled: Path, small_cfg: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Trainer, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Trainer, "step", full)
+    assert hsr("train", "--cfg", small_cfg, "--data", labelled, "--device", "cpu") == 2
+    assert "--batch-gpu" in (message := capsys.readouterr().err) and "Tried to allocate 2.00 GiB" in message
+
+
 def test_one_bad_step_is_counted_and_survived(
     hsr: Command, labelled: Path, small_cfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
