@@ -19,6 +19,7 @@ from benchmarks.gpu import files, report
 from benchmarks.gpu.items import Task
 from benchmarks.gpu.journal import DONE, Journal
 from benchmarks.setting import ROOT, commit
+from tests.selection import FULL
 
 _WORKER = """
 import os, signal, subprocess, sys, time
@@ -91,6 +92,7 @@ def test_what_happens_to_an_item_costs_that_item_alone(workers, journal):
     assert child_is_gone(journal), "what a worker started ends with it"
 
 
+@FULL
 def test_time_is_kept_and_what_was_cut_off_is_done_next_time(workers, journal):
     began = time.monotonic()
     assert run(workers("ok 1", "hang 2", limit=60.0), journal, seconds=4.0) == "out of time"

@@ -115,6 +115,13 @@ def _not_the_users_cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
+def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without pretrained networks, on which a baseline without labels measures nothing."""
+    monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
+    monkeypatch.setattr("hsr.semantics.lite0_encoder.is_installed", lambda: False)
+
+
+@pytest.fixture
 def hsr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Runs the command line in this process, with run folders of its own; gives the exit code."""
     monkeypatch.chdir(tmp_path)

@@ -278,6 +278,7 @@ class TestTrainer:
             assert all(p.grad is None and not p.requires_grad for p in layer.parameters()) or i >= count
 
 
+@pytest.mark.usefixtures("no_encoders")
 def test_p_is_shown_logged_and_warned_of_once(
     hsr: Command, images: Path, write_cfg: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -350,6 +351,7 @@ def test_options_that_do_not_fit_are_one_sentence(
     assert sentence in error and error.count("\n") == 1, error
 
 
+@pytest.mark.usefixtures("no_encoders")
 def test_a_start_from_weights_adapts_faster_and_freezes(
     hsr: Command, images: Path, write_cfg: Callable[..., Path], tmp_path: Path
 ) -> None:

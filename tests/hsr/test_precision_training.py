@@ -125,12 +125,12 @@ def test_nothing_poisons_the_mean_of_path_lengths(dtype: torch.dtype, monkeypatc
     assert trainer.loss.pl_mean.item() == pytest.approx(2.01)
 
 
+@pytest.mark.usefixtures("no_encoders")
 def test_updates_that_are_skipped_for_good_end_the_run(
     hsr: Command, images: Path, write_cfg: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Losses may be finite where gradients aren't, and other phases of the same network may go on."""
-    monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
     monkeypatch.setattr("hsr.training.trainer.MAX_SKIPPED_STREAK", 2)
     penalty = GANLoss.discriminator_r1
     # The numbers of the penalties that overflow, of which every third step has one.

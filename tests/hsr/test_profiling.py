@@ -22,11 +22,10 @@ Command = Callable[..., int]
 CALLS = {"data": 2, "G main": 2, "G path length": 2, "D main": 2, "D R1": 1, "EMA": 2, "other": 2, "step": 2}
 
 
+@pytest.mark.usefixtures("no_encoders")
 def test_a_profile_shows_phases_and_operators_and_training_goes_on(
-    hsr: Command, write_cfg: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
+    hsr: Command, write_cfg: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = write_images(tmp_path / "images", 12, 8)
     cfg = write_cfg("baseline", encoder="auto", hsr_weight=0.0, path_length_interval=1, r1_interval=2)
     assert hsr("train", "--cfg", cfg, "--data", images, "--device", "cpu", "--profile") == 0

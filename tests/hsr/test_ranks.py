@@ -75,7 +75,7 @@ def _train(words: list[str], folder: Path) -> None:
 
 @pytest.fixture
 def words(write_cfg: Callable[..., Path], labelled: Path) -> list[Any]:
-    settings = {"batch": 8, "minibatch_std_group": 2, "kimg": 0.192, "tick_kimg": 0.016, "checkpoint_ticks": 1}
+    settings = {"batch": 8, "minibatch_std_group": 2, "kimg": 0.144, "tick_kimg": 0.016, "checkpoint_ticks": 1}
     cfg = write_cfg("ranks", **settings, metric_ticks=4, augmentation="ada", threads=1)
     return ["train", "--cfg", cfg, "--data", labelled, "--device", "cpu"]
 
@@ -123,6 +123,7 @@ def _stop_one(words: list[str], folder: Path) -> None:
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step(words: list[Any], tmp_path: Path) -> None:
+    words += ["--kimg", 0.08]
     assert run_together(2, _stop_one, list(map(str, words)), tmp_path) == [0, 0]
     (run,) = run_folders(tmp_path)
     assert read_header(find_weights(run)).images_seen == 7 * 8

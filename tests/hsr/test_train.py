@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hsr.cli import main
 from hsr.console import SteadyOutput
-from hsr.semantics import LabelEncoder, lite0_encoder
+from hsr.semantics import LabelEncoder
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.evaluation import Evaluator
 from hsr.training.stop import MIN_SECONDS_BETWEEN_REQUESTS
@@ -274,16 +274,14 @@ def test_hsr_starts_from_a_baseline(hsr: Command, labelled: Path, small_cfg: Pat
     assert "Loss/G/hsr" in events(regularized)[1]
 
 
+@pytest.mark.usefixtures("no_encoders")
 def test_a_baseline_needs_neither_labels_nor_encoder(
     hsr: Command,
     images: Path,
     write_cfg: Callable[..., Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("hsr.semantics.build.weights_at_hand", lambda name: False)
-    monkeypatch.setitem(sys.modules, lite0_encoder.PACKAGE, None)
     cfg = write_cfg("baseline", encoder="auto", hsr_weight=0.0, kimg=0.008)
     assert hsr("train", "--cfg", cfg, "--data", images, "--device", "cpu") == 0
     (run,) = run_folders(tmp_path)

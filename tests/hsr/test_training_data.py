@@ -99,6 +99,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.usefixtures("no_encoders")
 def test_photographs_are_prepared_once(
     hsr: Command,
     photos: Path,
