@@ -26,6 +26,8 @@ from .test_train import assert_same_state
 # Images of a tick, after which a checkpoint follows, and of the whole run.
 TICK_IMAGES, TOTAL_IMAGES = 4, 36
 MAX_SECONDS = 100
+# A tick and its checkpoint take about half of that.
+MAX_DELAY = 0.3
 # Children fork from a process that has imported everything, and start at once.
 _CHILDREN = multiprocessing.get_context("forkserver")
 _CHILDREN.set_forkserver_preload(["hsr.training.run", "sklearn.datasets", "torch.utils.tensorboard"])
@@ -86,30 +88,35 @@ def logged_images(run: Path) -> int:
     return round(1000 * ticks[-1]) if ticks else 0
 
 
+def wait_for_tick(process: Any, folder: Path, position: int) -> None:
+    """Waits until a new run, or one that goes on, has logged a tick behind `position`."""
+    deadline = time.monotonic() + MAX_SECONDS
+    while len(run_folders(folder)) < 2 or logged_images(run_folders(folder)[-1]) <= position:
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("sessions", kept([4, pytest.param(20, marks=FULL)]))
 def test_a_run_killed_at_random_moments_loses_at_most_a_tick(sessions: int, options: list[Any], tmp_path: Path) -> None:
-    began = time.monotonic()
+    options = [*options, "--kimg", sessions * 2 * TICK_IMAGES / 1000]
     assert finish(options, tmp_path)[0] == 0
-    seconds = time.monotonic() - began
     (unbroken,) = run_folders(tmp_path)
     rng = random.Random(1)
-    broken, position, deaths = unbroken, 0, 0
-    for _ in range(sessions):
+    broken, position = unbroken, 0
+    for session in range(sessions):
         words = options if broken == unbroken else ["train", "--resume", broken, "--device", "cpu"]
         process, output = start(words, tmp_path)
-        process.join(rng.uniform(0, seconds / 3))
+        # Every other one dies while it starts.
+        if session % 2 == 0:
+            wait_for_tick(process, tmp_path, position)
+        time.sleep(rng.uniform(0, MAX_DELAY))
         process.kill()
         process.join()
         output.close()
-        deaths += process.exitcode == -signal.SIGKILL
-        newest = run_folders(tmp_path)[-1]
-        if newest == unbroken or not (newest / "checkpoints/state.safetensors").exists():
-            # There was no work to lose yet.
-            continue
-        broken = newest
+        assert process.exitcode == -signal.SIGKILL
+        broken = run_folders(tmp_path)[-1]
         assert saved_images(broken) >= max(position, logged_images(broken) - TICK_IMAGES)
         position = saved_images(broken)
-    assert deaths >= sessions // 2 and broken != unbroken
     assert finish(["train", "--resume", broken, "--device", "cpu"], tmp_path)[0] == 0
     assert_same_state(broken, unbroken)
 
