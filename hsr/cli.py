@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from .errors import UserError, reason
+from .job import process_count, process_index
 from .options import ConvertOptions, DatasetOptions, ExportOptions, GenerateOptions, TrainOptions, flag
 from .validation import validate
 
@@ -35,7 +36,7 @@ def parse(arguments: Sequence[str]) -> Options:
         prog="hsr",
         description="StyleGAN2 training with the Hierarchical Semantic Regularizer.",
         args=arguments,
-        console_outputs=os.environ.get("RANK", "0") == "0",
+        console_outputs=process_index() == 0,
         config=(tyro.conf.OmitArgPrefixes,),
     )
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     code = _exit_code(lambda: _run(options), numbers)
     # The interpreter would report an exception that a signal raises while it ends.
     _handle(numbers, signal.SIG_DFL)
-    if code != 0 and os.environ.get("WORLD_SIZE", "1") != "1":
+    if code != 0 and process_count() > 1:
         # The operations that have failed still have threads, which would wait for processes that are gone.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -113,8 +114,7 @@ def _handle(numbers: Sequence[signal.Signals], handler: Any) -> None:
 
 def _program() -> str:
     """Returns what messages begin with; of several processes that train together each has its number."""
-    rank = os.environ.get("RANK", "0")
-    return "hsr" if rank == "0" else f"hsr, process {rank}"
+    return "hsr" if process_index() == 0 else f"hsr, process {process_index()}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

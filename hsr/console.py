@@ -10,6 +10,8 @@ from typing import IO, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .job import process_index
+
 # Shorter work shows no progress.
 SECONDS_BEFORE_PROGRESS = 1.0
 # Seconds from one line of progress to the next where the output is no terminal.
@@ -65,7 +67,7 @@ def make_console() -> Console:
     Of several processes that train together the first one prints.
     """
     # Standard output is None if it was closed before Python started.
-    is_silent = sys.stdout is None or os.environ.get("RANK", "0") != "0"
+    is_silent = sys.stdout is None or process_index() != 0
     stream = open(os.devnull, "w") if is_silent else sys.stdout  # noqa: SIM115
     return Console(file=SteadyOutput(stream), soft_wrap=True, highlight=False, markup=False)  # type: ignore[arg-type]
 

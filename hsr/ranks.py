@@ -5,9 +5,7 @@ Everything rests on torch.distributed, with NCCL on GPUs and Gloo on CPUs. A pro
 which nothing is initialised and every operation is the identity.
 """
 
-import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from .device import resolve_device
 from .errors import UserError, reason
+from .job import local_process_index, process_count
 from .parts import BatchPart
 
 # Time for one process to prepare what the others wait for, such as a data set.
@@ -28,16 +27,6 @@ CONTROL_TIMEOUT = timedelta(days=1)
 MEETING_SECONDS = 600.0
 
 _Value = TypeVar("_Value")
-
-
-def process_index() -> int:
-    """Returns this process's rank in its job, without joining it: 0 outside of `torchrun`."""
-    return int(os.environ.get("RANK", 0))
-
-
-def process_count() -> int:
-    """Returns the number of processes of this process's job, without joining it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Ranks:
@@ -191,7 +180,7 @@ def joined(device_name: str) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks(device)
         return
-    local_index = int(os.environ.get("LOCAL_RANK", 0))
+    local_index = local_process_index()
     if device.type == "cuda":
         if device.index is not None:
             raise UserError(f"--device {device_name} is one GPU, but {count} processes need one each: say cuda.")
@@ -235,20 +224,6 @@ def _name_of_attempt(store: dist.Store, index: int, count: int) -> str:
             raise TimeoutError(f"process {missing[0]} has not come within {MEETING_SECONDS:.0f} s")
         time.sleep(0.01)
     return name
-
-
-def job_name() -> str | None:
-    """Returns a name of this process's job that stays the same when `torchrun` restarts it; None outside of one."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
-    if run_id is None:
-        return None
-    # Without a name of the user's, the agent that restarts the processes tells jobs of a machine apart.
-    return run_id if run_id != "none" else f"{socket.gethostname()}-{os.getppid()}"
-
-
-def restart_count() -> int:
-    """Returns how many times `torchrun` has restarted this process's job."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 @contextmanager

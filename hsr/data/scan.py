@@ -7,17 +7,18 @@ The findings on a large set are cached, so that it is decoded again only after i
 import hashlib
 import json
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import PIL
 
+from ..concurrency import map_in_order
 from ..console import track
 from ..errors import UserError
 from ..files import cache_folder, locked, replacing
@@ -122,18 +123,7 @@ def identity(digests: list[str], values: list[int] | None) -> str:
 def _decoded(files: FileStore) -> Iterator[tuple[Picture, str]]:
     """Decodes every image, several at a time, and yields them in order with the hashes of their pixels."""
     threads = len(os.sched_getaffinity(0))
-    waiting: deque[Future[tuple[Picture, str]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for index in range(len(files)):
-                waiting.append(pool.submit(_decode, files, index))
-                if len(waiting) == threads * _TASKS_PER_THREAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for task in waiting:
-                task.cancel()
+    return map_in_order(partial(_decode, files), range(len(files)), threads, _TASKS_PER_THREAD)
 
 
 def _decode(files: FileStore, index: int) -> tuple[Picture, str]:

@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import PIL
 from PIL import Image
 from rich.console import Console
 
+from ..concurrency import map_in_order
 from ..console import track
 from ..errors import UserError, reason
 from .inputs import Input
@@ -138,21 +137,7 @@ def _common_size(work: _Work) -> int:
 def _results(work: _Work, positions: Sequence[int], size: int) -> Generator[tuple[Record, bytes]]:
     """Prepares images, several at a time, and yields their records and PNGs in order."""
     threads = len(os.sched_getaffinity(0)) if work.workers is None else work.workers
-    if threads == 0:
-        yield from (_prepare_image(work, position, size) for position in positions)
-        return
-    waiting: deque[Future[tuple[Record, bytes]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for position in positions:
-                waiting.append(pool.submit(_prepare_image, work, position, size))
-                if len(waiting) == threads * _TASKS_PER_THREAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for task in waiting:
-                task.cancel()
+    return map_in_order(lambda position: _prepare_image(work, position, size), positions, threads, _TASKS_PER_THREAD)
 
 
 def _prepare_image(work: _Work, position: int, size: int) -> tuple[Record, bytes]:

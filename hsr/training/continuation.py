@@ -9,7 +9,7 @@ from ..config import Config
 from ..errors import UserError
 from ..weights import find_weights, read_header
 
-# Settings that may change from session to session, as they don't change what is trained.
+# Settings that may change when a run goes on, as they don't change what is trained.
 CONTINUABLE = {
     "data",
     "encoder_weights",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run starts from: nothing, weights, a baseline for HSR, or where an earlier session stopped."""
+"""Where a run starts from: nothing, weights, a baseline for HSR, or where a run was left off."""
 
 import json
 import shlex
@@ -11,8 +11,8 @@ from ..config import Config, load_config
 from ..errors import UserError, exists
 from ..files import replacing
 from ..interop.opening import is_foreign
+from ..job import job_name, restart_count
 from ..options import TrainOptions
-from ..ranks import job_name, restart_count
 from ..weights import CHECKPOINTS, read_header
 from .checkpoint import STATE
 from .stage import baseline_weights, stage_config

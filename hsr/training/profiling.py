@@ -114,7 +114,7 @@ class StepProfiler:
             self._profile = None
         if not self._is_done:
             self._console.print(
-                f"There is no profile, as that takes {2 * self._num_steps} steps and this session had "
+                f"There is no profile, as that takes {2 * self._num_steps} steps, and training ended after "
                 f"{self._steps_seen}."
             )
 

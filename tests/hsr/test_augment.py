@@ -15,6 +15,7 @@ from hsr.augment.colour import draw_colour_map
 from hsr.augment.draws import Draws
 from hsr.augment.geometry import draw_lookup
 from hsr.augment.strengths import TRANSFORMS, Strengths
+from tests.native import requires_native
 
 from . import literal_augment
 
@@ -52,11 +53,9 @@ def test_values_and_gradients_are_those_of_the_formulas(strengths: dict) -> None
         assert slope == pytest.approx(expected_slope, abs=20 * tolerance)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=requires_native)])
 def test_second_derivatives(backend: str) -> None:
     """As R1 takes them: of a function of the gradient at the images before the pipe."""
-    if hsr_kernels.backends()[backend]:
-        pytest.skip(hsr_kernels.backends()[backend])
     pipe = AugmentPipe(**EVERYTHING)
     x = torch.randn(2, 3, 22, 23, dtype=torch.float64, requires_grad=True)
     with hsr_kernels.use_backend(backend):

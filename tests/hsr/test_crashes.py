@@ -96,18 +96,18 @@ def wait_for_tick(process: Any, folder: Path, position: int) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("sessions", kept([4, pytest.param(20, marks=FULL)]))
-def test_a_run_killed_at_random_moments_loses_at_most_a_tick(sessions: int, options: list[Any], tmp_path: Path) -> None:
-    options = [*options, "--kimg", sessions * 2 * TICK_IMAGES / 1000]
+@pytest.mark.parametrize("kills", kept([4, pytest.param(20, marks=FULL)]))
+def test_a_run_killed_at_random_moments_loses_at_most_a_tick(kills: int, options: list[Any], tmp_path: Path) -> None:
+    options = [*options, "--kimg", kills * 2 * TICK_IMAGES / 1000]
     assert finish(options, tmp_path)[0] == 0
     (unbroken,) = run_folders(tmp_path)
     rng = random.Random(1)
     broken, position = unbroken, 0
-    for session in range(sessions):
+    for kill in range(kills):
         words = options if broken == unbroken else ["train", "--resume", broken, "--device", "cpu"]
         process, output = start(words, tmp_path)
         # Every other one dies while it starts.
-        if session % 2 == 0:
+        if kill % 2 == 0:
             wait_for_tick(process, tmp_path, position)
         time.sleep(rng.uniform(0, MAX_DELAY))
         process.kill()

@@ -57,7 +57,7 @@ def test_a_short_session_has_no_profile(tmp_path: Path, steps: int) -> None:
         with profiler.phase("data"):
             profiler.step()
     profiler.close()
-    assert f"There is no profile, as that takes 12 steps and this session had {steps}." in output.getvalue()
+    assert f"There is no profile, as that takes 12 steps, and training ended after {steps}." in output.getvalue()
     assert not list(tmp_path.iterdir())
 
 

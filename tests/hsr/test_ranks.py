@@ -12,17 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from hsr.cli import main
 from hsr.config import Config
+from hsr.data import ImageDataset
 from hsr.errors import UserError
-from hsr.ranks import joined
+from hsr.ranks import Ranks, joined
+from hsr.semantics import LabelEncoder
+from hsr.training.evaluation import Evaluator
 from hsr.weights import find_weights, read_header
 
 from .conftest import run_folders
-from .test_parts import assert_same_outcome, outcome
+from .test_parts import assert_same_outcome, outcome, trainer_and_batch
 from .test_train import assert_same_state, events
 
 MAX_SECONDS = 100
@@ -51,20 +55,35 @@ def run_together(count: int, body: Callable[..., None], *arguments: Any) -> list
     return [child.exitcode for child in children]
 
 
+def metrics(ranks: Ranks | None = None) -> dict[str, float]:
+    """Measures a generator in three batches of images."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (60, 3, 16, 16), np.uint8), np.arange(60) % 2
+    reals = ImageDataset("noise", 16, labels, pixels, np.arange(60), identity="noise", classes=(0, 1))
+    encoder = LabelEncoder(2)
+    encoder.freeze()
+    trainer, _, _ = trainer_and_batch(ranks=ranks)
+    evaluator = Evaluator(encoder, reals, 120, torch.device("cpu"), seed=0, ranks=ranks)
+    return evaluator.measure(["frechet", "recall", "ppl_w"], trainer.G_ema)
+
+
 def _save_outcomes(path: Path, batch_gpu: int | None) -> None:
     with joined("cpu") as ranks:
         found = [outcome(steps_before, ranks, batch_gpu=batch_gpu) for steps_before in (0, 1)]
+        measured = metrics(ranks)
         if ranks.is_main:
-            torch.save(found, path)
+            torch.save((found, measured), path)
 
 
 @pytest.mark.parametrize("batch_gpu", [None, 2])
 def test_two_processes_do_what_one_does(batch_gpu: int | None, tmp_path: Path) -> None:
-    """One with a batch of 8, or two with 4 each, undivided or in parts of 2: gradients, statistics, ADA, means."""
+    """One with a batch of 8, or two with 4 each, undivided or in parts of 2, in all that a step leaves behind and in metrics."""
     path = tmp_path / "outcomes.pt"
     assert run_together(2, _save_outcomes, path, batch_gpu) == [0, 0]
-    for steps_before, found in enumerate(torch.load(path)):
+    outcomes, measured = torch.load(path)
+    for steps_before, found in enumerate(outcomes):
         assert_same_outcome(found, outcome(steps_before))
+    assert measured == pytest.approx(metrics(), rel=1e-6)
 
 
 def _train(words: list[str], folder: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_best_checkpoint_outlives_the_others(
     hsr: Command, labelled: Path, write_cfg: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """By the first metric that is named, also where a resumed session comes across the best."""
+    """By the first metric that is named, also where the best comes after a resume."""
     coverage = iter([0.25, 0.125, 0.75, 0.5, 0.875, 0.5, 0.875])
 
     def measured(self: Evaluator, metrics: list[str], G: object) -> dict[str, float]:
