@@ -77,7 +77,7 @@ def _save_outcomes(path: Path, batch_gpu: int | None) -> None:
 
 @pytest.mark.parametrize("batch_gpu", [None, 2])
 def test_two_processes_do_what_one_does(batch_gpu: int | None, tmp_path: Path) -> None:
-    """One with a batch of 8, or two with 4 each, undivided or in parts of 2, in all that a step leaves behind and in metrics."""
+    """One with a batch of 8, or two with 4 each, whole or in parts of 2: all that a step leaves behind, and metrics."""
     path = tmp_path / "outcomes.pt"
     assert run_together(2, _save_outcomes, path, batch_gpu) == [0, 0]
     outcomes, measured = torch.load(path)
