@@ -54,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     add = command("overhead", "commands", "overhead_table", about)
     add("--csv", type=Path, help="a file for the rows")
 
+    about = "Draw what training runs logged."
+    add = command("curves", "curves", "curves", about)
+    add("runs", nargs="+", metavar="RUN", help="run folder, or NAME=FOLDER to name it in the legend")
+    add("--out", type=Path, required=True, help="the picture, such as curves.png or curves.svg")
+    add("--scalars", default="", help="beginnings of the names of scalars, with commas between (the metrics)")
+
     about = "Test and measure everything on this machine's GPU; see docs/gpu-run.md."
     add = command("gpu-report", "gpu.commands", "report", about)
     add("--out", type=Path, required=True, help="folder for all files; what it has already isn't done again")

@@ -7,9 +7,11 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 
 from hsr.config import PRESETS, Config, load_config, preset
 from hsr.errors import UserError
+from hsr.models.build import build_generator
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -32,6 +34,17 @@ def test_paper256_is_the_published_schedule() -> None:
     assert (config.r1_interval, config.mixed_precision_resolutions, config.conv_clamp) == (16, 4, 256)
     assert config.label_mapping_layers == preset("auto", 64, "cuda").label_mapping_layers == 8
     assert (config.mirror, config.hsr_weight, config.hsr_hidden) == (True, 1, 4096)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_codes_of_the_digits_vary_more_within_a_class_than_between_classes(seed: int) -> None:
+    torch.manual_seed(seed)
+    mapping = build_generator(preset("digits", 32, "cpu"), 32, 10).mapping
+    classes = torch.eye(10).repeat_interleave(200, dim=0)
+    with torch.no_grad():
+        w = mapping.map(torch.randn(2000, mapping.z_dim), classes).unflatten(0, (10, 200))
+    within, between = w.var(dim=1).mean(), w.mean(dim=1).var(dim=0).mean()
+    assert within > 2 * between
 
 
 def test_auto_scales_with_resolution() -> None:
