@@ -68,7 +68,7 @@ def curves(runs: Sequence[str], out: Path, scalars: str = "") -> None:
             figure.savefig(out)
     except UserError as error:
         fail(str(error))
-    print(f"Wrote {out}, with {_counted(len(panels), 'scalar')} of {_counted(len(read), 'run')}.")
+    print(f"Wrote {out}.")
 
 
 def read_run(argument: str) -> Run:
@@ -77,8 +77,9 @@ def read_run(argument: str) -> Run:
     Raises:
         UserError: There is no such run, or its log can't be read.
     """
-    name, _, folder = argument.rpartition("=")
-    path = Path(folder)
+    # The words of --desc in a folder's name may hold = themselves.
+    name, _, folder = ("", "", argument) if Path(argument).is_dir() else argument.partition("=")
+    path = Path(folder or argument)
     before = _kimg_before(load_config(path / "config.json"))
     series: dict[str, list[tuple[float, float]]] = {}
     with reading(path / "log.jsonl", "a log"):
@@ -113,7 +114,3 @@ def _kimg_before(config: Config) -> float:
     header = read_header(Path(config.start))
     # The networks of other projects have seen an unknown number.
     return 0 if header.source else header.images_seen / 1000 + _kimg_before(header.config)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

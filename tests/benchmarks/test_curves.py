@@ -54,6 +54,12 @@ def test_stages_are_drawn_one_behind_the_other(stages):
     ]
 
 
+def test_folders_may_have_an_equals_sign_in_their_names(tmp_path):
+    write_run(tmp_path / "001-lr=0.1", [3.0])
+    assert read_run(str(tmp_path / "001-lr=0.1")).name == "001-lr=0.1"
+    assert read_run(f"fast={tmp_path / '001-lr=0.1'}").name == "fast"
+
+
 def test_networks_of_other_projects_begin_at_zero(tmp_path):
     write_weights(tmp_path / "converted.safetensors", preset("auto", 32, "cpu"), 25_000_000, source="nvlabs")
     write_run(tmp_path / "tuned", [3.0], start=tmp_path / "converted.safetensors")
@@ -64,7 +70,7 @@ def test_networks_of_other_projects_begin_at_zero(tmp_path):
 def test_picture(stages, tmp_path, capsys, ending):
     out = tmp_path / f"curves.{ending}"
     main(["curves", f"plain={stages[0]}", str(stages[1]), "--out", str(out), "--scalars", "Metrics/F"])
-    assert capsys.readouterr().out == f"Wrote {out}, with 1 scalar of 2 runs.\n"
+    assert capsys.readouterr().out == f"Wrote {out}.\n"
     if ending == "png":
         with Image.open(out) as picture:
             colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
