@@ -309,8 +309,8 @@ def _digits() -> Config:
         held_out=0.2,
         # A digit's mirror image is none.
         mirror=False,
-        # The mapping network sees z beside an embedding of the class in w_dim numbers: were z no larger, all images of a
-        # class would look alike.
+        # The mapping network sees z beside an embedding of the class in w_dim numbers: were z no larger, all images of
+        # a class would look alike.
         z_dim=256,
         w_dim=64,
         mapping_layers=2,
@@ -321,7 +321,7 @@ def _digits() -> Config:
         mixed_precision_resolutions=0,
         conv_clamp=None,
         gamma=1.0,
-        # Features of `labels` tell classes apart and little else: a larger weight brings the images of a class together.
+        # Features of `labels` tell classes apart and little else: a larger weight makes the images of a class alike.
         hsr_weight=0.1,
         hsr_hidden=128,
         # Any other encoder would take hours.
