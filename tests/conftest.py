@@ -2,6 +2,7 @@
 """Settings and fixtures of all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +20,10 @@ _FOLDERS_WITHOUT_KERNELS = ("hsr", "packaging")
 
 
 def pytest_configure(config):
+    # Jobs in the background of a shell, or under nohup, ignore these, as would all that tests start and interrupt.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     # "full" isn't a kind of tests, but asks for all of a kind: `pytest -m full`, `pytest -m "interpret and full"`.
     words = config.option.markexpr.split(" and ")
     config.option.markexpr = " and ".join(word for word in words if word != "full")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A script under `python -m hsr_kernels.compat run`: as under `python`, but for the operators and the repairs."""
 
-import functools
 import json
 import os
 import signal
@@ -125,10 +124,7 @@ def python(monkeypatch, tmp_path):
             monkeypatch.setattr(run.os, "execve", lambda *given: started.append(given))
             compat.main(["run", *options, *arguments])
             ((_, command, environment),) = started
-        # Jobs in the background of a shell ignore SIGINT, and so would their children.
-        heeds_interrupts = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        settings = dict(env={**environment, **changes}, preexec_fn=heeds_interrupts)
-        return subprocess.run(command, capture_output=True, text=True, **settings)
+        return subprocess.run(command, capture_output=True, text=True, env={**environment, **changes})
 
     return run_python
 
