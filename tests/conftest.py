@@ -20,7 +20,7 @@ _FOLDERS_WITHOUT_KERNELS = ("hsr", "packaging")
 
 
 def pytest_configure(config):
-    # Jobs in the background of a shell, or under nohup, ignore these, as would all that tests start and interrupt.
+    # Jobs in the background of a shell or under nohup ignore these, and so would the processes that tests interrupt.
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
