@@ -7,6 +7,7 @@ after that ("generic", "all"). What PyTorch returns for a setting is what counts
 ones, but not the other way round: where both contradict each other, the older ones can't be read without an error.
 """
 
+import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ _SETTINGS: tuple[_Setting, ...] = (
 def convolutions_use_tf32() -> bool:
     """Whether PyTorch's convolutions of float32 on a GPU may round what they multiply to tf32, however that was set."""
     return torch._C._get_fp32_precision_getter("cuda", "conv") == _TF32
+
+
+@functools.cache
+def bfloat16_unit() -> str:
+    """What this processor multiplies bfloat16 with, faster than float32: "AMX", "AVX512-BF16", or "" for nothing."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+    else:
+        amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
+        found = {"amx_bf16": amx, "avx512_bf16": avx512}
+    return "AMX" if found.get("amx_bf16") else "AVX512-BF16" if found.get("avx512_bf16") else ""
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 
 reference          the specification, in plain PyTorch
 autograd           three maps that are each other's derivatives
+cpu_impl           what oneDNN has no fast kernel for
 weight_gradients   the switch `no_weight_gradients`
 """
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.grad import conv2d_weight
 
 from .._dispatch.functions import Function
+from . import cpu_impl
 from .reference import complete
 from .weight_gradients import weight_gradients_disabled
 
@@ -78,6 +79,8 @@ class ConvTranspose2d(torch.autograd.Function):
 
     @staticmethod
     def forward(x, w, b, options):
+        if cpu_impl.is_faster(x, w, options):
+            return cpu_impl.conv_transpose2d(x, w, b, options)
         return _conv_transpose2d(
             x, w, b, options.stride, options.padding, options.output_padding, options.groups, options.dilation
         )

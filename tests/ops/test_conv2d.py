@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""no_weight_gradients: the work is really left out, and nothing else changes."""
+"""no_weight_gradients, which leaves out work and changes nothing else; and transposed convolutions by phases."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import hsr_kernels as hk
+from hsr_kernels.conv2d import autograd, cpu_impl
 from tests.cases import FIR4
 from tests.native import BACKENDS, requires_native
 
@@ -164,3 +165,40 @@ def test_third_order_matches_the_reference():
 
     for a, b in zip(third(hk.conv2d), third(F.conv2d), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=("nchw", "channels_last"))
+@pytest.mark.parametrize("has_bias", (False, True))
+def test_transposed_convolution_by_phases(layout, has_bias, monkeypatch):
+    """What oneDNN is slow at on processors with AMX, for drawn sizes, held to float64; also as an input gradient."""
+    monkeypatch.setattr(cpu_impl, "bfloat16_unit", lambda: "AMX")
+    # PyTorch's own has no part in it.
+    monkeypatch.setattr(autograd, "_conv_transpose2d", None)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, ()))
+
+    compared = 0
+    while compared < 60:
+        kernel, stride, padding = (tuple(draw(low, 4) for _ in "yx") for low in (1, 1, 0))
+        output_padding, groups = tuple(draw(0, s - 1) for s in stride), draw(1, 2)
+        x = torch.randn(draw(1, 2), 3 * groups, draw(1, 6), draw(1, 6)).bfloat16().contiguous(memory_format=layout)
+        w, b = torch.randn(3 * groups, 2, *kernel).bfloat16(), torch.randn(2 * groups).bfloat16() if has_bias else None
+        sizes = zip(x.shape[2:], stride, padding, kernel, output_padding, strict=True)
+        is_possible = all((size - 1) * s - 2 * p + k + extra > 0 for size, s, p, k, extra in sizes)
+        if max(stride) == 1 or not is_possible:
+            continue
+        options = {"padding": padding, "output_padding": output_padding, "groups": groups, "stride": stride}
+        bias = None if b is None else b.double()
+        truth = F.conv_transpose2d(x.double(), w.double(), bias, **options)
+        magnitude = F.conv_transpose2d(x.double().abs(), w.double().abs(), None if b is None else bias.abs(), **options)
+        y = hk.conv_transpose2d(x, w, b, **options)
+        assert y.shape == truth.shape and y.dtype == x.dtype
+        assert ((y.double() - truth).abs() <= torch.finfo(x.dtype).eps * magnitude).all(), (x.shape, w.shape, options)
+        compared += 1
+    x = torch.randn(2, 3, 9, 8).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    w = torch.randn(4, 3, 3, 3).bfloat16()
+    y = hk.conv2d(x, w, stride=2, padding=1)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    expected = torch.nn.grad.conv2d_input(x.shape, w.double(), torch.ones_like(y).double(), stride=2, padding=1)
+    torch.testing.assert_close(dx.double(), expected, rtol=0.02, atol=0.1)
