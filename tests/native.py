@@ -4,6 +4,7 @@
 import importlib.util
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,3 +30,17 @@ requires_cuda = pytest.mark.skipif(
     not (NVCC and torch.cuda.is_available()) and importlib.util.find_spec("hsr_kernels._cuda") is None,
     reason="no nvcc or no GPU here, so the cuda backend wasn't built",
 )
+
+# The instruction sets of the CPU extension and the flags of Linux that each needs, the fastest one first.
+_AVX512_FLAGS = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"})
+REQUIRED_FLAGS: dict[str, frozenset[str]] = {
+    "amx": _AVX512_FLAGS | {"amx_tile", "amx_bf16"},
+    "avx512_bf16": _AVX512_FLAGS | {"avx512_bf16"},
+    "avx512": _AVX512_FLAGS,
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "base": frozenset(),
+}
+# These sets have the kernels of avx512, but for matrix products.
+PRODUCT_ISAS = ("amx", "avx512_bf16")
+_PROCESSOR_FLAGS = set(Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split())
+SUPPORTED_ISAS = [isa for isa, needs in REQUIRED_FLAGS.items() if needs <= _PROCESSOR_FLAGS]

@@ -260,52 +260,74 @@ void scale_channels_bwd(Address du, Address x, Address s, Address dx, Address ds
 // k, h, w, th, tw.
 using PoolSizes = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
 
-FeaturePoolParams feature_pool_params(Address z, Address pooled, Address mask, const PoolSizes& sizes, double gain,
-                                      int dtype) {
+DType operand_of(int code) {
+  const DType dtype = dtype_of(code);
+  require(dtype != DType::float16, "matrices are float32, float64 or bfloat16");
+  return dtype;
+}
+
+FeaturePoolParams feature_pool_params(Address pooled, int64_t pooled_row, Address mask, const PoolSizes& sizes,
+                                      double gain, int dtype) {
   FeaturePoolParams p{};
   std::tie(p.k, p.h, p.w, p.th, p.tw) = sizes;
-  p.z = required(z, p.k * p.h * p.w), p.pooled = required(pooled, p.k * p.th * p.tw);
+  p.pooled = required(pooled, p.k * p.th * p.tw), p.pooled_row = pooled_row;
   p.mask = required<uint8_t>(mask, p.k * p.h * p.w);
   p.gain = gain;
-  p.dtype = dtype_of(dtype);
-  require(p.dtype == DType::float32 || p.dtype == DType::float64, "feature_pool takes float32 or float64");
+  p.dtype = operand_of(dtype);
   return p;
 }
 
-void feature_pool(Address z, Address b, Address pooled, Address mask, const PoolSizes& sizes, double gain, int dtype,
-                  int threads) {
-  FeaturePoolParams p = feature_pool_params(z, pooled, mask, sizes, gain, dtype);
-  p.b = required(b, p.k);
+void feature_pool(Address z, Address b, Address pooled, int64_t pooled_row, Address mask, const PoolSizes& sizes,
+                  double gain, int dtype, int threads) {
+  FeaturePoolParams p = feature_pool_params(pooled, pooled_row, mask, sizes, gain, dtype);
+  p.z = required(z, p.k * p.h * p.w), p.b = required(b, p.k);
   py::gil_scoped_release release;
   kernels().feature_pool(p, threads);
 }
 
-void feature_pool_bwd(Address dz, Address dpooled, Address mask, Address db, const PoolSizes& sizes, double gain,
-                      int dtype, int threads) {
-  FeaturePoolParams p = feature_pool_params(dz, dpooled, mask, sizes, gain, dtype);
-  p.db = required<double>(db, p.k);
+void feature_pool_bwd(Address dz, Address dpooled, int64_t dpooled_row, Address mask, Address db,
+                      const PoolSizes& sizes, double gain, int dtype, int threads) {
+  FeaturePoolParams p = feature_pool_params(dpooled, dpooled_row, mask, sizes, gain, dtype);
+  p.dz = required(dz, p.k * p.h * p.w), p.db = required<double>(db, p.k);
   py::gil_scoped_release release;
   kernels().feature_pool_bwd(p, threads);
 }
 
-// batch, m, n, k.
-using MatmulSizes = std::tuple<int64_t, int64_t, int64_t, int64_t>;
-// batch, row, column.
-using MatrixStrides = std::tuple<int64_t, int64_t, int64_t>;
+// m, n, k.
+using MatmulSizes = std::tuple<int64_t, int64_t, int64_t>;
+// row, column.
+using MatrixStrides = std::tuple<int64_t, int64_t>;
 
+// The most bytes that matmul_pack() writes of a right matrix [k, n]: terms are stored as they are or as float32.
+int64_t packed_bytes(int64_t k, int64_t n, int dtype) {
+  const auto round_up = [](int64_t size, int64_t step) { return (size + step - 1) / step * step; };
+  const int64_t bytes = operand_of(dtype) == DType::float64 ? 8 : 4;
+  return round_up(k, kPackedTerms) * round_up(n, kPackedColumns) * bytes;
+}
+
+void matmul_pack(Address b, Address packed, int64_t k, int64_t n, const MatrixStrides& strides, int dtype,
+                 int threads) {
+  MatmulParams p{};
+  p.k = k, p.n = n, p.dtype = operand_of(dtype);
+  std::tie(p.b_row, p.b_column) = strides;
+  p.b = required(b, k * n), p.c = required(packed, k * n);
+  advise_huge_pages(p.c, packed_bytes(k, n, dtype));
+  py::gil_scoped_release release;
+  kernels().matmul_pack(p, threads);
+}
+
+// Where b is packed, b_strides don't matter.
 void matmul(Address a, Address b, Address c, const MatmulSizes& sizes, const MatrixStrides& a_strides,
-            const MatrixStrides& b_strides, const MatrixStrides& c_strides, bool add, int dtype, int threads) {
+            const MatrixStrides& b_strides, const MatrixStrides& c_strides, bool b_is_packed, bool add, int dtype,
+            int threads) {
   MatmulParams p{};
   int64_t c_column;
-  std::tie(p.batch, p.m, p.n, p.k) = sizes;
-  std::tie(p.a_batch, p.a_row, p.a_column) = a_strides;
-  std::tie(p.b_batch, p.b_row, p.b_column) = b_strides;
-  std::tie(p.c_batch, p.c_row, c_column) = c_strides;
-  p.a = required(a, p.batch * p.m * p.k), p.b = required(b, p.batch * p.k * p.n);
-  p.c = required(c, p.batch * p.m * p.n);
-  p.add = add;
-  p.dtype = dtype_of(dtype);
-  require(p.dtype == DType::float32 || p.dtype == DType::float64, "matmul takes float32 or float64");
+  std::tie(p.m, p.n, p.k) = sizes;
+  std::tie(p.a_row, p.a_column) = a_strides;
+  std::tie(p.b_row, p.b_column) = b_strides;
+  std::tie(p.c_row, c_column) = c_strides;
+  p.a = required(a, p.m * p.k), p.b = required(b, p.k * p.n), p.c = required(c, p.m * p.n);
+  p.b_is_packed = b_is_packed, p.add = add, p.dtype = operand_of(dtype);
   require(c_column == 1 || p.n <= 1, "matmul writes rows without gaps");
   py::gil_scoped_release release;
   kernels().matmul(p, threads);
@@ -315,7 +337,7 @@ void matmul(Address a, Address b, Address c, const MatmulSizes& sizes, const Mat
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU kernels of hsr_kernels: addresses, sizes, dtype codes and a number of threads.";
-  m.def("isa", [] { return kernels().isa; }, "Returns the instruction set in use: base, avx2 or avx512.");
+  m.def("isa", [] { return kernels().isa; }, "Returns the instruction set in use.");
   m.def("activations", &activations, "Returns the names of the activations, in the order of their codes.");
   m.def("bias_act", &bias_act);
   m.def("bias_act_bwd", &bias_act_bwd);
@@ -332,4 +354,6 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("feature_pool", &feature_pool);
   m.def("feature_pool_bwd", &feature_pool_bwd);
   m.def("matmul", &matmul);
+  m.def("matmul_pack", &matmul_pack);
+  m.def("packed_bytes", &packed_bytes);
 }

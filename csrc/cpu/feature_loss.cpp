@@ -90,13 +90,14 @@ A apply_mask(A* dz, int64_t n, const uint8_t* mask) {
   return total;
 }
 
-template <class A>
+template <class S>
 void feature_pool_kernel(const FeaturePoolParams& p, int threads) {
-  const int64_t hw = p.h * p.w, t = p.th * p.tw, mask_bytes = (hw + 7) / 8;
+  using A = Accumulator<S>;
+  const int64_t hw = p.h * p.w, mask_bytes = (hw + 7) / 8;
   const Window *row_windows = windows(p.h, p.th, 6), *column_windows = windows(p.w, p.tw, 7);
   for_each_chunk(p.k, threads, [&](int64_t k) {
     A* z = static_cast<A*>(p.z) + k * hw;
-    A* pooled = static_cast<A*>(p.pooled) + k * t;
+    S* pooled = static_cast<S*>(p.pooled) + k * p.pooled_row;
     A* column = static_cast<A*>(scratch(0, size_t(p.w) * sizeof(A)));
     relu_mask(z, static_cast<const A*>(p.b)[k], hw, p.mask + k * mask_bytes);
     for (int64_t oy = 0; oy < p.th; oy++) {
@@ -109,19 +110,21 @@ void feature_pool_kernel(const FeaturePoolParams& p, int threads) {
         const Window columns = column_windows[ox];
         A sum = 0;
         for (int x = columns.begin; x < columns.end; x++) sum += column[x];
-        pooled[oy * p.tw + ox] = sum * height_gain / A(columns.end - columns.begin);
+        pooled[oy * p.tw + ox] = narrow(sum * height_gain / A(columns.end - columns.begin), S{});
       }
     }
   });
 }
 
-template <class A>
+template <class S>
 void feature_pool_bwd_kernel(const FeaturePoolParams& p, int threads) {
-  const int64_t hw = p.h * p.w, t = p.th * p.tw, mask_bytes = (hw + 7) / 8;
+  using A = Accumulator<S>;
+  const int64_t hw = p.h * p.w, mask_bytes = (hw + 7) / 8;
   const Window *row_windows = windows(p.h, p.th, 6), *column_windows = windows(p.w, p.tw, 7);
   for_each_chunk(p.k, threads, [&](int64_t k) {
-    A* dz = static_cast<A*>(p.z) + k * hw;
-    const A* dpooled = static_cast<const A*>(p.pooled) + k * t;
+    S* target = static_cast<S*>(p.dz) + k * hw;
+    A* dz = stage(target, static_cast<A*>(scratch(1, size_t(hw) * sizeof(A))));
+    const A* dpooled = static_cast<const A*>(p.pooled) + k * p.pooled_row;
     const uint8_t* mask = p.mask + k * mask_bytes;
     A* line = static_cast<A*>(scratch(0, size_t(p.w) * sizeof(A)));
     std::memset(static_cast<void*>(dz), 0, size_t(hw) * sizeof(A));
@@ -138,16 +141,17 @@ void feature_pool_bwd_kernel(const FeaturePoolParams& p, int threads) {
         for (int64_t x = 0; x < p.w; x++) dz[y * p.w + x] += line[x];
     }
     p.db[k] += double(apply_mask(dz, hw, mask));
+    commit(dz, target, hw);
   });
 }
 
 }  // namespace
 
 void launch_feature_pool(const FeaturePoolParams& p, int threads) {
-  p.dtype == DType::float64 ? feature_pool_kernel<double>(p, threads) : feature_pool_kernel<float>(p, threads);
+  with_operand(p.dtype, [&](auto type) { feature_pool_kernel<decltype(type)>(p, threads); });
 }
 void launch_feature_pool_bwd(const FeaturePoolParams& p, int threads) {
-  p.dtype == DType::float64 ? feature_pool_bwd_kernel<double>(p, threads) : feature_pool_bwd_kernel<float>(p, threads);
+  with_operand(p.dtype, [&](auto type) { feature_pool_bwd_kernel<decltype(type)>(p, threads); });
 }
 
 }  // namespace HSR_ISA

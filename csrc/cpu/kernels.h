@@ -22,7 +22,8 @@ namespace hsr {
   X(modulated_conv2d_epilogue_bwd_bwd, ModulatedConv2dEpilogueParams) \
   X(feature_pool, FeaturePoolParams)                                  \
   X(feature_pool_bwd, FeaturePoolParams)                              \
-  X(matmul, MatmulParams)
+  X(matmul, MatmulParams)                                             \
+  X(matmul_pack, MatmulParams)
 
 // The launchers of one instruction set.
 struct Kernels {
@@ -41,8 +42,7 @@ HSR_CPU_LAUNCHERS(HSR_DECLARATION)
 }  // namespace HSR_ISA
 #endif
 
-// Returns the launchers of the fastest instruction set that this processor runs; HSR_CPU_ISA=base|avx2|avx512 asks for
-// a lesser one.
+// Returns the launchers of the fastest instruction set that this processor runs; HSR_CPU_ISA asks for a lesser one.
 const Kernels& kernels();
 
 }  // namespace hsr

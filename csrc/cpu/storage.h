@@ -85,5 +85,13 @@ static inline void with_dtype(DType dtype, F&& f) {
   }
 }
 
+// Calls f with a value of the storage type of operands of matrix products, which isn't float16.
+template <class F>
+static inline void with_operand(DType dtype, F&& f) {
+  if (dtype == DType::float64) return f(double{});
+  if (dtype == DType::bfloat16) return f(bfloat16{});
+  f(float{});
+}
+
 }  // namespace HSR_ISA
 }  // namespace hsr

@@ -35,12 +35,12 @@ static inline __attribute__((always_inline)) void exchange(V (&rows)[kBlockSide]
 
 // E: an unsigned integer of the element's size.
 template <class E>
-static inline void transpose_block(const E* src, int64_t src_stride, E* dst, int64_t dst_stride) {
+static inline void transpose_block(const char* src, int64_t row_bytes, E* dst, int64_t dst_stride) {
   using V = typename Lanes<E>::Vector;
   V rows[kBlockSide];
   for (int r = 0; r < kBlockSide; r++) {
-    std::memcpy(&rows[r], src + r * src_stride, sizeof(V));
-    __builtin_prefetch(src + r * src_stride + kPrefetchElements);
+    std::memcpy(&rows[r], src + r * row_bytes, sizeof(V));
+    __builtin_prefetch(src + r * row_bytes + kPrefetchElements * sizeof(E));
   }
   exchange<1, E>(rows);
   exchange<2, E>(rows);
@@ -64,23 +64,24 @@ struct UnsignedOf<8> {
   using type = uint64_t;
 };
 
-// dst[j * dst_stride + i] = src[i * src_stride + j] for i < rows, j < columns. One instance per element size.
+// dst[j * dst_stride + i] = element j of row i of src, for i < rows, j < columns. The rows of src lie row_bytes apart,
+// and need no alignment. One instance per element size.
 template <class E>
-static __attribute__((noinline)) void transpose_elements(const E* src, int64_t src_stride, E* dst, int64_t dst_stride,
-                                                         int64_t rows, int64_t columns) {
+static __attribute__((noinline)) void transpose_bytes(const void* src, int64_t row_bytes, E* dst, int64_t dst_stride,
+                                                      int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; i += kBlockSide)
     for (int64_t j = 0; j < columns; j += kBlockSide) {
-      const E* source = src + i * src_stride + j;
+      const char* source = static_cast<const char*>(src) + i * row_bytes + j * int64_t(sizeof(E));
       E* target = dst + j * dst_stride + i;
       if constexpr (sizeof(E) == 4) {
         if (i + kBlockSide <= rows && j + kBlockSide <= columns) {
-          transpose_block(source, src_stride, target, dst_stride);
+          transpose_block(source, row_bytes, target, dst_stride);
           continue;
         }
       }
       for (int64_t r = 0; r < kBlockSide && i + r < rows; r++)
         for (int64_t c = 0; c < kBlockSide && j + c < columns; c++)
-          target[c * dst_stride + r] = source[r * src_stride + c];
+          std::memcpy(target + c * dst_stride + r, source + r * row_bytes + c * int64_t(sizeof(E)), sizeof(E));
     }
 }
 
@@ -88,7 +89,7 @@ template <class T>
 static inline void transpose(const T* src, int64_t src_stride, T* dst, int64_t dst_stride, int64_t rows,
                              int64_t columns) {
   using E = typename UnsignedOf<sizeof(T)>::type;
-  transpose_elements(reinterpret_cast<const E*>(src), src_stride, reinterpret_cast<E*>(dst), dst_stride, rows, columns);
+  transpose_bytes(src, src_stride * int64_t(sizeof(T)), reinterpret_cast<E*>(dst), dst_stride, rows, columns);
 }
 
 }  // namespace HSR_ISA

@@ -6,17 +6,20 @@ passed, is all that the backward needs of it. The second layer is linear and so 
 hidden layer is pooled first and the second layer sees T x T pixels instead of H x W. Where it grows, the second layer
 comes first and its output is resized.
 
+Matrices of bfloat16 are multiplied as they are, those of float16 as float32; sums, and all that isn't multiplied, have
+the accumulation dtype.
+
 Results don't depend on the number of threads. That rules out BLAS, which chooses its kernels, and with them the order
 of sums, by how it splits a product among threads, and PyTorch's sum to one number, which adds up per thread.
 """
 
-import math
+from dataclasses import dataclass
 
 import torch
 
 from .._dispatch import native
 from .._tensors import DTYPE_CODES, accumulation_dtype, address, is_channels_last
-from .ops import empty_gradient, pooled_size
+from .ops import cpu_operand_dtype, empty_gradient, pooled_size
 
 # Elements of the hidden layer that are computed at a time.
 _BLOCK_ELEMENTS = 1 << 20
@@ -29,18 +32,19 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
 
 
 def _loss(x, target, w1, b1, w2, b2, *, gain):
-    dtype = accumulation_dtype(x.dtype)
+    dtype, operand_dtype = accumulation_dtype(x.dtype), cpu_operand_dtype(x.dtype)
     size, out = (x.shape[2], x.shape[3]), (target.shape[2], target.shape[3])
-    pooled, relu_mask = _hidden(x, w1, b1, *pooled_size(x, out[0]), gain)
-    projected = _product(w2.to(dtype), pooled).add_(b2.to(dtype)[:, None])
-    if pooled_size(x, out[0]) != out:
+    th, tw = pooled_size(x, out[0])
+    pooled, relu_mask = _hidden(x, w1, b1, th, tw, gain)
+    projected = _product(w2.to(operand_dtype), pooled).add_(b2.to(dtype)[:, None]).unflatten(1, (len(x), th * tw))
+    if (th, tw) != out:
         projected = _resize(projected, size, out)
-    errors = projected.sub_(target.to(dtype).flatten(2))
+    errors = projected.sub_(target.flatten(2).transpose(0, 1))
     return _mean_square(errors, out), (pooled, relu_mask, errors)
 
 
 def _mean_square(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Returns the mean square of maps [N, D, H * W]."""
+    """Returns the mean square of maps [D, N, H * W]."""
     # Axis by axis, no sum is split among threads.
     total = x.square().unflatten(2, size)
     for _ in range(4):
@@ -67,47 +71,60 @@ def _loss_bwd(dloss, kept, x, w1, b1, w2, b2, side, gain, needs):
     if pooled_hw != out:
         dprojected = _resize(dprojected, size, out, transposed=True)
     dx = dw1 = db1 = dw2 = db2 = None
-    if needs_dw2:
-        dw2 = pooled.new_zeros(w2.shape)
-        for sample_gradient, hidden in zip(dprojected, pooled, strict=True):
-            _product(sample_gradient, hidden.t(), dw2, add=True)
     if needs_db2:
-        db2 = dprojected.new_zeros(w2.shape[0])
-        for sample_gradient in dprojected:
-            db2 += sample_gradient.sum(1)
+        db2 = dprojected.sum(2).sum(1)
+    # [D, N * pixels].
+    dprojected = dprojected.flatten(1).to(cpu_operand_dtype(x.dtype))
+    if needs_dw2:
+        dw2 = _product(dprojected, pooled.t())
     if needs_dx or needs_dw1 or needs_db1:
         dpooled = _product(w2.to(dprojected.dtype).t(), dprojected)
         dx, dw1, db1 = _hidden_bwd(dpooled, relu_mask, x, w1, *pooled_hw, gain, needs_dx, needs_dw1)
     return dx if needs_dx else None, dw1 if needs_dw1 else None, db1 if needs_db1 else None, dw2, db2
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None, *, add: bool = False) -> torch.Tensor:
-    """Returns a [M, K] @ b [K, N] or, sample by sample, b [samples, K, N], for any strides.
+@dataclass(frozen=True)
+class _Packed:
+    """A right matrix [K, N] as the extension multiplies it, for several products."""
+
+    memory: torch.Tensor
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+
+def _pack(b: torch.Tensor) -> _Packed:
+    k, n = b.shape
+    dtype = DTYPE_CODES[b.dtype]
+    memory = torch.empty(native.cpu().packed_bytes(k, n, dtype), dtype=torch.uint8)
+    native.cpu().matmul_pack(address(b), address(memory), k, n, b.stride(), dtype, torch.get_num_threads())
+    return _Packed(memory, (k, n), b.dtype)
+
+
+def _product(
+    a: torch.Tensor, b: torch.Tensor | _Packed, out: torch.Tensor | None = None, *, add: bool = False
+) -> torch.Tensor:
+    """Returns a [M, K] @ b [K, N] in the accumulation dtype, for any strides.
 
     Args:
+        a, b: float32, float64 or bfloat16.
         out: Where the product is stored, or None.
         add: Whether the product is added to `out`.
     """
-    samples, n = b.shape[:-2], b.shape[-1]
-    m, k = a.shape
-    out = b.new_empty((*samples, m, n)) if out is None else out
+    (m, k), n = a.shape, b.shape[1]
+    if out is None:
+        out = a.new_empty((m, n), dtype=accumulation_dtype(a.dtype))
+    right, right_strides = (b.memory, (0, 0)) if isinstance(b, _Packed) else (b, b.stride())
     native.cpu().matmul(
-        address(a), address(b), address(out), (math.prod(samples), m, n, k), *map(_strides, (a, b, out)), add,
-        DTYPE_CODES[out.dtype], torch.get_num_threads(),
+        address(a), address(right), address(out), (m, n, k), a.stride(), right_strides, out.stride(),
+        isinstance(b, _Packed), add, DTYPE_CODES[a.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return out
 
 
-def _strides(matrices: torch.Tensor) -> tuple[int, int, int]:
-    """Returns the strides of samples (0 where all share one matrix), rows and columns."""
-    return (matrices.stride(0) if matrices.ndim == 3 else 0), matrices.stride(-2), matrices.stride(-1)
-
-
 def _matrices(x: torch.Tensor) -> list[torch.Tensor]:
-    """Returns each sample as a matrix [C, H * W] in the accumulation dtype, as views where x has that dtype."""
+    """Returns each sample of images [N, C, H, W] as a matrix [C, H * W], as a view where the layout allows."""
     n, c, h, w = x.shape
-    x = x.to(accumulation_dtype(x.dtype))
-    if x.stride(1) == 1 and c > 1 and not x.is_contiguous():
+    if is_channels_last(x):
         return [t.reshape(h * w, c).t() for t in x.permute(0, 2, 3, 1)]
     return list(x.reshape(n, c, h * w))
 
@@ -119,51 +136,57 @@ def _blocks(k: int, hw: int) -> list[tuple[int, int]]:
 
 
 def _hidden(x, w1, b1, th, tw, gain):
-    """Returns the pooled hidden layer [N, K, th * tw] and the mask of its ReLU [N, K, bytes]."""
+    """Returns the pooled hidden layer [K, N * th * tw] as an operand, and the mask of its ReLU [N, K, bytes]."""
     n, _, h, w = x.shape
     k = w1.shape[0]
-    w1, b1 = w1.to(accumulation_dtype(x.dtype)), b1.to(accumulation_dtype(x.dtype)).contiguous()
-    pooled = w1.new_empty((n, k, th * tw))
+    dtype, operand_dtype = accumulation_dtype(x.dtype), cpu_operand_dtype(x.dtype)
+    w1, b1 = w1.to(operand_dtype), b1.to(dtype).contiguous()
+    pooled = w1.new_empty((k, n * th * tw))
     relu_mask = torch.empty((n, k, (h * w + 7) // 8), dtype=torch.uint8)
     blocks = _blocks(k, h * w)
-    z = w1.new_empty((blocks[0][1] if blocks else 0, h * w))
-    for i, matrix in enumerate(_matrices(x)):
+    z = b1.new_empty((blocks[0][1] if blocks else 0, h * w))
+    for i, matrix in enumerate(_matrices(x.to(operand_dtype))):
+        columns = _pack(matrix)
         for begin, end in blocks:
-            block = _product(w1[begin:end], matrix, z[: end - begin])
+            block = _product(w1[begin:end], columns, z[: end - begin])
             native.cpu().feature_pool(
-                address(block), address(b1[begin:]), address(pooled[i, begin:]), address(relu_mask[i, begin:]),
-                (end - begin, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
+                address(block), address(b1[begin:]), address(pooled[begin:, i * th * tw :]), pooled.stride(0),
+                address(relu_mask[i, begin:]), (end - begin, h, w, th, tw), gain, DTYPE_CODES[operand_dtype],
+                torch.get_num_threads(),
             )  # fmt: skip
     return pooled, relu_mask
 
 
 def _hidden_bwd(dpooled, relu_mask, x, w1, th, tw, gain, needs_dx, needs_dw):
-    """Returns dx in the dtype and layout of x, dw1 and db1 in the accumulation dtype."""
+    """Returns dx in the dtype and layout of x, dw1 and db1 in the accumulation dtype; dpooled is [K, N * th * tw]."""
     h, w = x.shape[2:]
     k = w1.shape[0]
-    w1, dpooled = w1.to(accumulation_dtype(x.dtype)), dpooled.contiguous()
-    dx = empty_gradient(x, w1.dtype).zero_() if needs_dx else w1.new_zeros(0)
+    dtype, operand_dtype = accumulation_dtype(x.dtype), cpu_operand_dtype(x.dtype)
+    w1 = w1.to(operand_dtype)
+    dx = empty_gradient(x, dtype).zero_() if needs_dx else w1.new_zeros(0)
     dx_matrices = _matrices(dx) if needs_dx else []
     channels_last = is_channels_last(x)
-    dw = torch.zeros_like(w1, memory_format=torch.contiguous_format) if needs_dw else w1.new_zeros(0)
+    dw = w1.new_zeros(w1.shape if needs_dw else 0, dtype=dtype)
     db = torch.zeros(k, dtype=torch.float64)
     blocks = _blocks(k, h * w)
     z = w1.new_empty((blocks[0][1] if blocks else 0, h * w))
-    for i, matrix in enumerate(_matrices(x)):
+    for i, matrix in enumerate(_matrices(x.to(operand_dtype))):
+        rows = _pack(matrix.t()) if needs_dw else None
         for begin, end in blocks:
             dz = z[: end - begin]
             native.cpu().feature_pool_bwd(
-                address(dz), address(dpooled[i, begin:]), address(relu_mask[i, begin:]), address(db[begin:]),
-                (end - begin, h, w, th, tw), gain, DTYPE_CODES[w1.dtype], torch.get_num_threads(),
+                address(dz), address(dpooled[begin:, i * th * tw :]), dpooled.stride(0), address(relu_mask[i, begin:]),
+                address(db[begin:]), (end - begin, h, w, th, tw), gain, DTYPE_CODES[operand_dtype],
+                torch.get_num_threads(),
             )  # fmt: skip
-            if needs_dw:
-                _product(dz, matrix.t(), dw[begin:end], add=True)
+            if rows is not None:
+                _product(dz, rows, dw[begin:end], add=True)
             # Either way the rows of the product lie in memory as rows.
             if needs_dx and channels_last:
                 _product(dz.t(), w1[begin:end], dx_matrices[i].t(), add=True)
             elif needs_dx:
                 _product(w1[begin:end].t(), dz, dx_matrices[i], add=True)
-    return dx.to(x.dtype), dw, db.to(w1.dtype)
+    return dx.to(x.dtype), dw, db.to(dtype)
 
 
 def _windows(size: int, out: int, like: torch.Tensor) -> torch.Tensor:
@@ -177,7 +200,7 @@ def _windows(size: int, out: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _resize(z: torch.Tensor, size: tuple[int, int], out: tuple[int, int], *, transposed: bool = False) -> torch.Tensor:
-    """Area-resizes maps [N, D, H * W] from `size` to `out`, or applies the transpose from `out` to `size`."""
+    """Area-resizes maps [D, N, H * W] from `size` to `out`, or applies the transpose from `out` to `size`."""
     rows, columns = _windows(size[0], out[0], z), _windows(size[1], out[1], z)
     if transposed:
         rows, columns = rows.t(), columns.t()
@@ -186,6 +209,6 @@ def _resize(z: torch.Tensor, size: tuple[int, int], out: tuple[int, int], *, tra
 
 
 def _pool_columns(maps: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-    """Multiplies each row of maps [N, D, H, W] by windows [T, W] and transposes: [N, D, T, H]."""
+    """Multiplies each row of maps [D, N, H, W] by windows [T, W] and transposes: [D, N, T, H]."""
     rows = maps.reshape(-1, maps.shape[3])
     return _product(rows, windows.t()).unflatten(0, maps.shape[:3]).transpose(2, 3)

@@ -27,14 +27,19 @@ def empty_gradient(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.T
     return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=image_format(x))
 
 
+def cpu_operand_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype that the CPU multiplies matrices of a dtype in."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def _kept_on_cpu(x, target, w1, w2):
     n, _, h, w = x.shape
     k, d, side = w1.shape[0], w2.shape[0], target.shape[2]
-    dtype, pooled = accumulation_dtype(x.dtype), pooled_size(x, side)
+    pooled = pooled_size(x, side)
     return (
-        x.new_empty((n, k, pooled[0] * pooled[1]), dtype=dtype),
+        x.new_empty((k, n * pooled[0] * pooled[1]), dtype=cpu_operand_dtype(x.dtype)),
         x.new_empty((n, k, (h * w + 7) // 8), dtype=torch.uint8),
-        x.new_empty((n, d, side * side), dtype=dtype),
+        x.new_empty((d, n, side * side), dtype=accumulation_dtype(x.dtype)),
     )
 
 

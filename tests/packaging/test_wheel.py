@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native import requires_native
+from tests.native import PRODUCT_ISAS, REQUIRED_FLAGS, requires_native
 from tests.selection import FULL, kept
 
 from .conftest import ROOT, copy_sources, environment
@@ -107,20 +107,23 @@ def test_instruction_sets_are_asked_for_by_name(compilation):
     machine: dict[str, set[str]] = {}
     for target, flags in statement.findall((compilation / "build.ninja").read_text()):
         machine.setdefault(target, set()).update(re.findall(r"(?<=\s)-m\S+", flags))
-    assert machine.keys() == {"_cpu", "hsr_cpu_base", "hsr_cpu_avx2", "hsr_cpu_avx512"}
+    assert machine.keys() == {"_cpu", *(f"hsr_cpu_{isa}" for isa in REQUIRED_FLAGS)}
     assert machine["_cpu"] == machine["hsr_cpu_base"] == set()
     assert machine["hsr_cpu_avx2"] == {"-mavx2", "-mfma", "-mf16c"}
     assert machine["hsr_cpu_avx512"] > {"-mavx512f", "-mavx2"}
+    added = {isa: machine[f"hsr_cpu_{isa}"] - machine["hsr_cpu_avx512"] for isa in PRODUCT_ISAS}
+    assert added == {"amx": {"-mamx-tile", "-mamx-bf16"}, "avx512_bf16": {"-mavx512bf16"}}
     assert not any("arch" in flag or "tune" in flag for flags in machine.values() for flag in flags)
 
 
-@pytest.mark.parametrize("isa", kept([pytest.param("avx2", marks=FULL), "avx512"]))
+@pytest.mark.parametrize("isa", kept([pytest.param("avx2", marks=FULL), "avx512", *PRODUCT_ISAS]))
 def test_no_function_is_shared_between_instruction_sets(compilation, isa):
     """The linker keeps one copy of an inline function; if for AVX-512, it would crash lesser processors."""
     command = ["cmake", "--build", compilation, "--target", f"hsr_cpu_{isa}"]
     subprocess.run(command, env=environment(), capture_output=True, check=True)
     objects = [*compilation.glob(f"CMakeFiles/hsr_cpu_{isa}.dir/**/*.o")]
-    assert {"bias_act.cpp.o", "matmul.cpp.o"} <= {path.name for path in objects}
+    expected = {"matmul.cpp.o"} if isa in PRODUCT_ISAS else {"bias_act.cpp.o", "matmul.cpp.o"}
+    assert expected <= {path.name for path in objects}
     for path in objects:
         symbols = run("nm", "--demangle", "--defined-only", str(path)).splitlines()
         shared = [line for line in symbols if re.match(r"\S+ [WVu] ", line) and f"hsr::{isa}::" not in line]

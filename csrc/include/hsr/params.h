@@ -204,32 +204,40 @@ struct DemodulationParams {
 };
 
 // The hidden layer of the HSR loss, a block of k rows at a time: relu(z + b) * gain, area-pooled from h x w to th x tw.
+// What a matrix product takes next, pooled and dz, has the operands' dtype, all else its accumulation type.
 struct FeaturePoolParams {
-  // [k, h * w]. Forward: the pre-activation without its bias. Backward: written with its gradient.
+  // [k, h * w]. Forward: the pre-activation without its bias, which is overwritten.
   void* z;
+  // Backward: [k, h * w], the gradient of z, which is written.
+  void* dz;
   // Forward: [k].
   const void* b;
-  // [k, th * tw]. Forward: the output. Backward: its gradient.
+  // [k, th * tw], rows pooled_row elements apart. Forward: the output. Backward: its gradient.
   void* pooled;
+  int64_t pooled_row;
   // [k, ceil(h * w / 8)]: one bit per element, set where the ReLU passes.
   uint8_t* mask;
   // Backward: [k], added to.
   double* db;
   int64_t k, h, w, th, tw;
   double gain;
-  // float32 or float64.
+  // Of the operands: float32, float64 or bfloat16.
   DType dtype;
 };
 
-// c [m, n] = a [m, k] @ b [k, n] for each matrix of a batch, or added to c; strides are in elements.
+// A packed right matrix has its columns and terms (rows) filled up to multiples of these.
+constexpr int64_t kPackedColumns = 64, kPackedTerms = 32;
+
+// c [m, n] = a [m, k] @ b [k, n], or added to c; strides are in elements. The packing of b is an operation of its own,
+// which reads b and writes c.
 struct MatmulParams {
   const void *a, *b;
-  // The columns of c lie next to each other.
+  // In the accumulation type, the columns next to each other; or the packed b.
   void* c;
-  int64_t batch, m, n, k;
-  int64_t a_batch, a_row, a_column, b_batch, b_row, b_column, c_batch, c_row;
-  bool add;
-  // float32 or float64.
+  int64_t m, n, k;
+  int64_t a_row, a_column, b_row, b_column, c_row;
+  bool add, b_is_packed;
+  // That of a and b: float32, float64 or bfloat16.
   DType dtype;
 };
 

@@ -41,6 +41,7 @@ HSR_HD uint32_t float_to_bits(float value) {
 
 HSR_HD float widen(float v) { return v; }
 HSR_HD float narrow(float v, float) { return v; }
+HSR_HD double narrow(double v, double) { return v; }
 
 HSR_HD float widen(bfloat16 v) { return bits_to_float(uint32_t(v.bits) << 16); }
 
