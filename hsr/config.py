@@ -75,7 +75,8 @@ class Config:
     minibatch_std_group: Annotated[int, Range(1, 2**16)] = 4
     # Skip connections in the discriminator's blocks.
     residual_discriminator: bool = True
-    # Dtype of the activations at the highest resolutions, while weights stay float32. CPUs use float32 instead of fp16.
+    # Dtype of the activations at the highest resolutions, while weights stay float32. CPUs have no fp16: a new run's
+    # becomes bf16 where hsr.training.machine finds that faster; else they use float32 instead.
     mixed_precision: Literal["fp16", "bf16", "off"] = "fp16"
     # Number of these resolutions; 4x4 is never one.
     mixed_precision_resolutions: Annotated[int, Range(0, 16)] = 4
@@ -107,7 +108,8 @@ class Config:
     hsr_spatial_gamma: Annotated[float, Range(0, 1)] = 1.0
     # Regularize by the encoder's class token in the place of its feature maps.
     hsr_class_token: bool = False
-    # Dtype of the encoder's targets and of the loss, while weights stay float32; auto: bfloat16 on CUDA.
+    # Dtype of the encoder's targets and of the loss, while weights stay float32; auto: bfloat16 on CUDA, and on CPUs
+    # where hsr.training.machine decides so.
     hsr_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     encoder: str = "auto"
     encoder_weights: str | None = None
@@ -158,7 +160,7 @@ class Config:
     # File of weights that the networks start from; None: they start untrained.
     start: str | None = None
     seed: Annotated[int, Range(0, MAX_SEED)] = 0
-    # CPU threads; None: PyTorch's choice.
+    # CPU threads; None: hsr.training.machine measures which number is fastest.
     threads: Annotated[int, Range(1, 1024)] | None = None
     # Multiply float32 with the 10 bits of TF32 on GPUs.
     tf32: bool = False

@@ -29,9 +29,11 @@ Switch = Annotated[
 ]
 
 
-def option(metavar: str, default: str = PRESET_DEFAULT, name: str | None = None) -> Any:
-    """Describes an option: what its value is called, its default in words, and its name if not the field's."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, name=name)
+def option(
+    metavar: str, default: str = PRESET_DEFAULT, name: str | None = None, aliases: list[str] | None = None
+) -> Any:
+    """Describes an option: what its value is called, its default in words, its name if not the field's, other names."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, name=name, aliases=aliases)
 
 
 def argument(kind: type, field: str) -> Any:

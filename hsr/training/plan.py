@@ -25,6 +25,7 @@ from .checks import (
     check_transfer,
 )
 from .continuation import check_continuation
+from .machine import decide_precision
 from .origin import Origin, find_origin
 from .split import decide
 
@@ -75,6 +76,9 @@ def make_plan(options: TrainOptions, console: Console, device: torch.device) -> 
     if not origin.is_restart:
         config = dataclasses.replace(config, **_overrides(options, origin, config, data) | {"resize": resize})
     config, sentences = decide(config, dataset)
+    if origin.run is None:
+        config, precision_sentences = decide_precision(config, dataset.resolution, device)
+        sentences += precision_sentences
     for sentence in sentences:
         console.print(sentence)
     config.require_channels(dataset.resolution)

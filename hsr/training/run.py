@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hsr train`: from options to a run folder, through training to the summary."""
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from .evaluation import Evaluator
 from .grids import SampleGrid
 from .logs import RunLog
 from .loop import TrainingLoop
+from .machine import decide_threads
 from .origin import forget_run, remember_run
 from .plan import Plan, describe, make_plan
 from .profiling import StepProfiler
@@ -68,6 +70,11 @@ def _memory_errors_in_words() -> Iterator[None]:
 
 
 def _train(options: TrainOptions, plan: Plan, ranks: Ranks, console: Console) -> None:
+    if plan.device.type == "cpu" and ranks.count == 1:
+        config, sentences = decide_threads(plan.config, plan.dataset.resolution, console)
+        plan = dataclasses.replace(plan, config=config)
+        for sentence in sentences:
+            console.print(sentence)
     config = plan.config
     if plan.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
