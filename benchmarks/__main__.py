@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add = command("report", "commands", "report", "Print the Markdown table of a measurement.")
     add("csv", type=Path, help="what `run --out` wrote")
 
-    about = "Print what GPU cases move, and the floor on three chips."
+    about = "Print what GPU cases move, and the floor on three chips; of training, what each phase launches."
     add = command("roofline", "commands", "roofline_table", about)
     add("--case", default="", help="only the cases whose name contains this")
     add("--operators", action="store_true", help="list all operators, not only those that move too much")

@@ -13,8 +13,8 @@ from rich.table import Table
 
 import hsr_kernels
 
-from . import overhead, roofline
-from .case import select
+from . import overhead, roofline, steps
+from .case import Case, select
 from .cpu import report as cpu_report
 from .cpu.cases import CASES
 from .cpu.measure import Options, measure_case
@@ -83,6 +83,8 @@ def report(csv: Path) -> None:
 def roofline_table(case: str = "", operators: bool = False, most: float = roofline.MAX_MOVED_RATIO) -> None:
     """Prints the fewest bytes and operations of each GPU case, what operators move, and the floor on three chips.
 
+    Of a training step it prints what each phase launches and calls.
+
     Nothing is measured: the Triton implementations run on tensors without data, and what their launches and PyTorch's
     own operators take and return is added up. Floors come from data sheets (memory bandwidth; dense tensor-core rates,
     plain float32 for float32). Exits with 1 where a fused operator moves more than `most` times its fewest bytes.
@@ -95,6 +97,13 @@ def roofline_table(case: str = "", operators: bool = False, most: float = roofli
     cases = select(case, GPU_CASES)
     if importlib.util.find_spec("triton") is None:
         fail("the Triton implementations are traced, and Triton isn't installed")
+    for current in cases:
+        # An encoder's features can't be compared without their values.
+        if current.is_training and not current.size["encoder"]:
+            _show_phases(current, operators)
+    cases = [current for current in cases if not current.is_training]
+    if not cases:
+        return
     table, parts = Table(*roofline.HEADER, box=SIMPLE), Table(*roofline.OPERATORS_HEADER, box=SIMPLE)
     faults = 0
     for current in cases:
@@ -115,6 +124,26 @@ def roofline_table(case: str = "", operators: bool = False, most: float = roofli
     console.print(f"{faults or 'no'} {sentence}", highlight=False)
     if faults:
         raise SystemExit(1)
+
+
+def _show_phases(case: Case, operators: bool) -> None:
+    """Prints what the phases of a training step launch and call; with `operators` by kernel and operator too."""
+    table, parts = Table(*steps.HEADER, box=SIMPLE), Table(*steps.PARTS_HEADER, box=SIMPLE)
+    with console.status(case.title):
+        counts = steps.count_step(**case.size)
+    for count in counts:
+        table.add_row(*count.cells())
+        for row in count.part_cells():
+            parts.add_row(*row)
+    console.print(case.title, highlight=False)
+    console.print(table)
+    console.print(
+        "launches: of Triton kernels. operations: PyTorch's own that touch data, within the library's operators or "
+        "between them; their bytes leave out those of convolutions.",
+        highlight=False,
+    )
+    if operators:
+        console.print(parts)
 
 
 def overhead_table(csv: Path | None = None) -> None:

@@ -32,6 +32,7 @@ aten = torch.ops.aten
 _WITHOUT_DATA = {
     aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default,
     aten._unsafe_view.default, aten._reshape_alias.default, aten.detach.default,
+    aten.promote_types.default,
 }  # fmt: skip
 # Operators that write a tensor and only look at the shape of another one.
 _WRITE_ONLY = {
@@ -152,13 +153,20 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.operators: dict[str, Traffic] = {}
         # Of the fused operator that is running.
         self.running: Traffic | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew."""
+        self.operators: dict[str, Traffic] = {}
+        # What operators consist of: kernel, or operator of PyTorch's -> (calls, bytes).
+        self.launches: dict[str, tuple[int, int]] = {}
+        self.calls: dict[str, tuple[int, int]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        # These ask for a tensor's properties.
-        if func.namespace == "prim":
+        # These ask for a tensor's properties, and a profiler marks optimizers.
+        if func.namespace in ("prim", "profiler"):
             return func(*args, **(kwargs or {}))
         # Without the overload: of the library's operators that is the backend.
         name = func._schema.name
@@ -188,6 +196,9 @@ class _Counter(TorchDispatchMode):
 
     def _count(self, name: str, moved: int, launched: int = 0) -> None:
         traffic = Traffic(1, moved, moved, {name: moved}, launched)
+        parts = self.launches if launched else self.calls
+        calls, before = parts.get(name, (0, 0))
+        parts[name] = calls + 1, before + moved
         if self.running is None:
             self._add(name, traffic)
         else:
@@ -243,7 +254,7 @@ def estimate(case: Case, route: str | None = None) -> Iterator[Work]:
             dtype = torch.bfloat16 if case.dtype == torch.float16 else case.dtype
             work = replace(case, dtype=dtype).workload()
             tensors = [*work.inputs, *work.parameters]
-            counter.operators.clear()
+            counter.forget()
             gradients: Sequence[torch.Tensor] = ()
             if phase == FORWARD:
                 with torch.no_grad():

@@ -18,7 +18,8 @@ def complete(function):
         # A recorded program can't contain a Python Function, and knows nothing of `no_weight_gradients` anyway.
         if is_differentiated(weight) and not is_recorded():
             weight = DropGradient.apply(weight)
-        if input.dtype != torch.float16 or input.device.type != "cpu":
+        # A tensor without data that stands for a GPU's says so by `is_cuda` alone.
+        if input.dtype != torch.float16 or input.device.type != "cpu" or input.is_cuda:
             return function(input, weight, bias, *args, **kwargs)
         bias = None if bias is None else bias.float()
         return function(input.float(), weight.float(), bias, *args, **kwargs).half()
