@@ -152,9 +152,11 @@ class GANLoss(nn.Module):
         G, D, _ = self._networks
         with torch.no_grad():
             fake = G.synthesis(self._mixed_codes(z, c))
-        # Two calls: real and generated images must not share a group of the minibatch standard deviation.
-        fake_logits = D(self._augmented(fake), c)
-        real_logits = self._real_logits(real, real_c)
+        images = torch.cat([self._augmented(fake), self._augmented(real)])
+        classes = None if c is None or real_c is None else torch.cat([c, real_c])
+        # Two batches: real and generated images must not share a group of the minibatch standard deviation.
+        fake_logits, real_logits = D(images, classes, batches=2).chunk(2)
+        self._report(real_logits)
         loss = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
         stats = {
             "Loss/D/gan": loss.detach(),
@@ -165,8 +167,10 @@ class GANLoss(nn.Module):
 
     def discriminator_r1(self, real: Tensor, real_c: Tensor | None) -> tuple[Tensor, Stats]:
         """Returns R1: half gamma times the mean squared norm of D's gradient at the real images [N, 3, R, R]."""
+        _, D, _ = self._networks
         real = real.detach().requires_grad_()
-        logits = self._real_logits(real, real_c)
+        logits = D(self._augmented(real), real_c)
+        self._report(logits)
         with no_weight_gradients():
             (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
         penalty = gradient.square().sum(dim=[1, 2, 3])
@@ -176,23 +180,21 @@ class GANLoss(nn.Module):
         (augment,) = self._augment
         return images if augment is None else augment(images)
 
-    def _real_logits(self, real: Tensor, real_c: Tensor | None) -> Tensor:
-        """Returns the discriminator's logits [N, 1] of augmented real images, and reports them."""
-        _, D, _ = self._networks
-        logits = D(self._augmented(real), real_c)
+    def _report(self, real_logits: Tensor) -> None:
         if self._on_real_logits is not None:
-            self._on_real_logits(logits)
-        return logits
+            self._on_real_logits(real_logits)
 
     def _mixed_codes(self, z: Tensor, c: Tensor | None, update_w_avg: bool = False) -> Tensor:
         """Returns ws [N, num_ws, w_dim] with style mixing: from a random layer on, another code of the same class."""
         G, _, _ = self._networks
-        ws = G.mapping(z, c, update_w_avg=update_w_avg)
         if self.style_mixing_prob == 0:
-            return ws
+            return G.mapping(z, c, update_w_avg=update_w_avg)
         layer = torch.arange(G.num_ws, device=z.device)
         cutoff = torch.randint(1, G.num_ws, [], device=z.device)
         mix = (layer >= cutoff) & (torch.rand([], device=z.device) < self.style_mixing_prob)
         # A mask, unlike a slice, does not wait for the cutoff from the GPU.
         second_z = parts.randn(*z.shape, dtype=z.dtype, device=z.device)
-        return torch.where(mix[:, None], G.mapping(second_z, c), ws)
+        w, second_w = G.mapping.map(torch.cat([z, second_z]), None if c is None else torch.cat([c, c])).chunk(2)
+        if update_w_avg:
+            G.mapping.follow(w)
+        return torch.where(mix[:, None], second_w[:, None], w[:, None])

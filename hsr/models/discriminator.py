@@ -23,17 +23,19 @@ from .layers import Conv2dLayer, FullyConnected
 from .mapping import LatentMLP
 
 
-def minibatch_std(x: Tensor, group_size: int, eps: float = 1e-8) -> Tensor:
+def minibatch_std(x: Tensor, group_size: int, batches: int = 1, eps: float = 1e-8) -> Tensor:
     """Appends one feature map that holds the standard deviation of the features over groups of samples.
 
-    x [N, C, H, W] to [N, C + 1, H, W]. A group has the largest size up to `group_size` that divides N.
+    x [B * N, C, H, W] to [B * N, C + 1, H, W], for `batches` B one after another, whose samples share no group. A group
+    has the largest size up to `group_size` that divides N.
     """
-    n, c, h, w = x.shape
+    total, c, h, w = x.shape
+    n = total // batches
     group = max(size for size in range(1, min(group_size, max(n, 1)) + 1) if n % size == 0)
-    # Sample i belongs to group i mod (N / group): neighbours in the batch differ in group.
-    grouped = x.reshape(group, n // group, c, h, w)
-    std = (grouped.var(dim=0, correction=0) + eps).sqrt().mean(dim=[1, 2, 3])
-    feature = std.repeat(group).reshape(n, 1, 1, 1).expand(-1, -1, h, w)
+    # Sample i of a batch belongs to group i mod (N / group): neighbours in the batch differ in group.
+    grouped = x.reshape(batches, group, n // group, c, h, w)
+    std = (grouped.var(dim=1, correction=0) + eps).sqrt().mean(dim=[2, 3, 4])
+    feature = std.repeat(1, group).reshape(total, 1, 1, 1).expand(-1, -1, h, w)
     return torch.cat([x, feature], dim=1)
 
 
@@ -115,17 +117,22 @@ class Discriminator(ActivationLayout, nn.Module):
         self.out = FullyConnected(width, 1 if c_dim == 0 else label_dim)
         self.embed = LatentMLP(0, c_dim, label_dim, num_layers=mapping_layers) if c_dim > 0 else None
 
-    def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
-        """Maps images [N, img_channels, R, R] and one-hot c [N, c_dim] to logits [N, 1]."""
+    def forward(self, img: Tensor, c: Tensor | None = None, batches: int = 1) -> Tensor:
+        """Maps images [N, img_channels, R, R] and one-hot c [N, c_dim] to logits [N, 1].
+
+        They may be several `batches` of one size, one after another, each with the logits that it would have alone.
+        """
         expected = (self.img_channels, self.resolution, self.resolution)
         if img.ndim != 4 or img.shape[1:] != expected:
             raise ValueError(f"img must be [N, {', '.join(map(str, expected))}], got {tuple(img.shape)}")
+        if len(img) % batches:
+            raise ValueError(f"img must hold {batches} batches of one size, got {len(img)} images")
         x = img
         for i, block in enumerate(self.blocks.values()):
             assert isinstance(block, DiscriminatorBlock)
             x = self.laid_out(x, activation_dtype(img, self.low_precision_dtype if block.low_precision else None))
             x = block(self.from_rgb(x) if i == 0 else x)
-        x = self.conv(minibatch_std(x.to(img.dtype), self.minibatch_std_group))
+        x = self.conv(minibatch_std(x.to(img.dtype), self.minibatch_std_group, batches))
         x = self.out(self.fc(x.flatten(1)))
         if self.embed is None:
             return x

@@ -66,8 +66,7 @@ class FilteredModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        taps = setup_filter(list(RESAMPLE_TAPS), device=torch.get_default_device())
-        self.register_buffer("resample_filter", taps, persistent=False)
+        self.register_buffer("resample_filter", _taps(torch.get_default_device()), persistent=False)
         self.register_load_state_dict_post_hook(FilteredModule._follow_weights)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FilteredModule":
@@ -76,13 +75,18 @@ class FilteredModule(nn.Module):
         return self
 
     def _refill(self, device: torch.device) -> None:
-        self.resample_filter = setup_filter(list(RESAMPLE_TAPS), device=device).to(self.resample_filter.dtype)
+        self.resample_filter = _taps(device).to(self.resample_filter.dtype)
 
     def _follow_weights(self, _: object) -> None:
         """Moves the filter of a module on the meta device to where its weights were assigned from."""
         weight = next(self.parameters())
         if self.resample_filter.is_meta and not weight.is_meta:
             self._refill(weight.device)
+
+
+def _taps(device: torch.device) -> Tensor:
+    # Along one axis: applied along both, they take half the arithmetic of their outer product.
+    return setup_filter(list(RESAMPLE_TAPS), device=device, separable=True)
 
 
 class Conv2dLayer(FilteredModule):
@@ -114,10 +118,14 @@ class Conv2dLayer(FilteredModule):
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """Maps x [N, in_channels, H, W] to [N, out_channels, H / down, W / down]; `gain` scales output and clamp."""
-        weight = (self.weight * self.weight_gain).to(x.dtype)
+        # Without bias, activation and clamp the gain is the weight's, and the convolution is all there is.
+        is_bare = self.activation == "linear" and self.bias is None and self.conv_clamp is None
+        weight = (self.weight * (self.weight_gain * (gain if is_bare else 1.0))).to(x.dtype)
         x = conv2d_resample(
             x, weight, f=self.resample_filter if self.down > 1 else None, down=self.down, padding=self.padding
         )
+        if is_bare:
+            return x
         bias = None if self.bias is None else self.bias.to(x.dtype)
         act_gain = gain * (math.sqrt(2) if self.activation == "lrelu" else 1.0)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain

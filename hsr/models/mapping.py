@@ -81,12 +81,16 @@ class MappingNetwork(LatentMLP):
         """
         w = self.map(z, c)
         if update_w_avg:
-            mean = w.detach().mean(dim=0)
-            # One overflow must not stay in the mean forever.
-            mean = torch.where(mean.isfinite(), mean, self.w_avg)
-            self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
+            self.follow(w)
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)
         return ws if truncation_psi == 1.0 else self.truncate(ws, truncation_psi, truncation_cutoff)
+
+    def follow(self, w: Tensor) -> None:
+        """Lets `w_avg` follow the codes w [N, w_dim] of a batch."""
+        mean = w.detach().mean(dim=0)
+        # One overflow must not stay in the mean forever.
+        mean = torch.where(mean.isfinite(), mean, self.w_avg)
+        self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_beta))
 
     def truncate(self, ws: Tensor, psi: float | Tensor, cutoff: int | None = None) -> Tensor:
         """Pulls the first `cutoff` layers (None: all) of ws [N, num_ws, w_dim] towards `w_avg`.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from ..config import PATH_LENGTH_SHRINK, Config
 from ..losses import GANLoss, Stats
@@ -259,8 +258,8 @@ class Trainer:
         """Takes a step unless a gradient isn't finite, and returns whether it was skipped, a scalar on the device."""
         gradients = [parameter.grad for parameter in _trained_parameters(optimizer) if parameter.grad is not None]
         self.ranks.sum_(gradients)
-        # The largest magnitude is finite if all are, and unlike a sum it cannot overflow.
-        is_skipped = ~get_total_norm(gradients, norm_type=float("inf")).isfinite()
+        # A largest magnitude is finite if all are, and unlike a sum it cannot overflow.
+        is_skipped = ~torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all()
         # Fused optimizers read this on the device, so that no step waits for its value.
         optimizer.found_inf = is_skipped.float()  # type: ignore[attr-defined]
         optimizer.step()
