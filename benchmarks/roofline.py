@@ -32,7 +32,7 @@ aten = torch.ops.aten
 _WITHOUT_DATA = {
     aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default,
     aten._unsafe_view.default, aten._reshape_alias.default, aten.detach.default,
-    aten.promote_types.default,
+    aten.promote_types.default, aten.new_empty_strided.default,
 }  # fmt: skip
 # Operators that write a tensor and only look at the shape of another one.
 _WRITE_ONLY = {

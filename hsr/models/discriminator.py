@@ -8,10 +8,12 @@ and Koyama, "cGANs with Projection Discriminator" (2018).
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from .equalized import EqualizedLayer, Prepared, prepared
 from .generator import (
     ActivationLayout,
     activation_dtype,
@@ -48,16 +50,21 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.low_precision = low_precision
         self.conv0 = Conv2dLayer(in_channels, in_channels, 3, activation="lrelu", conv_clamp=conv_clamp)
-        self.conv1 = Conv2dLayer(in_channels, out_channels, 3, activation="lrelu", down=2, conv_clamp=conv_clamp)
-        self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2) if residual else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps x [N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
-        if self.skip is None:
-            return self.conv1(self.conv0(x))
         # The sum of two branches of unit variance is brought back to unit variance.
-        gain = math.sqrt(0.5)
-        return self.skip(x, gain=gain) + self.conv1(self.conv0(x), gain=gain)
+        gain = math.sqrt(0.5) if residual else 1.0
+        self.conv1 = Conv2dLayer(
+            in_channels, out_channels, 3, activation="lrelu", down=2, conv_clamp=conv_clamp, gain=gain
+        )
+        self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2, gain=gain) if residual else None
+
+    def equalized_layers(self) -> list[EqualizedLayer]:
+        """Returns the layers whose parameters are prepared."""
+        return [layer for layer in (self.conv0, self.conv1, self.skip) if layer is not None]
+
+    def forward(self, x: Tensor, parameters: Mapping[EqualizedLayer, Prepared]) -> Tensor:
+        """Maps x [N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
+        y = self.conv1(self.conv0(x, parameters[self.conv0]), parameters[self.conv1])
+        return y if self.skip is None else self.skip(x, parameters[self.skip]) + y
 
 
 class Discriminator(ActivationLayout, nn.Module):
@@ -128,12 +135,22 @@ class Discriminator(ActivationLayout, nn.Module):
         if len(img) % batches:
             raise ValueError(f"img must hold {batches} batches of one size, got {len(img)} images")
         x = img
-        for i, block in enumerate(self.blocks.values()):
-            assert isinstance(block, DiscriminatorBlock)
-            x = self.laid_out(x, activation_dtype(img, self.low_precision_dtype if block.low_precision else None))
-            x = block(self.from_rgb(x) if i == 0 else x)
-        x = self.conv(minibatch_std(x.to(img.dtype), self.minibatch_std_group, batches))
-        x = self.out(self.fc(x.flatten(1)))
+        blocks = [block for block in self.blocks.values() if isinstance(block, DiscriminatorBlock)]
+        dtypes = [activation_dtype(img, self.low_precision_dtype if block.low_precision else None) for block in blocks]
+        parameters = prepared(
+            [
+                (self.from_rgb, dtypes[0]),
+                *((layer, dtypes[i]) for i, block in enumerate(blocks) for layer in block.equalized_layers()),
+                *((layer, img.dtype) for layer in (self.conv, self.fc, self.out)),
+            ]
+        )
+        for i, block in enumerate(blocks):
+            x = self.laid_out(x, dtypes[i])
+            x = block(self.from_rgb(x, parameters[self.from_rgb]) if i == 0 else x, parameters)
+        x = minibatch_std(x.to(img.dtype), self.minibatch_std_group, batches)
+        # The layout here is that of all gradients of images, down to the first block.
+        x = self.conv(self.laid_out(x, img.dtype), parameters[self.conv])
+        x = self.out(self.fc(x.flatten(1), parameters[self.fc]), parameters[self.out])
         if self.embed is None:
             return x
         return (x * self.embed.map(None, c)).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])

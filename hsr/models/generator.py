@@ -5,7 +5,7 @@ Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (
 precision with clamped activations as in "Training Generative Adversarial Networks with Limited Data" (2020).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from hsr_kernels import upsample2d
 from hsr_kernels._dispatch.functions import is_batched
 
-from .layers import FilteredModule, StyledLayer, ToRGB
+from .equalized import EqualizedLayer, Prepared, prepared
+from .layers import FilteredModule, FullyConnected, StyledLayer, ToRGB
 from .mapping import MappingNetwork
 
 NOISE_MODES = ("random", "const", "none")
@@ -107,12 +108,19 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
         self.num_conv = 1 if self.conv0 is None else 2
 
-    def forward(self, x: Tensor, ws: Sequence[Tensor], noise_mode: str) -> tuple[Tensor, Tensor]:
+    def affine_layers(self) -> list[FullyConnected]:
+        """Returns the layers from latent codes to styles."""
+        styled = (self.conv1,) if self.conv0 is None else (self.conv0, self.conv1)
+        return [layer.affine for layer in (*styled, self.torgb)]
+
+    def forward(
+        self, x: Tensor, ws: Sequence[Tensor], noise_mode: str, parameters: Mapping[EqualizedLayer, Prepared]
+    ) -> tuple[Tensor, Tensor]:
         """Maps x and the block's `num_conv` + 1 latent codes to features [N, C, R, R] and RGB [N, 3, R, R]."""
         if self.conv0 is not None:
-            x = self.conv0(x, ws[0], noise_mode)
-        x = self.conv1(x, ws[-2], noise_mode)
-        return x, self.torgb(x, ws[-1]).to(ws[0].dtype)
+            x = self.conv0(x, ws[0], noise_mode, parameters[self.conv0.affine])
+        x = self.conv1(x, ws[-2], noise_mode, parameters[self.conv1.affine])
+        return x, self.torgb(x, ws[-1], parameters[self.torgb.affine]).to(ws[0].dtype)
 
 
 class SynthesisNetwork(ActivationLayout, FilteredModule):
@@ -174,12 +182,13 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         self._check(ws, resolutions, noise_mode)
         x = self.const.unsqueeze(0).expand(ws.shape[0], -1, -1, -1)
         codes = ws.unbind(dim=1)
+        parameters = prepared((layer, ws.dtype) for block in self._blocks() for layer in block.affine_layers())
         img: Tensor | None = None
         features = {}
         start = 0
         for r, block in zip(self.resolutions, self._blocks(), strict=True):
             x = self.laid_out(x, activation_dtype(ws, self.low_precision_dtype if block.low_precision else None))
-            x, rgb = block(x, codes[start : start + block.num_conv + 1], noise_mode)
+            x, rgb = block(x, codes[start : start + block.num_conv + 1], noise_mode, parameters)
             img = rgb if img is None else upsample2d(img, self.resample_filter, up=2) + rgb
             start += block.num_conv
             if r in resolutions:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks of the StyleGAN2 networks, with equalized learning rate.
+"""Building blocks of the StyleGAN2 networks.
 
-Source: Karras et al., "Progressive Growing of GANs" (2018), section 4.1, and "Analyzing and Improving the
-Image Quality of StyleGAN" (2020), sections 2 and 3.
+Layers with equalized learning rate take their parameters as the network has prepared them, or prepare them themselves.
+
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), sections 2 and 3.
 """
 
 import math
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from hsr_kernels import bias_act, conv2d_resample, modulated_conv2d, setup_filter
 
 from .. import parts
+from .equalized import EqualizedLayer, Prepared
 
 RESAMPLE_TAPS = (1, 3, 3, 1)
 
@@ -23,12 +25,11 @@ def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
-class FullyConnected(nn.Module):
-    """Linear layer on [N, in_features] with equalized learning rate, followed by an activation.
+class FullyConnected(EqualizedLayer):
+    """Linear layer on [N, in_features], followed by an activation.
 
-    The stored weights are N(0, 1) / `lr_multiplier`; the gain of the layer is applied at run time, so an
-    optimizer that normalises gradients (Adam) moves every layer at the same relative speed, and a layer with
-    `lr_multiplier` 0.01 a hundred times slower.
+    The stored weights are N(0, 1) / `lr_multiplier`, so that Adam moves a layer with `lr_multiplier` 0.01 a hundred
+    times slower. What is linear is multiplied by `gain`.
     """
 
     def __init__(
@@ -39,17 +40,18 @@ class FullyConnected(nn.Module):
         activation: str = "linear",
         lr_multiplier: float = 1.0,
         bias_init: float = 0.0,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
+        self.weight_gain = gain * lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = gain * lr_multiplier
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = (self.weight * self.weight_gain).to(x.dtype)
-        bias = (self.bias * self.bias_gain).to(x.dtype)
+    def forward(self, x: Tensor, parameters: Prepared | None = None) -> Tensor:
+        weight, bias = self.prepared(x.dtype) if parameters is None else parameters
+        assert bias is not None
         if self.activation == "linear":
             return torch.addmm(bias, x, weight.t())
         return bias_act(x @ weight.t(), bias, act=self.activation)
@@ -89,11 +91,11 @@ def _taps(device: torch.device) -> Tensor:
     return setup_filter(list(RESAMPLE_TAPS), device=device, separable=True)
 
 
-class Conv2dLayer(FilteredModule):
-    """Convolution with equalized learning rate, FIR down-sampling and an activation.
+class Conv2dLayer(FilteredModule, EqualizedLayer):
+    """Convolution with FIR down-sampling and an activation.
 
     `kernel_size` is odd; the image [N, in_channels, H, W] is padded to keep its size, then shrunk by
-    `down`.
+    `down`. `gain` scales output and clamp.
     """
 
     def __init__(
@@ -106,30 +108,29 @@ class Conv2dLayer(FilteredModule):
         activation: str = "linear",
         down: int = 1,
         conv_clamp: float | None = None,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.down = down
-        self.conv_clamp = conv_clamp
+        self.clamp = None if conv_clamp is None else conv_clamp * gain
         self.padding = kernel_size // 2
+        # Without bias, activation and clamp the gain is the weight's, and the convolution is all there is.
+        self.is_bare = activation == "linear" and not bias and conv_clamp is None
+        self.act_gain = gain * (math.sqrt(2) if activation == "lrelu" else 1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.weight_gain = (gain if self.is_bare else 1.0) / math.sqrt(in_channels * kernel_size**2)
 
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """Maps x [N, in_channels, H, W] to [N, out_channels, H / down, W / down]; `gain` scales output and clamp."""
-        # Without bias, activation and clamp the gain is the weight's, and the convolution is all there is.
-        is_bare = self.activation == "linear" and self.bias is None and self.conv_clamp is None
-        weight = (self.weight * (self.weight_gain * (gain if is_bare else 1.0))).to(x.dtype)
+    def forward(self, x: Tensor, parameters: Prepared | None = None) -> Tensor:
+        """Maps x [N, in_channels, H, W] to [N, out_channels, H / down, W / down]."""
+        weight, bias = self.prepared(x.dtype) if parameters is None else parameters
         x = conv2d_resample(
             x, weight, f=self.resample_filter if self.down > 1 else None, down=self.down, padding=self.padding
         )
-        if is_bare:
+        if self.is_bare:
             return x
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        act_gain = gain * (math.sqrt(2) if self.activation == "lrelu" else 1.0)
-        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        return bias_act(x, bias, act=self.activation, gain=act_gain, clamp=clamp)
+        return bias_act(x, bias, act=self.activation, gain=self.act_gain, clamp=self.clamp)
 
 
 class StyledLayer(FilteredModule):
@@ -169,21 +170,22 @@ class StyledLayer(FilteredModule):
             noise = parts.randn(*shape, dtype=self.noise_const.dtype, device=x.device)
         else:
             noise = self.noise_const.reshape(1, 1, self.resolution, self.resolution)
-        return (noise * self.noise_strength).to(x.dtype)
+        return noise * self.noise_strength
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, noise_mode: str, affine: Prepared | None = None) -> Tensor:
         """Maps x [N, in_channels, R / up, R / up] and w [N, w_dim] to [N, out_channels, R, R]."""
+        # The operator has all but x in its own dtype, which it casts to that of x where it must.
         return modulated_conv2d(
             x,
-            self.weight.to(x.dtype),
-            self.affine(w).to(x.dtype),
+            self.weight,
+            self.affine(w, affine),
             noise=self.noise(x, noise_mode),
             up=self.up,
             padding=1,
             resample_filter=self.resample_filter if self.up > 1 else None,
             # Layers that upsample convolve and the others correlate, as in published networks.
             flip_weight=self.up == 1,
-            bias=self.bias.to(x.dtype),
+            bias=self.bias,
             act="lrelu",
             clamp=self.conv_clamp,
         )
@@ -195,18 +197,18 @@ class ToRGB(nn.Module):
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None = None) -> None:
         super().__init__()
         self.conv_clamp = conv_clamp
-        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
+        # The gain of the convolution's weights is that of its styles.
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0, gain=1 / math.sqrt(in_channels))
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
-        self.weight_gain = 1 / math.sqrt(in_channels)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        styles = self.affine(w) * self.weight_gain
+    def forward(self, x: Tensor, w: Tensor, affine: Prepared | None = None) -> Tensor:
+        """Maps x [N, in_channels, R, R] and w [N, w_dim] to [N, img_channels, R, R]."""
         return modulated_conv2d(
             x,
-            self.weight.to(x.dtype),
-            styles.to(x.dtype),
+            self.weight,
+            self.affine(w, affine),
             demodulate=False,
-            bias=self.bias.to(x.dtype),
+            bias=self.bias,
             clamp=self.conv_clamp,
         )

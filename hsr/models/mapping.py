@@ -8,6 +8,7 @@ labels as in "Training Generative Adversarial Networks with Limited Data" (2020)
 import torch
 from torch import Tensor, nn
 
+from .equalized import prepared
 from .layers import FullyConnected, normalize_second_moment
 
 
@@ -39,7 +40,12 @@ class LatentMLP(nn.Module):
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
                 raise ValueError(f"c must be [N, {self.c_dim}], got {None if c is None else tuple(c.shape)}")
             parts.append(normalize_second_moment(self.embed(c.to(self.embed.weight.dtype))))
-        return self.layers(torch.cat(parts, dim=1))
+        x = torch.cat(parts, dim=1)
+        layers = [layer for layer in self.layers if isinstance(layer, FullyConnected)]
+        parameters = prepared((layer, x.dtype) for layer in layers)
+        for layer in layers:
+            x = layer(x, parameters[layer])
+        return x
 
 
 class MappingNetwork(LatentMLP):

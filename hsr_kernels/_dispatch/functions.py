@@ -87,6 +87,11 @@ def is_batched(x: torch.Tensor) -> bool:
     return functorch.is_legacy_batchedtensor(x)
 
 
+def is_transformed() -> bool:
+    """Whether a compiler, a trace or a transform takes in the calls, and knows no more than usual functions."""
+    return is_compiling() or torch.jit.is_tracing() or _active() is not None or forward_ad._current_level >= 0
+
+
 def is_differentiated(x: torch.Tensor) -> bool:
     """Whether derivatives with respect to x may be taken: by autograd, or by any of the transforms around the call."""
     if not torch.is_grad_enabled():

@@ -14,6 +14,7 @@ import hsr.models.discriminator
 import hsr.models.generator
 from hsr.models import Discriminator, Generator
 from hsr.models.discriminator import minibatch_std
+from hsr.models.equalized import prepared, scale
 from hsr.models.layers import Conv2dLayer, FullyConnected, StyledLayer, ToRGB
 
 FIR = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
@@ -68,6 +69,30 @@ class TestFullyConnected:
             torch.optim.Adam(layer.parameters(), lr=1e-3).step()
             moves.append((layer(x) - before).abs().item())
         assert moves[0] / moves[1] == pytest.approx(100, rel=1e-2)
+
+
+class TestPreparedParameters:
+    GAINS, DTYPES = (0.3, 1.0, 1.7, 1.0), (torch.float16, torch.float16, torch.float32, torch.float32)
+
+    def test_all_at_once_are_what_they_are_one_by_one(self):
+        tensors = [torch.randn(3, 4).requires_grad_() for _ in self.GAINS]
+        found = scale(tensors, self.GAINS, self.DTYPES)
+        expected = [(t * gain).to(dtype) for t, gain, dtype in zip(tensors, self.GAINS, self.DTYPES, strict=True)]
+        cotangents = [torch.randn(3, 4).to(dtype) for dtype in self.DTYPES]
+        gradients = [torch.autograd.grad(outputs, tensors, cotangents) for outputs in (found, expected)]
+        for one, other in zip([*found, *gradients[0]], [*expected, *gradients[1]], strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+
+    def test_every_order_of_derivative(self):
+        tensors = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+        options = ((0.3, 1.0, 1.7), (torch.float64,) * 3)
+        assert torch.autograd.gradcheck(lambda *t: scale(t, *options), tensors)
+        assert torch.autograd.gradgradcheck(lambda *t: scale(t, *options), tensors)
+
+    def test_gradients_that_nobody_asks_for_are_not_there(self):
+        tensors = [torch.randn(2, requires_grad=True) for _ in range(2)]
+        scale(tensors, (2.0, 3.0), (torch.float32,) * 2)[1].sum().backward()
+        assert tensors[0].grad is None and tensors[1].grad.eq(3).all()
 
 
 class TestSynthesisLayers:
@@ -204,12 +229,12 @@ class TestGenerator:
 
 class TestDiscriminator:
     def test_downsampling_convolution(self):
-        layer = Conv2dLayer(3, 4, 3, activation="lrelu", down=2, conv_clamp=1.0).double()
+        layer = Conv2dLayer(3, 4, 3, activation="lrelu", down=2, conv_clamp=1.0, gain=0.5).double()
         x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
         blurred = blur(x, (2, 2), gain=1)
         weight = layer.weight / math.sqrt(27)
         expected = (lrelu(F.conv2d(blurred, weight, stride=2)) * 0.5).clamp(-0.5, 0.5)
-        torch.testing.assert_close(layer(x, gain=0.5), expected)
+        torch.testing.assert_close(layer(x), expected)
 
     def test_residual_block_adds_skip_and_main_path(self):
         block = discriminator(16).blocks["16"].double()
@@ -217,7 +242,8 @@ class TestDiscriminator:
         skip = F.conv2d(blur(x, (1, 1), gain=1)[:, :, ::2, ::2], block.skip.weight / math.sqrt(8))
         y = lrelu(F.conv2d(x, block.conv0.weight / math.sqrt(72), padding=1))
         y = lrelu(F.conv2d(blur(y, (2, 2), gain=1), block.conv1.weight / math.sqrt(72), stride=2))
-        torch.testing.assert_close(block(x), (skip + y) / math.sqrt(2))
+        parameters = prepared((layer, x.dtype) for layer in block.equalized_layers())
+        torch.testing.assert_close(block(x, parameters), (skip + y) / math.sqrt(2))
 
     def test_minibatch_std(self):
         x = torch.randn(8, 5, 4, 4, dtype=torch.float64)
