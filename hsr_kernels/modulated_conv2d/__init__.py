@@ -9,7 +9,9 @@ ops                   the native operators that the backends implement
 cpu_impl              the CPU kernels
 cuda_impl             the CUDA kernels
 triton_impl           launches of the Triton kernels, and their tilings
+triton_parameters     launches of the kernels of demodulation
 triton_pointwise      kernels before and after the convolution
+triton_demodulation   kernels of demodulation, and of its gradient
 triton_fir_epilogue   the kernel after it in a layer that upsamples
 triton_conv           kernels with the convolution inside
 triton_common         what these kernels share

@@ -63,6 +63,9 @@ class ScaleChannelsBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, ddx, dds):
         du, x, s = ctx.saved_tensors
+        # The kernel has no derivatives of its own.
+        if ctx.backend == "triton" and not torch.is_grad_enabled():
+            return *ops.scale_channels_bwd_bwd[ctx.backend](ddx, dds, du, x, s), None
         ddu, ds = ScaleChannelsBackward.apply(ddx, du, s, ctx.backend)
         ddu = ddu + ScaleChannels.apply(x, dds, ctx.backend)
         return ddu, ScaleChannels.apply(du, dds, ctx.backend), ds, None
@@ -182,13 +185,19 @@ class ModulatedConv2d(torch.autograd.Function):
         dx = ds = dw = None
         if plan.after is not None:
             dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_size, filter_taps(f)), backend)
+        needs_xs = needs_x or needs_s
+        if needs_w and needs_xs and backend == "triton" and _has_joint_gradients(plan, routes):
+            du = _input_gradient(dv, w, f, x, ctx.u_size, plan, backend)
+            u, dx, ds = ops.scale_channels_fwd_bwd[backend](du, x, s)
+            dw = _weight_gradient(u, dv, w, plan)
+            return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
         if needs_w and routes.weight_gradient == FUSED:
             dw = ops.modulated_conv2d_layer_weight[backend](x, s, dv, w.shape[2:], plan.convolution.padding)
         elif needs_w:
             dw = weight_gradient(x, s, f, dv, w, plan, backend)
-        if (needs_x or needs_s) and routes.input_gradient == FUSED:
+        if needs_xs and routes.input_gradient == FUSED:
             dx, ds = ops.modulated_conv2d_layer_bwd[backend](dv, w, x, s, plan.convolution.padding)
-        elif needs_x or needs_s:
+        elif needs_xs:
             dx, ds = input_gradient(dv, w, x, s, f, ctx.u_size, plan, backend)
         return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
 
@@ -204,8 +213,19 @@ def convolution_route(x, w, s, d, noise, b, f, plan, epilogue, backend):
     return ops.modulated_conv2d_fir_epilogue[backend](v, *fir, d, noise, b, channels_last, *epilogue.args)
 
 
+def _has_joint_gradients(plan: Plan, routes: Routes) -> bool:
+    """Whether u, for the weight's gradient, can be had with the input's gradients in one pass, and nothing follows."""
+    takes_convolution = FUSED not in (routes.input_gradient, routes.weight_gradient)
+    return takes_convolution and plan.before is None and not torch.is_grad_enabled()
+
+
 def input_gradient(dv, w, x, s, f, u_size, plan, backend):
     """Computes (dx, ds) by the convolution route, from the gradient dv of the convolution's output."""
+    return ScaleChannelsBackward.apply(_input_gradient(dv, w, f, x, u_size, plan, backend), x, s, backend)
+
+
+def _input_gradient(dv, w, f, x, u_size, plan, backend):
+    """Computes du, the gradient of the scaled input."""
     spec = _spec(plan)
     if plan.convolution.transposed:
         du = _conv.Conv2d.apply(dv, w, None, spec)
@@ -214,12 +234,15 @@ def input_gradient(dv, w, x, s, f, u_size, plan, backend):
     if plan.before is not None:
         before_f = f if plan.filtered else None
         du = Upfirdn2d.apply(du, before_f, plan.before.adjoint(x.shape[2:], filter_taps(before_f)), backend)
-    return ScaleChannelsBackward.apply(du, x, s, backend)
+    return du
 
 
 def weight_gradient(x, s, f, dv, w, plan, backend):
     """Computes dw by the convolution route, from the gradient dv of the convolution's output."""
-    u = _before_convolution(x, s, f, plan, backend)
+    return _weight_gradient(_before_convolution(x, s, f, plan, backend), dv, w, plan)
+
+
+def _weight_gradient(u, dv, w, plan):
     if plan.convolution.transposed:
         u, dv = dv, u
     return _conv.WeightGradient.apply(u, dv, w.shape, _spec(plan))

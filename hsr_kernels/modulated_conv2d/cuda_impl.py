@@ -87,7 +87,8 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
         dy.data_ptr(), y.data_ptr(), dz.data_ptr(), *_epilogue_args(d, noise, b, y), sums.data_ptr(), address(dnoise),
         tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
-    return dz, sum_parts(sums[0]), sums[1].sum((0, 1), dtype=torch.float64).float(), sum_blocks(dnoise, sums)
+    dd, db = sum_parts(sums)
+    return dz, dd, db.sum(0), sum_blocks(dnoise, sums)
 
 
 def modulated_conv2d_epilogue_bwd_bwd(

@@ -9,6 +9,7 @@ from . import ops, reference
 
 # One launch takes convolution kernels of no more taps: this is kMaxPieceWeights of csrc/cuda/demodulation.cu.
 MAX_TAPS = 4608
+_GPU_BACKENDS = ("triton", "cuda")
 
 
 def parameters(
@@ -20,7 +21,7 @@ def parameters(
     demodulate: bool,
     flip_weight: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Prepares the parameters, in one launch where the cuda backend can.
+    """Prepares the parameters, in one launch on a GPU.
 
     Args:
         backend: The backend of the layer.
@@ -37,7 +38,7 @@ def parameters(
     # conv2d correlates; a transposed convolution convolves.
     flip = flip_weight == transposed and weight.shape[2] * weight.shape[3] > 1
     d = None
-    if demodulate and backend == "cuda" and _is_one_launch(weight, styles):
+    if demodulate and backend in _GPU_BACKENDS and _is_one_launch(weight, styles):
         w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not transposed, backend)
         w, s = weight if w is None else w, styles if s is None else s
     else:
@@ -86,14 +87,18 @@ class Demodulation(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, outputs):
         weight, styles, dtype, ctx.flip, *_ = inputs
+        ctx.dtype, ctx.backend = dtype, inputs[-1]
         ctx.is_scaled = dtype == torch.float16
-        ctx.save_for_backward(weight, styles, outputs[2])
+        ctx.save_for_backward(weight, styles, *outputs[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, dw, ds, dd):
-        weight, styles, d = ctx.saved_tensors
+        weight, styles, s, d = ctx.saved_tensors
         needs_weight, needs_styles = ctx.needs_input_grad[:2]
+        # The kernel has no derivatives of its own.
+        if ctx.backend == "triton" and dd is not None and not torch.is_grad_enabled():
+            return *_first_order(ctx, weight, styles, styles if s is None else s, d, dw, ds, dd), *[None] * 4
         w_factor, s_factor = _prescaling_factors(weight, styles) if ctx.is_scaled else (None, None)
         if dw is not None:
             dw = (dw.flip([2, 3]) if ctx.flip else dw).float()
@@ -108,6 +113,17 @@ class Demodulation(torch.autograd.Function):
         dw = _times(dw, w_factor).to(weight.dtype) if needs_weight and dw is not None else None
         ds = _times(ds, s_factor).to(styles.dtype) if needs_styles and ds is not None else None
         return dw, ds, None, None, None, None
+
+
+def _first_order(ctx, weight, styles, s, d, dw, ds, dd):
+    """Computes the gradients of weight and styles by the native operator."""
+    run = ops.demodulation_bwd[ctx.backend]
+    dweight, denergy, energy, factors = run(weight, styles, s, d, dw, dd, ctx.dtype, ctx.flip)
+    if not ctx.needs_input_grad[1]:
+        return dweight, None
+    gradient = denergy @ energy
+    ds = s * gradient if ds is None else torch.addcmul(ds, s, gradient)
+    return dweight, _times(ds, factors[:, None] if ctx.is_scaled else None).to(styles.dtype)
 
 
 def _prescaling_factors(weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

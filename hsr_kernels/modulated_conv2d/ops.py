@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native operators of a modulated layer that its backends implement.
 
-`scale_channels` and the epilogues run before and after PyTorch's convolution; `modulated_conv2d_layer...`, on the
-triton backend alone, are passes with the convolution inside.
+`scale_channels` and the epilogues run before and after PyTorch's convolution. On the triton backend alone,
+`modulated_conv2d_layer...` are passes with the convolution inside, and `scale_channels_fwd_bwd` and
+`scale_channels_bwd_bwd` do in one pass what others compose.
 
 The convolution's w is [o, c, kh, kw], whatever its strides. Images between operators are [N, C, H, W] in channels_last;
 d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the accumulation dtype.
@@ -66,6 +67,11 @@ def _fake_demodulation(weight, styles, dtype, flip, channels_last, needs_w, need
     return w, d.new_empty(styles.shape if needs_s else 0), d
 
 
+def _fake_demodulation_bwd(weight, styles, s, d, dw, dd, dtype, flip):
+    n = styles.shape[0] if dtype == torch.float16 else 0
+    return torch.empty_like(weight), torch.empty_like(d), d.new_empty(weight.shape[:2]), d.new_empty(n)
+
+
 _ACT = "int act, float alpha, float gain, float clamp"
 _VECTORS = "Tensor? d, Tensor? noise, Tensor? b"
 _FIR = "Tensor? f, int[] up, int[] down, int[] padding, bool flip_filter, float fir_gain"
@@ -77,6 +83,20 @@ scale_channels_bwd = define(
     "scale_channels_bwd(Tensor du, Tensor x, Tensor s) -> (Tensor, Tensor)",
     __package__,
     fake=_fake_scale_bwd,
+)
+# Returns u as `scale_channels` and (dx, ds) as `scale_channels_bwd`: a backward needs both.
+scale_channels_fwd_bwd = define(
+    "scale_channels_fwd_bwd(Tensor du, Tensor x, Tensor s) -> (Tensor, Tensor, Tensor)",
+    __package__,
+    fake=lambda du, x, s: (_empty(x.shape, x), *_fake_scale_bwd(du, x, s)),
+    backends=("triton",),
+)
+# The gradients of `scale_channels_bwd` with respect to du, x and s.
+scale_channels_bwd_bwd = define(
+    "scale_channels_bwd_bwd(Tensor ddx, Tensor dds, Tensor du, Tensor x, Tensor s) -> (Tensor, Tensor, Tensor)",
+    __package__,
+    fake=lambda ddx, dds, du, x, s: (_empty(x.shape, x), *_fake_scale_bwd(du, x, s)),
+    backends=("triton",),
 )
 modulated_conv2d_epilogue = define(
     f"modulated_conv2d_epilogue(Tensor z, {_VECTORS}, bool channels_last, {_ACT}) -> Tensor",
@@ -125,5 +145,14 @@ demodulation = define(
     "bool needs_s) -> (Tensor, Tensor, Tensor)",
     __package__,
     fake=_fake_demodulation,
-    backends=("cuda",),
+    backends=("triton", "cuda"),
+)
+# Returns the gradient of weight; denergy [N, O] and energy [O, C], whose product is the gradient of s^2 / 2; and
+# what the styles were multiplied by to give s, [N], empty unless dtype is float16.
+demodulation_bwd = define(
+    "demodulation_bwd(Tensor weight, Tensor styles, Tensor s, Tensor d, Tensor? dw, Tensor dd, ScalarType dtype, "
+    "bool flip) -> (Tensor, Tensor, Tensor, Tensor)",
+    __package__,
+    fake=_fake_demodulation_bwd,
+    backends=("triton",),
 )

@@ -2,7 +2,8 @@
 """Launches of the Triton kernels of a modulated layer.
 
 The kernels stand in triton_pointwise.py (before and after PyTorch's convolution), triton_fir_epilogue.py (after it, in
-a layer that upsamples) and triton_conv.py (with the convolution inside).
+a layer that upsamples) and triton_conv.py (with the convolution inside); the launches that prepare a layer's parameters
+stand in triton_parameters.py.
 """
 
 from functools import lru_cache
@@ -24,10 +25,13 @@ from .triton_conv import (
     modulated_conv2d_layer_weight_kernel,
 )
 from .triton_fir_epilogue import modulated_conv2d_fir_epilogue_kernel
+from .triton_parameters import demodulation as demodulation
+from .triton_parameters import demodulation_bwd as demodulation_bwd
 from .triton_pointwise import (
     modulated_conv2d_epilogue_bwd_bwd_kernel,
     modulated_conv2d_epilogue_bwd_kernel,
     modulated_conv2d_epilogue_kernel,
+    scale_channels_bwd_bwd_kernel,
     scale_channels_bwd_kernel,
     scale_channels_kernel,
 )
@@ -171,6 +175,15 @@ def scale_channels(x, s):
 
 
 def scale_channels_bwd(du, x, s):
+    return _scale_channels_bwd(du, x, s, None)
+
+
+def scale_channels_fwd_bwd(du, x, s):
+    u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return u, *_scale_channels_bwd(du, x, s, u)
+
+
+def _scale_channels_bwd(du, x, s, u):
     x, layout = dense_image(x)
     dx, du = torch.empty_like(x), du.contiguous(memory_format=torch.channels_last)
     tiling = _PointwiseTiling.of(x, keeps_sums=True, elements=8)
@@ -178,9 +191,24 @@ def scale_channels_bwd(du, x, s):
     if x.numel():
         with on_device_of(x):
             scale_channels_bwd_kernel[tiling.grid](
-                du, x, as_float32(s), dx, sums, *tiling.args(layout == NHWC), num_warps=_WARPS
+                du, x, as_float32(s), dx, u, sums, *tiling.args(layout == NHWC), num_warps=_WARPS
             )
     return dx, sum_parts(sums[0])
+
+
+def scale_channels_bwd_bwd(ddx, dds, du, x, s):
+    x, layout = dense_image(x)
+    ddx, du = laid_out_like(ddx, x), du.contiguous(memory_format=torch.channels_last)
+    ddu, gx = torch.empty_like(du), torch.empty_like(x)
+    tiling = _PointwiseTiling.of(x, keeps_sums=True, elements=_elements_beside_sums(x))
+    sums = tiling.partial_sums(1, x)
+    if x.numel():
+        with on_device_of(x):
+            scale_channels_bwd_bwd_kernel[tiling.grid](
+                ddx, as_float32(dds), du, x, as_float32(s), ddu, gx, sums, *tiling.args(layout == NHWC),
+                num_warps=_WARPS, maxnreg=_MAX_REGISTERS,
+            )  # fmt: skip
+    return ddu, gx, sum_parts(sums[0])
 
 
 def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
@@ -243,8 +271,8 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
                 noise_stride(noise, tiling.hw), *_activation_args_with_inverses(act, alpha, gain, clamp), tiling.n,
                 *tiling.args(layout == NHWC), num_warps=_WARPS, maxnreg=_MAX_REGISTERS,
             )  # fmt: skip
-    db = sums[1].sum((0, 1), dtype=torch.float64).float()
-    return dz, sum_parts(sums[0]), db, sum_blocks(dnoise, sums)
+    dd, db = sum_parts(sums)
+    return dz, dd, db.sum(0), sum_blocks(dnoise, sums)
 
 
 def modulated_conv2d_epilogue_bwd_bwd(

@@ -81,10 +81,10 @@ def scale_channels_kernel(
 
 @triton.jit(do_not_specialize=DO_NOT_SPECIALIZE)
 def scale_channels_bwd_kernel(
-    du, x, s, dx, sums, c, hw, programs_per_sample, tiles_per_program,
+    du, x, s, dx, u, sums, c, hw, programs_per_sample, tiles_per_program,
     CHANNELS_LAST: tl.constexpr, INT64_OFFSETS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """dx = du * s; sums: du * x."""
+    """dx = du * s; u = x * s, unless that is missing; sums: du * x."""
     sample, row, first_tile, channel = _program_tiles(
         c, programs_per_sample, tiles_per_program, CHANNELS, INT64_OFFSETS
     )
@@ -96,8 +96,38 @@ def scale_channels_bwd_kernel(
         mask = (pixel < hw)[:, None] & (channel < c)[None, :]
         offsets = _offsets(pixel, channel, c, hw, CHANNELS_LAST)
         du_tile = _load(du + sample_offset, _offsets(pixel, channel, c, hw, True), mask)
-        dot += du_tile * _load(x + sample_offset, offsets, mask)
+        x_tile = _load(x + sample_offset, offsets, mask)
+        dot += du_tile * x_tile
         _store(dx + sample_offset, offsets, du_tile * scale, mask)
+        if u is not None:
+            _store(u + sample_offset, _offsets(pixel, channel, c, hw, True), x_tile * scale, mask)
+    tl.store(sums + row * c + channel, tl.sum(dot, 0), mask=channel < c)
+
+
+@triton.jit(do_not_specialize=DO_NOT_SPECIALIZE)
+def scale_channels_bwd_bwd_kernel(
+    ddx, dds, du, x, s, ddu, gx, sums, c, hw, programs_per_sample, tiles_per_program,
+    CHANNELS_LAST: tl.constexpr, INT64_OFFSETS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """ddu = ddx * s + x * dds; gx = du * dds; sums: ddx * du."""
+    sample, row, first_tile, channel = _program_tiles(
+        c, programs_per_sample, tiles_per_program, CHANNELS, INT64_OFFSETS
+    )
+    sample_offset = sample * c * hw
+    scale = channel_vector(s, sample * c + channel, channel < c, 1.0)[None, :]
+    scale_gradient = channel_vector(dds, sample * c + channel, channel < c, 0.0)[None, :]
+    dot = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    for tile in range(tiles_per_program):
+        pixel = (first_tile + tile) * PIXELS + tl.arange(0, PIXELS)
+        mask = (pixel < hw)[:, None] & (channel < c)[None, :]
+        offsets = _offsets(pixel, channel, c, hw, CHANNELS_LAST)
+        conv_offsets = _offsets(pixel, channel, c, hw, True)
+        du_tile = _load(du + sample_offset, conv_offsets, mask)
+        ddx_tile = _load(ddx + sample_offset, offsets, mask)
+        dot += ddx_tile * du_tile
+        ddu_tile = ddx_tile * scale + _load(x + sample_offset, offsets, mask) * scale_gradient
+        _store(ddu + sample_offset, conv_offsets, ddu_tile, mask)
+        _store(gx + sample_offset, offsets, du_tile * scale_gradient, mask)
     tl.store(sums + row * c + channel, tl.sum(dot, 0), mask=channel < c)
 
 

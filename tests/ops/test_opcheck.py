@@ -25,7 +25,11 @@ OPS = (
 )  # fmt: skip
 # The cuda backend composes filtered_lrelu of other operators.
 CUDA_OPS = tuple(op for op in OPS if not op.startswith(("feature_loss", "filtered_lrelu")))
-LAYER_OPS = ("modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight")
+# Of the triton backend alone.
+TRITON_OPS = (
+    "modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight", "scale_channels_fwd_bwd",
+    "scale_channels_bwd_bwd", "demodulation_bwd",
+)  # fmt: skip
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 # Activations as (code, alpha, gain, clamp).
 LRELU = (2, 0.2, 2**0.5, 1.0)
@@ -80,6 +84,12 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
         ],
         "scale_channels": [(x, vector(2, 3))],
         "scale_channels_bwd": [(dy, x, vector(2, 3))],
+        "scale_channels_fwd_bwd": [(dy, x, vector(2, 3))],
+        "scale_channels_bwd_bwd": [(ddx, vector(2, 3), dy, x, vector(2, 3))],
+        "demodulation_bwd": [
+            (kernel, vector(2, 3), vector(2, 3), vector(2, 4), dw, vector(2, 4), kind, flip)
+            for dw, kind, flip in ((kernel, torch.float32, True), (None, torch.float16, False))
+        ],
         "modulated_conv2d_epilogue": [
             (x, *epilogue, channels_last, *LRELU),
             (x, None, None, None, channels_last, *LRELU),
@@ -108,7 +118,8 @@ def test_every_operator_is_checked():
     of_cuda = {name for name in registered if name.endswith(".cuda")}
     assert of_cuda == {f"{op}.cuda" for op in CUDA_OPS} | {"demodulation.cuda"}
     # Triton's kernels take no float64, and are checked where they are interpreted.
-    assert {name for name in registered if name.endswith(".triton")} == {f"{op}.triton" for op in (*OPS, *LAYER_OPS)}
+    of_triton = {name for name in registered if name.endswith(".triton")}
+    assert of_triton == {f"{op}.triton" for op in (*OPS, *TRITON_OPS)} | {"demodulation.triton"}
 
 
 @pytest.mark.parametrize("op, dtype, memory_format", every_other(OPS, DTYPES, FORMATS))
@@ -127,21 +138,23 @@ def test_opcheck_of_cuda(op, dtype, memory_format):
 @pytest.mark.interpret
 @pytest.mark.parametrize(
     "op, memory_format",
-    every_other(OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in LAYER_OPS],
+    every_other(OPS, FORMATS) + [pytest.param(op, torch.channels_last, id=op) for op in TRITON_OPS],
 )
 def test_opcheck_of_triton(op, memory_format):
     for args in samples(torch.float32, memory_format, "triton")[op]:
         torch.library.opcheck(getattr(torch.ops.hsr_kernels, op).triton, args, test_utils=CHECKS)
 
 
-@pytest.mark.emulate
+@pytest.mark.parametrize(
+    "backend", (pytest.param("cuda", marks=pytest.mark.emulate), pytest.param("triton", marks=pytest.mark.interpret))
+)
 @pytest.mark.parametrize("channels_last", (False, True), ids=("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=("float32", "float16"))
-def test_opcheck_of_demodulation(dtype, channels_last):
+def test_opcheck_of_demodulation(dtype, channels_last, backend):
     weight, styles = torch.randn(5, 6, 3, 3), torch.randn(2, 6)
     for flip, needs_w, needs_s in ((False, True, True), (True, True, False), (False, False, False)):
         args = (weight, styles, dtype, flip, channels_last, needs_w, needs_s)
-        torch.library.opcheck(torch.ops.hsr_kernels.demodulation.cuda, args, test_utils=CHECKS)
+        torch.library.opcheck(getattr(torch.ops.hsr_kernels.demodulation, backend), args, test_utils=CHECKS)
 
 
 def test_tensors_without_memory_are_refused():
