@@ -164,6 +164,8 @@ class Config:
     threads: Annotated[int, Range(1, 1024)] | None = None
     # Multiply float32 with the 10 bits of TF32 on GPUs.
     tf32: bool = False
+    # Launch each phase of a step as a CUDA graph; auto: where that is possible.
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         for name, value in validate(self).items():

@@ -209,6 +209,11 @@ class MachineOptions:
     tf32: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
     """Multiply float32 in TF32 on GPUs, which is faster and has 10 bits instead of 23; metrics never do."""
 
+    cuda_graphs: Annotated[Literal["auto", "on", "off"] | None, option("auto|on|off", "(default: auto)")] = None
+    """Launch each phase of a step on a GPU as a whole (a CUDA graph), which leaves the host little to do. The weights
+    are those of training without. auto does so where it is possible: in one process, with the whole batch at a time and
+    without --profile; on ends with the reason where it isn't."""
+
     batch_gpu: Annotated[int | None, option("INT", "(default: the whole batch)")] = None
     """Images of a batch that are computed at a time: fewer need less memory and give the same gradients. A multiple of
     the group of the minibatch standard deviation."""

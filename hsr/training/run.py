@@ -25,6 +25,7 @@ from ..semantics.encoders import Encoder
 from ..weights import CHECKPOINTS
 from .checkpoint import BEST, restore
 from .evaluation import Evaluator
+from .graphs import SWITCHED_OFF, require_graphs
 from .grids import SampleGrid
 from .logs import RunLog
 from .loop import TrainingLoop
@@ -51,6 +52,7 @@ def train(options: TrainOptions) -> None:
             plan = make_plan(options, console, ranks.device)
         # A batch that can't be divided among the processes is told before anything else is done.
         plan.config.parts_per_process(ranks.count)
+        require_graphs(plan.config, plan.device, ranks.count)
         if options.run.dry_run:
             console.print(describe(plan))
             return
@@ -86,6 +88,7 @@ def _train(options: TrainOptions, plan: Plan, ranks: Ranks, console: Console) ->
         encoder = _encoder(plan, train_set, console)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, train_set, encoder, plan.device, ranks)
+    _announce_graphs(trainer, bool(options.machine.profile), console)
     state = _load(trainer, plan, encoder, console)
     evaluator = None
     if encoder is not None:
@@ -120,6 +123,16 @@ def _train(options: TrainOptions, plan: Plan, ranks: Ranks, console: Console) ->
             _run(TrainingLoop(trainer, stream, grid, evaluator, folder, log, state, console, profiler), stop)
         if ranks.is_main:
             forget_run(options.run.outdir)
+
+
+def _announce_graphs(trainer: Trainer, is_profiled: bool, console: Console) -> None:
+    """Says why there are no CUDA graphs on a GPU, now or when a capture fails, unless they are switched off."""
+    graphs = trainer.graphs
+    graphs.tell = console.print
+    if is_profiled and not graphs.reason:
+        graphs.give_up("a profile is to tell operators apart")
+    elif trainer.device.type == "cuda" and graphs.reason not in ("", SWITCHED_OFF):
+        graphs.tell(f"Training runs without CUDA graphs: {graphs.reason}.")
 
 
 def _open_folder(options: TrainOptions, plan: Plan, ranks: Ranks) -> Path:

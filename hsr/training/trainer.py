@@ -3,7 +3,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +21,7 @@ from ..tensors import one_hot, to_float
 from .adaptation import build_adaptation, build_pipe
 from .ema import ema_decay, update_ema
 from .freezing import trainable_parameters
+from .graphs import Batch, build_graphs
 
 # The images need libraries that the trainer itself does without.
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Trainer:
     all finite is skipped and counted: a float16 overflow must not poison Adam's moments. As published, losses aren't
     scaled for float16.
 
-    No step waits for a GPU. Where `config.batch_gpu` is less than the batch, each phase adds the gradients of parts of
-    the batch, with the result of the undivided batch.
+    No step waits for a GPU, but for those that capture a phase as a CUDA graph, once. Where `config.batch_gpu` is less
+    than the batch, each phase adds the gradients of parts of the batch, with the result of the undivided batch.
 
     Args:
         config: Settings; the global random generators must be seeded already.
@@ -67,6 +68,7 @@ class Trainer:
         adaptation: Control of the pipe's p, or None where that is fixed.
         skipped_updates: Number of updates of G and of D that were skipped so far, int64 scalars on the device.
         skipped_streaks: Number of the latest updates of each phase that were skipped in a row, int64 scalars there.
+        graphs: What runs the phases, captured or not.
         timer: Makes the context that each phase runs in, by its name; it may measure the phase.
     """
 
@@ -87,6 +89,7 @@ class Trainer:
         self._labels = None
         if self.c_dim and dataset.labels is not None:
             self._labels = torch.from_numpy(dataset.labels).to(device)
+        self.graphs = build_graphs(config, device, self.ranks.count)
         # The parts of a batch that this process computes, one after another.
         self._parts_here = self.ranks.part.split(config.parts_per_process(self.ranks.count))
         self.G = build_generator(config, dataset.resolution, self.c_dim).to(device)
@@ -127,7 +130,9 @@ class Trainer:
         correction = interval / (interval + 1) if interval > 0 else 1.0
         betas = (self.config.beta1**correction, self.config.beta2**correction)
         rate = self.config.learning_rate * correction
-        return torch.optim.Adam(parameters, lr=rate, betas=betas, eps=1e-8, fused=True)
+        # Captured or not, its counts of steps stay on the device.
+        is_captured = not self.graphs.reason
+        return torch.optim.Adam(parameters, lr=rate, betas=betas, eps=1e-8, fused=True, capturable=is_captured)
 
     def modules(self) -> dict[str, nn.Module]:
         """Returns the networks whose weights make up a checkpoint, by their name in it."""
@@ -145,19 +150,14 @@ class Trainer:
             Scalar statistics of the batch by name.
         """
         config = self.config
-        n = len(images) * self.ranks.count
-        images = images.to(self.device, non_blocking=True)
-        real_c = one_hot(labels.to(self.device, non_blocking=True), self.c_dim)
-        with self._phase("G main"):
-            stats = self._generator_main(n)
+        batch = self.graphs.hold(images, labels, self.device)
+        stats = self._run("G main", self._generator_main, batch)
         if config.path_length_weight > 0 and self._is_due(config.path_length_interval):
-            with self._phase("G path length"):
-                stats |= self._generator_path_length(n)
-        with self._phase("D main"):
-            stats |= self._discriminator_main(images, real_c)
+            stats |= self._run("G path length", self._generator_path_length, batch)
+        stats |= self._run("D main", self._discriminator_main, batch)
         if config.gamma > 0 and self._is_due(config.r1_interval):
-            with self._phase("D R1"):
-                stats |= self._discriminator_r1(images, real_c)
+            stats |= self._run("D R1", self._discriminator_r1, batch)
+        n = len(images) * self.ranks.count
         self.ranks.sum_(list(stats.values()))
         self.steps += 1
         self.images_seen += n
@@ -167,15 +167,29 @@ class Trainer:
             update_ema(self.G_ema, self.G, ema_decay(n, self.images_seen, config.ema_kimg, config.ema_rampup))
         return stats
 
-    def _generator_main(self, n: int) -> Stats:
-        z, c = self._latents(n)
+    def _run(self, name: str, phase: Callable[[Batch], Stats], batch: Batch) -> Stats:
+        with self.timer(name):
+            return self.graphs.run(name, lambda: self._train(name, phase, batch))
+
+    def _train(self, name: str, phase: Callable[[Batch], Stats], batch: Batch) -> Stats:
+        """Trains one network: freezes the other, and takes an optimizer step with the gradients of a phase."""
+        network = PHASES[name]
+        optimizer = self._start_phase(network)
+        stats = phase(batch)
+        is_skipped = self._update(optimizer)
+        self.skipped_updates[network] += is_skipped
+        self.skipped_streaks[name].add_(1).mul_(is_skipped)
+        return stats
+
+    def _generator_main(self, batch: Batch) -> Stats:
+        z, c = self._latents(len(batch.images) * self.ranks.count)
         if self._parts_here != [WHOLE]:
             with torch.no_grad():
                 self.G.mapping(z, c, update_w_avg=True)
         return self._accumulate(lambda part: self.loss.generator_main(part.take(z), part.take(c)))
 
-    def _generator_path_length(self, n: int) -> Stats:
-        z, c = self._latents(n)
+    def _generator_path_length(self, batch: Batch) -> Stats:
+        z, c = self._latents(len(batch.images) * self.ranks.count)
         if len(self._parts_here) > 1:
             # Every part's penalty depends on the lengths of all, so those are measured first, of the same draws.
             state = RandomState(self.device)
@@ -184,21 +198,24 @@ class Trainer:
         interval = self.config.path_length_interval
         return self._accumulate(lambda part: self.loss.generator_path_length(part.take(z), part.take(c)), interval)
 
-    def _discriminator_main(self, images: Tensor, real_c: Tensor | None) -> Stats:
-        z, c = self._latents(len(images) * self.ranks.count)
+    def _discriminator_main(self, batch: Batch) -> Stats:
+        z, c = self._latents(len(batch.images) * self.ranks.count)
+        real_c = one_hot(batch.labels, self.c_dim)
 
         def loss(part: BatchPart) -> tuple[Tensor, Stats]:
             own = self._part_of_share(part)
             return self.loss.discriminator_main(
-                to_float(own.take(images)), own.take(real_c), part.take(z), part.take(c)
+                to_float(own.take(batch.images)), own.take(real_c), part.take(z), part.take(c)
             )
 
         return self._accumulate(loss)
 
-    def _discriminator_r1(self, images: Tensor, real_c: Tensor | None) -> Stats:
+    def _discriminator_r1(self, batch: Batch) -> Stats:
+        real_c = one_hot(batch.labels, self.c_dim)
+
         def loss(part: BatchPart) -> tuple[Tensor, Stats]:
             own = self._part_of_share(part)
-            return self.loss.discriminator_r1(to_float(own.take(images)), own.take(real_c))
+            return self.loss.discriminator_r1(to_float(own.take(batch.images)), own.take(real_c))
 
         return self._accumulate(loss, self.config.r1_interval)
 
@@ -232,17 +249,6 @@ class Trainer:
     def _is_due(self, interval: int) -> bool:
         """Returns whether this step is one of those every `interval` steps (0: never)."""
         return interval > 0 and self.steps % interval == 0
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Trains one network: freezes the other, and takes an optimizer step with the body's gradients."""
-        with self.timer(name):
-            network = PHASES[name]
-            optimizer = self._start_phase(network)
-            yield
-            is_skipped = self._update(optimizer)
-            self.skipped_updates[network] += is_skipped
-            self.skipped_streaks[name].add_(1).mul_(is_skipped)
 
     def _start_phase(self, network: str) -> torch.optim.Adam:
         """Freezes the other network, and makes what is trained ready for gradients; returns its optimizer."""
