@@ -36,8 +36,13 @@ class Function:
 
     def apply(self, *args: Any) -> Any:
         """Applies the Function."""
-        if not is_compiling() and _active() is not None:
+        if is_compiling():
+            return self.plain.apply(*args)
+        if _active() is not None:
             return self.transformed.apply(*args)
+        # Where nothing is differentiated, as in a backward that no other one follows, a node would be made for nothing.
+        if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+            return self.transformed.forward(*args)
         return self.plain.apply(*args)
 
 
