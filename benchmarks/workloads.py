@@ -278,7 +278,9 @@ def trainer(resolution: int, batch: int, encoder: str, **changes: Any) -> "Train
     from hsr.training.trainer import Trainer
 
     device = torch.get_default_device()
-    settings = {"batch": batch, "hsr_weight": 1.0 if encoder else 0.0, "hsr_precision": "bfloat16", **changes}
+    settings: dict[str, Any] = {"batch": batch, "hsr_weight": 1.0 if encoder else 0.0, "hsr_precision": "bfloat16"}
+    # A captured phase would run on the backend of its capture, whatever is asked for later.
+    settings |= {"cuda_graphs": "off", **changes}
     config = replace(preset("paper256", resolution, device.type), **settings)
     noise: Any = _Noise(resolution)
     return Trainer(config, noise, _untrained(encoder, device) if encoder else None, device)

@@ -6,11 +6,11 @@ deviation, whose members are as far apart in the batch as there are groups, if i
 
 Random inputs are drawn for the whole batch, and a part takes its own: where every part starts with the same state of
 the random generators, the parts together see the numbers that the undivided batch would see. What belongs to
-single samples must therefore be drawn by `randn`, `rand` and `randint` of this module; a draw for the batch as a whole,
-such as a scalar, may be PyTorch's.
+single samples must therefore be drawn by `randn`, `randn_of_each`, `rand` and `randint` of this module; a draw for the
+batch as a whole, such as a scalar, may be PyTorch's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -70,6 +70,16 @@ def computing(part: BatchPart) -> Iterator[None]:
 def randn(*shape: int, **options: Any) -> Tensor:
     """Returns the part's own of normal numbers for the batch, as `shape`, whose first dimension is the part's size."""
     return _computed_part.take(torch.randn(_batch_shape(shape), **options))
+
+
+def randn_of_each(size: int, lengths: Sequence[int], **options: Any) -> Tensor:
+    """Returns the part's own of normal numbers in one draw: [size, length], flat, of one length after another."""
+    numbers = torch.randn(size * _computed_part.count * sum(lengths), **options)
+    if _computed_part.count == 1:
+        return numbers
+    of_batch = numbers.split([size * _computed_part.count * length for length in lengths])
+    rows = (each.view(-1, length) for each, length in zip(of_batch, lengths, strict=True))
+    return torch.cat([_computed_part.take(each).flatten() for each in rows])
 
 
 def rand(*shape: int, **options: Any) -> Tensor:

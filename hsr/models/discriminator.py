@@ -132,8 +132,8 @@ class Discriminator(ActivationLayout, nn.Module):
         expected = (self.img_channels, self.resolution, self.resolution)
         if img.ndim != 4 or img.shape[1:] != expected:
             raise ValueError(f"img must be [N, {', '.join(map(str, expected))}], got {tuple(img.shape)}")
-        if len(img) % batches:
-            raise ValueError(f"img must hold {batches} batches of one size, got {len(img)} images")
+        if batches > 1 and img.shape[0] % batches:
+            raise ValueError(f"img must hold {batches} batches of one size, got {img.shape[0]} images")
         x = img
         blocks = [block for block in self.blocks.values() if isinstance(block, DiscriminatorBlock)]
         dtypes = [activation_dtype(img, self.low_precision_dtype if block.low_precision else None) for block in blocks]

@@ -5,7 +5,7 @@ Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (
 precision with clamped activations as in "Training Generative Adversarial Networks with Limited Data" (2020).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hsr_kernels import upsample2d
 from hsr_kernels._dispatch.functions import is_batched
 
-from .equalized import EqualizedLayer, Prepared, prepared
-from .layers import FilteredModule, FullyConnected, StyledLayer, ToRGB
+from .equalized import scale
+from .layers import FilteredModule, FullyConnected, StyledLayer, ToRGB, apply_each, noise_maps
 from .mapping import MappingNetwork
 
 NOISE_MODES = ("random", "const", "none")
@@ -108,19 +108,24 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
         self.num_conv = 1 if self.conv0 is None else 2
 
-    def affine_layers(self) -> list[FullyConnected]:
-        """Returns the layers from latent codes to styles."""
-        styled = (self.conv1,) if self.conv0 is None else (self.conv0, self.conv1)
-        return [layer.affine for layer in (*styled, self.torgb)]
+    def styled_layers(self) -> list[StyledLayer]:
+        """Returns the layers with noise."""
+        return [self.conv1] if self.conv0 is None else [self.conv0, self.conv1]
 
     def forward(
-        self, x: Tensor, ws: Sequence[Tensor], noise_mode: str, parameters: Mapping[EqualizedLayer, Prepared]
+        self, x: Tensor, styles: Sequence[Tensor], noise: Sequence[Tensor | None], rgb_weight: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Maps x and the block's `num_conv` + 1 latent codes to features [N, C, R, R] and RGB [N, 3, R, R]."""
-        if self.conv0 is not None:
-            x = self.conv0(x, ws[0], noise_mode, parameters[self.conv0.affine])
-        x = self.conv1(x, ws[-2], noise_mode, parameters[self.conv1.affine])
-        return x, self.torgb(x, ws[-1], parameters[self.torgb.affine]).to(ws[0].dtype)
+        """Maps x to features [N, C, R, R] and RGB [N, 3, R, R].
+
+        Args:
+            x: The features of the block before, [N, in_channels, R / 2, R / 2].
+            styles: Of each layer, those of ToRGB last.
+            noise: Of each layer but ToRGB.
+            rgb_weight: ToRGB's, in the dtype of x.
+        """
+        for layer, style, of_layer in zip(self.styled_layers(), styles, noise, strict=False):
+            x = layer(x, style, of_layer)
+        return x, self.torgb(x, styles[-1], rgb_weight).to(styles[-1].dtype)
 
 
 class SynthesisNetwork(ActivationLayout, FilteredModule):
@@ -181,20 +186,38 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         """Returns images and the blocks' outputs [N, C_r, r, r] (before ToRGB) at the given resolutions."""
         self._check(ws, resolutions, noise_mode)
         x = self.const.unsqueeze(0).expand(ws.shape[0], -1, -1, -1)
-        codes = ws.unbind(dim=1)
-        parameters = prepared((layer, ws.dtype) for block in self._blocks() for layer in block.affine_layers())
         img: Tensor | None = None
         features = {}
-        start = 0
-        for r, block in zip(self.resolutions, self._blocks(), strict=True):
-            x = self.laid_out(x, activation_dtype(ws, self.low_precision_dtype if block.low_precision else None))
-            x, rgb = block(x, codes[start : start + block.num_conv + 1], noise_mode, parameters)
+        blocks = self._blocks()
+        dtypes = [activation_dtype(ws, self.low_precision_dtype if block.low_precision else None) for block in blocks]
+        # Of the other layers demodulation casts the weights.
+        rgb_weights = scale([block.torgb.weight for block in blocks], [1.0] * len(blocks), dtypes)
+        of_blocks = zip(blocks, dtypes, self._styles(ws), self._noise(ws, noise_mode), rgb_weights, strict=True)
+        for r, (block, dtype, *inputs) in zip(self.resolutions, of_blocks, strict=True):
+            x, rgb = block(self.laid_out(x, dtype), *inputs)
             img = rgb if img is None else upsample2d(img, self.resample_filter, up=2) + rgb
-            start += block.num_conv
             if r in resolutions:
                 features[r] = x
         assert img is not None
         return img, features
+
+    def _styles(self, ws: Tensor) -> list[list[Tensor]]:
+        """Returns the styles of each block's layers, those of ToRGB last."""
+        codes, start = ws.unbind(dim=1), 0
+        layers: list[FullyConnected] = []
+        inputs: list[Tensor] = []
+        for block in self._blocks():
+            layers += [*(layer.affine for layer in block.styled_layers()), block.torgb.affine]
+            inputs += codes[start : start + block.num_conv + 1]
+            start += block.num_conv
+        styles = iter(apply_each(layers, inputs))
+        return [[next(styles) for _ in range(block.num_conv + 1)] for block in self._blocks()]
+
+    def _noise(self, ws: Tensor, noise_mode: str) -> list[list[Tensor | None]]:
+        """Returns the noise of each block's layers but ToRGB."""
+        layers = [layer for block in self._blocks() for layer in block.styled_layers()]
+        noise = iter(noise_maps(layers, ws.shape[0], noise_mode))
+        return [[next(noise) for _ in range(block.num_conv)] for block in self._blocks()]
 
     def _check(self, ws: Tensor, resolutions: Sequence[int], noise_mode: str) -> None:
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):

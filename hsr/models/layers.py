@@ -7,15 +7,16 @@ Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hsr_kernels import bias_act, conv2d_resample, modulated_conv2d, setup_filter
+from hsr_kernels._dispatch.functions import Function, is_transformed
 
 from .. import parts
-from .equalized import EqualizedLayer, Prepared
+from .equalized import EqualizedLayer, Prepared, prepared
 
 RESAMPLE_TAPS = (1, 3, 3, 1)
 
@@ -55,6 +56,46 @@ class FullyConnected(EqualizedLayer):
         if self.activation == "linear":
             return torch.addmm(bias, x, weight.t())
         return bias_act(x @ weight.t(), bias, act=self.activation)
+
+
+def apply_each(layers: Sequence[FullyConnected], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Returns what linear layers make of an input [N, in_features] each: one product for all layers of one width."""
+    parameters = prepared((layer, x.dtype) for layer, x in zip(layers, inputs, strict=True))
+    widths: dict[int, list[int]] = {}
+    for i, layer in enumerate(layers):
+        widths.setdefault(layer.weight.shape[0], []).append(i)
+    outputs: dict[int, Tensor] = {}
+    for group in widths.values():
+        weights, biases = zip(*(parameters[layers[i]] for i in group), strict=True)
+        x = torch.stack([inputs[i] for i in group])
+        product = _linear if is_transformed() else LinearEach.apply
+        outputs |= dict(zip(group, product(x, torch.stack(weights), torch.stack(biases)).unbind(), strict=True))
+    return [outputs[i] for i in range(len(layers))]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+
+@Function
+class LinearEach(torch.autograd.Function):
+    """Linear layers [G, out, in] on inputs [G, N, in]; PyTorch's own gradient of weights would be transposed."""
+
+    @staticmethod
+    def forward(x, weight, bias):
+        return _linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        dx = torch.bmm(dy, weight) if needs_x else None
+        dweight = torch.bmm(dy.transpose(1, 2), x) if needs_weight else None
+        return dx, dweight, dy.sum(1) if needs_bias else None
 
 
 class FilteredModule(nn.Module):
@@ -161,25 +202,20 @@ class StyledLayer(FilteredModule):
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
-    def noise(self, x: Tensor, noise_mode: str) -> Tensor | None:
-        """Returns noise for the batch of `x`: fresh [N, 1, R, R], constant [1, 1, R, R] or none."""
-        if noise_mode == "none":
-            return None
-        if noise_mode == "random":
-            shape = (x.shape[0], 1, self.resolution, self.resolution)
-            noise = parts.randn(*shape, dtype=self.noise_const.dtype, device=x.device)
-        else:
-            noise = self.noise_const.reshape(1, 1, self.resolution, self.resolution)
-        return noise * self.noise_strength
+    def forward(self, x: Tensor, styles: Tensor, noise: Tensor | None) -> Tensor:
+        """Maps x [N, in_channels, R / up, R / up] to [N, out_channels, R, R].
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: str, affine: Prepared | None = None) -> Tensor:
-        """Maps x [N, in_channels, R / up, R / up] and w [N, w_dim] to [N, out_channels, R, R]."""
+        Args:
+            x: Images.
+            styles: What `affine` makes of a latent code, [N, in_channels].
+            noise: As `noise_maps` returns it.
+        """
         # The operator has all but x in its own dtype, which it casts to that of x where it must.
         return modulated_conv2d(
             x,
             self.weight,
-            self.affine(w, affine),
-            noise=self.noise(x, noise_mode),
+            styles,
+            noise=noise,
             up=self.up,
             padding=1,
             resample_filter=self.resample_filter if self.up > 1 else None,
@@ -189,6 +225,22 @@ class StyledLayer(FilteredModule):
             act="lrelu",
             clamp=self.conv_clamp,
         )
+
+
+def noise_maps(layers: Sequence[StyledLayer], n: int, noise_mode: str) -> list[Tensor | None]:
+    """Returns the noise of layers for `n` samples: fresh [n, 1, R, R], constant [1, 1, R, R] or none."""
+    if noise_mode == "none":
+        return [None] * len(layers)
+    if noise_mode == "const":
+        return [(layer.noise_const * layer.noise_strength)[None, None] for layer in layers]
+    # One draw and one product for all of them.
+    pixels = [layer.resolution**2 for layer in layers]
+    const = layers[0].noise_const
+    numbers = parts.randn_of_each(n, pixels, dtype=const.dtype, device=const.device)
+    sizes = [n * count for count in pixels]
+    strengths = [layer.noise_strength.expand(size) for layer, size in zip(layers, sizes, strict=True)]
+    maps = (numbers * torch.cat(strengths)).split(sizes)
+    return [noise.view(n, 1, layer.resolution, layer.resolution) for noise, layer in zip(maps, layers, strict=True)]
 
 
 class ToRGB(nn.Module):
@@ -202,12 +254,18 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-    def forward(self, x: Tensor, w: Tensor, affine: Prepared | None = None) -> Tensor:
-        """Maps x [N, in_channels, R, R] and w [N, w_dim] to [N, img_channels, R, R]."""
+    def forward(self, x: Tensor, styles: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Maps x [N, in_channels, R, R] to [N, img_channels, R, R].
+
+        Args:
+            x: Images.
+            styles: What `affine` makes of a latent code, [N, in_channels].
+            weight: The layer's, if it has been cast to the dtype of x.
+        """
         return modulated_conv2d(
             x,
-            self.weight,
-            self.affine(w, affine),
+            self.weight if weight is None else weight,
+            styles,
             demodulate=False,
             bias=self.bias,
             clamp=self.conv_clamp,

@@ -50,7 +50,7 @@ class BiasAct(torch.autograd.Function):
 
 @Function
 class BiasActBackward(torch.autograd.Function):
-    """(dx, db) from dy and ref, which is y or, with b, x; db is float64 and empty unless needed."""
+    """(dx, db) from dy and ref, which is y or, with b, x; db has the dtype of sums and is empty unless needed."""
 
     @staticmethod
     def forward(dy, ref, b, dim, epilogue, needs_db, backend):

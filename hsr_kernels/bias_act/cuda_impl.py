@@ -55,10 +55,10 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
         (act, alpha, gain, clamp), device_and_stream(ref),
     )  # fmt: skip
     if db_parts is None:
-        return dx, dx.new_empty(0, dtype=torch.float64)
+        return dx, dx.new_empty(0, dtype=torch.float32)
     if not db_parts.numel():
-        return dx, dx.new_zeros(ref.shape[dim], dtype=torch.float64)
-    return dx, db_parts.view(-1, ref.shape[dim]).sum(0, dtype=torch.float64)
+        return dx, db_parts.new_zeros(ref.shape[dim])
+    return dx, db_parts.view(-1, ref.shape[dim]).sum(0)
 
 
 def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp):

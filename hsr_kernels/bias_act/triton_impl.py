@@ -328,7 +328,7 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
             )  # fmt: skip
     elif needs_db:
         db_parts = db_parts.new_zeros(1, ref.shape[dim])
-    return dx, (db_parts.view(-1, m.channels) if needs_db else db_parts).sum(0, dtype=torch.float64)
+    return dx, db_parts.view(-1, m.channels).sum(0) if needs_db else db_parts.view(0)
 
 
 def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp):

@@ -114,8 +114,8 @@ def scale_channels_bwd_bwd_kernel(
         c, programs_per_sample, tiles_per_program, CHANNELS, INT64_OFFSETS
     )
     sample_offset = sample * c * hw
-    scale = channel_vector(s, sample * c + channel, channel < c, 1.0)[None, :]
-    scale_gradient = channel_vector(dds, sample * c + channel, channel < c, 0.0)[None, :]
+    styles = channel_vector(s, sample * c + channel, channel < c, 1.0)[None, :]
+    gradient = channel_vector(dds, sample * c + channel, channel < c, 0.0)[None, :]
     dot = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for tile in range(tiles_per_program):
         pixel = (first_tile + tile) * PIXELS + tl.arange(0, PIXELS)
@@ -125,9 +125,9 @@ def scale_channels_bwd_bwd_kernel(
         du_tile = _load(du + sample_offset, conv_offsets, mask)
         ddx_tile = _load(ddx + sample_offset, offsets, mask)
         dot += ddx_tile * du_tile
-        ddu_tile = ddx_tile * scale + _load(x + sample_offset, offsets, mask) * scale_gradient
+        ddu_tile = ddx_tile * styles + _load(x + sample_offset, offsets, mask) * gradient
         _store(ddu + sample_offset, conv_offsets, ddu_tile, mask)
-        _store(gx + sample_offset, offsets, du_tile * scale_gradient, mask)
+        _store(gx + sample_offset, offsets, du_tile * gradient, mask)
     tl.store(sums + row * c + channel, tl.sum(dot, 0), mask=channel < c)
 
 

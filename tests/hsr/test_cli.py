@@ -295,9 +295,10 @@ def _weights() -> bytes:
 
 def test_options_of_the_machine_arrive() -> None:
     words = "train --mixed-precision bf16 --mixed-precision-resolutions 2 --tf32 --batch-gpu 4 --threads 3 --profile"
+    words += " --cuda-graphs off"
     options = parse(words.split())
     assert isinstance(options, TrainOptions)
-    assert options.machine == MachineOptions("bf16", 2, True, 4, 3, True)
+    assert options.machine == MachineOptions("bf16", 2, True, "off", 4, 3, True)
     options = parse(["train", "--tf32", "no", "--profile", "no"])
     assert isinstance(options, TrainOptions)
     assert (options.machine.tf32, options.machine.profile) == (False, False)

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hsr.losses import GANLoss
+from hsr.training.graphs import WARM_UP_RUNS
 from hsr.training.logs import Averages
 from hsr.training.trainer import Trainer
 from tests.selection import FULL, kept
@@ -74,9 +75,9 @@ def test_a_value_that_is_read_is_found(trainer: Trainer, read: Any, monkeypatch:
 def test_a_step_does_not_wait_for_the_gpu() -> None:
     trainer, images, labels = trainer_and_batch(device=torch.device("cuda"), mixed_precision_resolutions=1)
     images, labels = images.pin_memory(), labels.pin_memory()
-    # The first step of each kind loads kernels and chooses among them.
+    # The first steps of each kind load kernels and choose among them, and are then captured.
     interval = trainer.config.path_length_interval * trainer.config.r1_interval
-    for _ in range(interval):
+    for _ in range(interval * (WARM_UP_RUNS + 1)):
         trainer.step(images, labels)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -15,7 +15,7 @@ import hsr.models.generator
 from hsr.models import Discriminator, Generator
 from hsr.models.discriminator import minibatch_std
 from hsr.models.equalized import prepared, scale
-from hsr.models.layers import Conv2dLayer, FullyConnected, StyledLayer, ToRGB
+from hsr.models.layers import Conv2dLayer, FullyConnected, StyledLayer, ToRGB, apply_each, noise_maps
 
 FIR = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
 FIR2D = torch.outer(FIR, FIR) / 64
@@ -40,6 +40,12 @@ def zero_insert(x: torch.Tensor) -> torch.Tensor:
     out = x.new_zeros(x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
     out[:, :, ::2, ::2] = x
     return out
+
+
+def styled(layer: StyledLayer, x: torch.Tensor, w: torch.Tensor, noise_mode: str) -> torch.Tensor:
+    """A layer's output from a latent code."""
+    (noise,) = noise_maps([layer], len(x), noise_mode)
+    return layer(x, layer.affine(w), noise)
 
 
 def lrelu(x: torch.Tensor) -> torch.Tensor:
@@ -94,6 +100,18 @@ class TestPreparedParameters:
         scale(tensors, (2.0, 3.0), (torch.float32,) * 2)[1].sum().backward()
         assert tensors[0].grad is None and tensors[1].grad.eq(3).all()
 
+    def test_layers_at_once_are_what_they_are_one_by_one(self):
+        layers = [FullyConnected(3, width, bias_init=1.0).double() for width in (4, 2, 4)]
+        inputs = [torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in layers]
+        leaves = [*inputs, *(p for layer in layers for p in layer.parameters())]
+        for one, layer, x in zip(apply_each(layers, inputs), layers, inputs, strict=True):
+            torch.testing.assert_close(one, layer(x))
+
+        def outputs(*_: torch.Tensor) -> list[torch.Tensor]:
+            return apply_each(layers, inputs)
+
+        assert torch.autograd.gradcheck(outputs, leaves) and torch.autograd.gradgradcheck(outputs, leaves)
+
 
 class TestSynthesisLayers:
     @pytest.mark.parametrize("up", [1, 2])
@@ -116,25 +134,25 @@ class TestSynthesisLayers:
             y = F.conv2d(image, weight if up == 1 else weight.flip(2, 3)) + layer.noise_const * 0.7
             y = lrelu(y + layer.bias.reshape(1, -1, 1, 1))
             expected = y if clamp is None else y.clamp(-clamp, clamp)
-            torch.testing.assert_close(layer(x, w, "const")[i : i + 1], expected)
+            torch.testing.assert_close(styled(layer, x, w, "const")[i : i + 1], expected)
 
     def test_to_rgb_does_not_demodulate(self):
         layer = ToRGB(6, 3, 5).double()
         x, w = torch.randn(2, 6, 4, 4, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
         styles = w @ (layer.affine.weight / math.sqrt(5)).t() + 1
         expected = torch.einsum("nchw,oc,nc->nohw", x, layer.weight[:, :, 0, 0], styles) / math.sqrt(6)
-        torch.testing.assert_close(layer(x, w), expected)
+        torch.testing.assert_close(layer(x, layer.affine(w)), expected)
 
     def test_noise_modes(self):
         layer = StyledLayer(3, 4, 5, 8)
         x, w = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
         # The strength starts at zero: noise is learned, not imposed.
-        torch.testing.assert_close(layer(x, w, "random"), layer(x, w, "none"))
+        torch.testing.assert_close(styled(layer, x, w, "random"), styled(layer, x, w, "none"))
         with torch.no_grad():
             layer.noise_strength.fill_(1.0)
-        assert torch.equal(layer(x, w, "const"), layer(x, w, "const"))
-        assert not torch.equal(layer(x, w, "random"), layer(x, w, "random"))
-        assert not torch.equal(layer(x, w, "none"), layer(x, w, "const"))
+        assert torch.equal(styled(layer, x, w, "const"), styled(layer, x, w, "const"))
+        assert not torch.equal(styled(layer, x, w, "random"), styled(layer, x, w, "random"))
+        assert not torch.equal(styled(layer, x, w, "none"), styled(layer, x, w, "const"))
 
 
 class TestGenerator:
@@ -158,7 +176,8 @@ class TestGenerator:
         expected = torch.zeros(2, 3, 2, 2, dtype=torch.float64)
         for i, r in enumerate((4, 8, 16)):
             assert features[r].shape == (2, G.channels(r), r, r)
-            rgb = G.synthesis.blocks[str(r)].torgb(features[r], ws[:, 2 * i + 1])
+            torgb = G.synthesis.blocks[str(r)].torgb
+            rgb = torgb(features[r], torgb.affine(ws[:, 2 * i + 1]))
             expected = blur(zero_insert(expected), (2, 1), gain=4) + rgb
         torch.testing.assert_close(images, expected)
         assert torch.equal(images, G.synthesis(ws, noise_mode="const"))
