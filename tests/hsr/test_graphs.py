@@ -211,26 +211,50 @@ def test_a_batch_of_another_shape_is_refused() -> None:
 
 @pytest.mark.gpu
 def test_graphs_give_the_weights_of_eager_training() -> None:
-    """After 16 steps they are as close to eager training's as a second run of it is."""
-    deterministic = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    """After 16 steps they are as close to those of eager training as a second run of it comes."""
+    cudnn = torch.backends.cudnn
+    settings = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        runs = [weights_on_gpu(setting) for setting in ("off", "off", "on")]
+        eager, again, captured = (weights_on_gpu(setting) for setting in ("off", "off", "on"))
     finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic
-    for name, value in runs[0].items():
-        noise, error = ((run[name] - value).abs().max().item() for run in runs[1:])
-        assert error <= 2 * noise + 1e-6 * value.abs().max().item(), name
+        cudnn.deterministic, cudnn.benchmark = settings
+
+    def distance(state: dict[str, torch.Tensor]) -> float:
+        errors = (
+            (state[name] - value).abs().max() / value.abs().max().clamp_min(1e-6) for name, value in eager.items()
+        )
+        return max(error.item() for error in errors)
+
+    assert distance(captured) <= 3 * distance(again) + 1e-6
 
 
 def weights_on_gpu(cuda_graphs: str) -> dict[str, torch.Tensor]:
-    """All weights and running means after 16 steps in which each phase is due at least five times."""
-    # Captures come at a phase's fourth run, so R1 has some replays, too.
+    """All weights and running means after 16 steps, in which a captured R1 is replayed three times."""
+    # PyTorch's gradient of augmented images isn't deterministic.
     trainer, *batch = trainer_and_batch(
-        device=CUDA, path_length_interval=2, r1_interval=3, mixed_precision_resolutions=1, cuda_graphs=cuda_graphs
+        device=CUDA, mixed_precision_resolutions=1, augmentation="none", cuda_graphs=cuda_graphs
     )
     train(trainer, Batch(*batch), 16)
-    assert (trainer.graphs.reason == "") == (cuda_graphs == "on")
-    assert len(trainer.graphs._replays) == (len(PHASES) if cuda_graphs == "on" else 0)
+    assert bool(trainer.graphs.reason) == (cuda_graphs == "off")
     state = {f"{name}.{key}": v for name, m in trainer.modules().items() for key, v in m.state_dict().items()}
     return {key: value.double() for key, value in (state | {"pl_mean": trainer.loss.pl_mean}).items()}
+
+
+@pytest.mark.gpu
+def test_a_phase_that_reads_a_value_is_not_captured_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And training goes on, with the random numbers of before."""
+    penalty = GANLoss.discriminator_r1
+
+    def reading(self: GANLoss, *inputs: Any) -> Any:
+        value, stats = penalty(self, *inputs)
+        assert value.item() >= 0
+        return value, stats
+
+    monkeypatch.setattr(GANLoss, "discriminator_r1", reading)
+    said: list[str] = []
+    trainer, *batch = trainer_and_batch(device=CUDA, path_length_interval=1, r1_interval=1)
+    trainer.graphs.tell = said.append
+    stats = train(trainer, Batch(*batch), WARM_UP_RUNS + 3)
+    assert len(said) == 1 and said[0].startswith("Training goes on without CUDA graphs: D R1 can't be captured (")
+    assert all(value.isfinite() for value in stats[-1].values())
