@@ -191,6 +191,9 @@ class ModulatedConv2d(torch.autograd.Function):
             u, dx, ds = ops.scale_channels_fwd_bwd[backend](du, x, s)
             dw = _weight_gradient(u, dv, w, plan)
             return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
+        if needs_w and needs_xs and routes.is_projection(w):
+            dx, ds, dw = ops.modulated_conv2d_projection_bwd[backend](dv, w, x, s)
+            return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
         if needs_w and routes.weight_gradient == FUSED:
             dw = ops.modulated_conv2d_layer_weight[backend](x, s, dv, w.shape[2:], plan.convolution.padding)
         elif needs_w:

@@ -132,6 +132,13 @@ modulated_conv2d_layer_bwd = define(
     fake=_fake_layer_bwd,
     backends=("triton",),
 )
+# Both of the gradients around it, of a layer with a 1x1 convolution to few channels.
+modulated_conv2d_projection_bwd = define(
+    "modulated_conv2d_projection_bwd(Tensor dz, Tensor w, Tensor x, Tensor s) -> (Tensor, Tensor, Tensor)",
+    __package__,
+    fake=lambda dz, w, x, s: (*_fake_layer_bwd(dz, w, x, s, (0, 0)), _empty(w.shape, x)),
+    backends=("triton",),
+)
 modulated_conv2d_layer_weight = define(
     "modulated_conv2d_layer_weight(Tensor x, Tensor s, Tensor dz, int[] kernel, int[] padding) -> Tensor",
     __package__,

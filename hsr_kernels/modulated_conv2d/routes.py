@@ -22,6 +22,8 @@ OP = "modulated_conv2d"
 PASSES = ("forward", "input gradient", "weight gradient")
 # A column of tensor-core tiles holds this many output channels. A layer with no more, such as ToRGB, is memory-bound.
 MAX_MEMORY_BOUND_OUTPUTS = 16
+# Sums over more of them would take too many registers.
+MAX_PROJECTION_OUTPUTS = 4
 
 
 class Routes(NamedTuple):
@@ -30,6 +32,11 @@ class Routes(NamedTuple):
     forward: str = CONVOLUTION
     input_gradient: str = CONVOLUTION
     weight_gradient: str = CONVOLUTION
+
+    def is_projection(self, w: torch.Tensor) -> bool:
+        """Whether one kernel takes both backward passes: with a weight w [o, c, 1, 1] to an image's few channels."""
+        takes_fused = self.input_gradient == self.weight_gradient == FUSED
+        return takes_fused and w.shape[2:] == (1, 1) and w.shape[0] <= MAX_PROJECTION_OUTPUTS
 
 
 def products(dtype: torch.dtype) -> str:

@@ -1,8 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Triton kernels of a modulated layer share: vectors per channel, noise, and the activation."""
+"""What the Triton kernels of a modulated layer share: vectors per channel, noise, the activation and its arguments."""
 
 import triton
 import triton.language as tl
+
+from ..bias_act.activations import NAMES, Epilogue
+
+
+def activation_args(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
+    """Returns slope below zero, gain and clamp of a piecewise linear activation; infinity stands for no clamp."""
+    epilogue = Epilogue(NAMES[act], alpha, gain, clamp)
+    return epilogue.slope_below_zero, gain, float("inf") if clamp < 0 else clamp
+
+
+def activation_args_with_inverses(
+    act: int, alpha: float, gain: float, clamp: float
+) -> tuple[float, float, float, float, float]:
+    """Returns the same with the inverses of slope and gain."""
+    alpha, gain, clamp = activation_args(act, alpha, gain, clamp)
+    return alpha, 1 / alpha if alpha else 0.0, gain, 1 / gain, clamp
+
+
+def input_precision(product_kind: str) -> str:
+    """Returns how tl.dot multiplies, for a kind that `routes.products` returns."""
+    return "tf32" if product_kind == "tf32" else "ieee"
 
 
 @triton.jit

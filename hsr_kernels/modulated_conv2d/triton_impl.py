@@ -13,12 +13,12 @@ import torch
 
 from .._tensors import NHWC, dense_image, laid_out_like
 from .._triton import cdiv, fits_int32, on_device_of, power_of_2
-from ..bias_act.activations import NAMES, Epilogue
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.triton_impl import WARPS as FIR_WARPS
 from ..upfirdn2d.triton_impl import Pass, channels_last_tiling, passes_of, run_passes
 from .gpu_common import as_float32, noise_stride, sum_blocks, sum_parts
 from .routes import products
+from .triton_common import activation_args, activation_args_with_inverses, input_precision
 from .triton_conv import (
     modulated_conv2d_layer_bwd_kernel,
     modulated_conv2d_layer_kernel,
@@ -31,6 +31,7 @@ from .triton_pointwise import (
     modulated_conv2d_epilogue_bwd_bwd_kernel,
     modulated_conv2d_epilogue_bwd_kernel,
     modulated_conv2d_epilogue_kernel,
+    modulated_conv2d_projection_bwd_kernel,
     scale_channels_bwd_bwd_kernel,
     scale_channels_bwd_kernel,
     scale_channels_kernel,
@@ -143,19 +144,6 @@ _PRODUCT_TILINGS = {
 }
 
 
-def _activation_args(act: int, alpha: float, gain: float, clamp: float) -> tuple[float, float, float]:
-    """Returns slope below zero, gain and clamp of a piecewise linear activation; infinity stands for no clamp."""
-    epilogue = Epilogue(NAMES[act], alpha, gain, clamp)
-    return epilogue.slope_below_zero, gain, float("inf") if clamp < 0 else clamp
-
-
-def _activation_args_with_inverses(
-    act: int, alpha: float, gain: float, clamp: float
-) -> tuple[float, float, float, float, float]:
-    alpha, gain, clamp = _activation_args(act, alpha, gain, clamp)
-    return alpha, 1 / alpha if alpha else 0.0, gain, 1 / gain, clamp
-
-
 def _elements_beside_sums(images: torch.Tensor) -> int:
     """Returns the elements of each tensor that a thread holds, of several tensors and sums.
 
@@ -220,7 +208,7 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
         with on_device_of(z):
             modulated_conv2d_epilogue_kernel[tiling.grid](
                 z, as_float32(d), as_float32(noise), as_float32(b), y, noise_stride(noise, tiling.hw),
-                *_activation_args(act, alpha, gain, clamp), *tiling.args(channels_last), num_warps=_WARPS,
+                *activation_args(act, alpha, gain, clamp), *tiling.args(channels_last), num_warps=_WARPS,
             )  # fmt: skip
     return y
 
@@ -251,7 +239,7 @@ def modulated_conv2d_fir_epilogue(
         modulated_conv2d_fir_epilogue_kernel[(programs,)](
             x, f, as_float32(d), as_float32(noise), as_float32(b), y, c, height, width, *size, g.padding[0] // g.up[0],
             g.padding[2] // g.up[1], *f_layout, noise_stride(noise, size[0] * size[1]), g.gain,
-            *_activation_args(act, alpha, gain, clamp), *fused.unrolled_args(), channels_last, *tile,
+            *activation_args(act, alpha, gain, clamp), *fused.unrolled_args(), channels_last, *tile,
             num_warps=FIR_WARPS,
         )  # fmt: skip
     return y
@@ -268,7 +256,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
         with on_device_of(y):
             modulated_conv2d_epilogue_bwd_kernel[tiling.grid](
                 dy, y, as_float32(d), as_float32(noise), as_float32(b), dz, sums, dnoise,
-                noise_stride(noise, tiling.hw), *_activation_args_with_inverses(act, alpha, gain, clamp), tiling.n,
+                noise_stride(noise, tiling.hw), *activation_args_with_inverses(act, alpha, gain, clamp), tiling.n,
                 *tiling.args(layout == NHWC), num_warps=_WARPS, maxnreg=_MAX_REGISTERS,
             )  # fmt: skip
     dd, db = sum_parts(sums)
@@ -291,18 +279,13 @@ def modulated_conv2d_epilogue_bwd_bwd(
             modulated_conv2d_epilogue_bwd_bwd_kernel[tiling.grid](
                 ddz, as_float32(ratio), as_float32(ddnoise), as_float32(ddb), dy, y, as_float32(d), as_float32(noise),
                 as_float32(b), gdy, gy, gnoise, sums, noise_stride(noise, tiling.hw),
-                *_activation_args_with_inverses(act, alpha, gain, clamp), tiling.n, *tiling.args(layout == NHWC),
+                *activation_args_with_inverses(act, alpha, gain, clamp), tiling.n, *tiling.args(layout == NHWC),
                 num_warps=_WARPS, maxnreg=max_registers,
             )  # fmt: skip
     return gdy, gy, sum_blocks(gnoise, sums), sum_parts(sums)
 
 
-def _precision(product_kind: str) -> str:
-    return "tf32" if product_kind == "tf32" else "ieee"
-
-
 def _needs_int64_offsets(*images: torch.Tensor) -> bool:
-    """Returns whether offsets within a sample exceed 32 bits."""
     return not all(fits_int32(image[0].numel()) for image in images)
 
 
@@ -320,9 +303,9 @@ def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clam
     with on_device_of(x):
         modulated_conv2d_layer_kernel[(out_blocks * tiles * n,)](
             x, w, as_float32(s), as_float32(d), as_float32(noise), as_float32(b), y,
-            noise_stride(noise, out_pixels), *_activation_args(act, alpha, gain, clamp), c, o, height * width, height,
+            noise_stride(noise, out_pixels), *activation_args(act, alpha, gain, clamp), c, o, height * width, height,
             width, out_pixels, size[1], *padding, out_blocks, tiles, kh, kw, _needs_int64_offsets(x, y),
-            _precision(product_kind), tiling.rows, columns, tiling.depth, **tiling.options(x),
+            input_precision(product_kind), tiling.rows, columns, tiling.depth, **tiling.options(x),
         )  # fmt: skip
     return y
 
@@ -343,9 +326,24 @@ def modulated_conv2d_layer_bwd(dz, w, x, s, padding):
             modulated_conv2d_layer_bwd_kernel[(out_blocks * tiles * n,)](
                 dz, w, x, as_float32(s), dx, sums, c, o, dz.shape[2] * dz.shape[3], *dz.shape[2:], pixels, width,
                 kh - 1 - padding[0], kw - 1 - padding[1], out_blocks, tiles, kh, kw, _needs_int64_offsets(x, dz),
-                _precision(product_kind), tiling.rows, columns, tiling.depth, **tiling.options(x),
+                input_precision(product_kind), tiling.rows, columns, tiling.depth, **tiling.options(x),
             )  # fmt: skip
     return dx, sum_parts(sums)
+
+
+def modulated_conv2d_projection_bwd(dz, w, x, s):
+    x, dz = x.contiguous(memory_format=torch.channels_last), dz.contiguous(memory_format=torch.channels_last)
+    dx, (o, c), w = torch.empty_like(x), w.shape[:2], w.contiguous()
+    tiling = _PointwiseTiling.of(x, keeps_sums=True, elements=_elements_beside_sums(x))
+    sums = tiling.partial_sums(1, x)
+    dw_sums = sums.new_zeros((tiling.n * tiling.programs_per_sample, o, c, 1, 1))
+    if x.numel():
+        with on_device_of(x):
+            modulated_conv2d_projection_bwd_kernel[tiling.grid](
+                dz, w, x, as_float32(s), dx, sums, dw_sums, *tiling.args(True), o, num_warps=_WARPS,
+                maxnreg=_MAX_REGISTERS,
+            )  # fmt: skip
+    return dx, sum_parts(sums[0]), dw_sums.sum(0).to(x.dtype)
 
 
 def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
@@ -369,7 +367,7 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
         modulated_conv2d_layer_weight_kernel[(programs * parts,)](
             x, as_float32(s), dz, dw, n, c, o, height * width, height, width, out_pixels, dz.shape[3], *padding,
             out_blocks, tiles, samples_per_part, parts_per_sample, tiles_per_part, kh, kw, _needs_int64_offsets(x, dz),
-            _precision(product_kind), _WEIGHT_TILE_PIXELS, tiling.rows, columns, **tiling.options(x),
+            input_precision(product_kind), _WEIGHT_TILE_PIXELS, tiling.rows, columns, **tiling.options(x),
         )  # fmt: skip
     dw = dw[0] if parts == 1 else dw.sum(0)
     return dw.to(x.dtype).permute(0, 3, 1, 2)

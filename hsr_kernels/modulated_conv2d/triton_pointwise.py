@@ -226,3 +226,42 @@ def modulated_conv2d_epilogue_bwd_bwd_kernel(
     tl.store(sums + sum_offsets, tl.sum(dot, 0), mask=channel_mask)
     tl.store(sums + rows_size + sum_offsets, tl.sum(dot_zd, 0), mask=channel_mask)
     tl.store(sums + 2 * rows_size + sum_offsets, tl.sum(total, 0), mask=channel_mask)
+
+
+@triton.jit(do_not_specialize=DO_NOT_SPECIALIZE)
+def modulated_conv2d_projection_bwd_kernel(
+    dz, w, x, s, dx, sums, dw_sums, c, hw, programs_per_sample, tiles_per_program,
+    CHANNELS_LAST: tl.constexpr, INT64_OFFSETS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """dx = du * s with du = w^T dz, of a 1x1 convolution to OUTPUTS channels; sums: x * du; dw_sums: x * s * dz."""
+    sample, row, first_tile, channel = _program_tiles(
+        c, programs_per_sample, tiles_per_program, CHANNELS, INT64_OFFSETS
+    )
+    sample_offset, channel_mask = sample * c * hw, channel < c
+    scale = channel_vector(s, sample * c + channel, channel_mask, 1.0)[None, :]
+    weights = ()
+    products = ()
+    for o in tl.static_range(OUTPUTS):
+        weights += (tl.load(w + o * c + channel, mask=channel_mask, other=0.0).to(tl.float32)[None, :],)
+        products += (tl.zeros([PIXELS, CHANNELS], tl.float32),)
+    dot = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    for tile in range(tiles_per_program):
+        pixel = (first_tile + tile) * PIXELS + tl.arange(0, PIXELS)
+        mask = (pixel < hw)[:, None] & channel_mask[None, :]
+        offsets = _offsets(pixel, channel, c, hw, CHANNELS_LAST)
+        x_tile = _load(x + sample_offset, offsets, mask)
+        du = tl.zeros([PIXELS, CHANNELS], tl.float32)
+        grown = ()
+        for o in tl.static_range(OUTPUTS):
+            pointers = dz + (sample * hw + pixel) * OUTPUTS + o
+            dz_tile = tl.load(pointers, mask=pixel < hw, other=0.0).to(tl.float32)[:, None]
+            du += dz_tile * weights[o]
+            grown += (products[o] + dz_tile * x_tile,)
+        products = grown
+        dot += x_tile * du
+        _store(dx + sample_offset, offsets, du * scale, mask)
+    tl.store(sums + row * c + channel, tl.sum(dot, 0), mask=channel_mask)
+    for o in tl.static_range(OUTPUTS):
+        total = tl.sum(products[o] * scale, 0)
+        tl.store(dw_sums + (row * OUTPUTS + o) * c + channel, total, mask=channel_mask)

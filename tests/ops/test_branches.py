@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Branches of the Triton launchers that only large or long tensors take, on small ones and in the interpreter."""
 
+import dataclasses
 import importlib
 
 import pytest
@@ -114,6 +115,10 @@ def test_64_bit_offsets_of_the_loss(name, layout, device, order):
     check(BY_NAME[f"feature_projection_loss-{name}"], "triton", device, layout, torch.float32, order)
 
 
+def _with_size(case: Case, size: tuple[int, int]) -> Case:
+    return dataclasses.replace(case, shapes=case.shapes | {"x": (*case.shapes["x"][:2], *size)})
+
+
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @DEVICES
@@ -122,6 +127,7 @@ def test_programs_that_take_many_tiles(layout, device, monkeypatch):
     for op, case in (
         ("bias_act", Case("bias_act", "long", {"x": (2, 96, 33, 17), "b": (96,)}, {"act": "lrelu"})),
         ("modulated_conv2d", BY_NAME["modulated_conv2d-styled"]),
+        ("modulated_conv2d", _with_size(BY_NAME["modulated_conv2d-to-rgb"], (23, 17))),
     ):
         monkeypatch.setattr(_implementation(op), "_PROGRAMS", 1)
         for order in (1, 2):

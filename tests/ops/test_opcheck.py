@@ -28,7 +28,7 @@ CUDA_OPS = tuple(op for op in OPS if not op.startswith(("feature_loss", "filtere
 # Of the triton backend alone.
 TRITON_OPS = (
     "modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight", "scale_channels_fwd_bwd",
-    "scale_channels_bwd_bwd", "demodulation_bwd",
+    "scale_channels_bwd_bwd", "demodulation_bwd", "modulated_conv2d_projection_bwd",
 )  # fmt: skip
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 # Activations as (code, alpha, gain, clamp).
@@ -102,6 +102,7 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
         ],
         "modulated_conv2d_layer": [(x, kernel, vector(2, 3), *narrower, [0, 1], *LRELU)],
         "modulated_conv2d_layer_bwd": [(dz, kernel, x, vector(2, 3), [0, 1])],
+        "modulated_conv2d_projection_bwd": [(dy, kernel[:3, :, :1, :1].contiguous(), x, vector(2, 3))],
         "modulated_conv2d_layer_weight": [(x, vector(2, 3), dz, [3, 3], [0, 1])],
         "feature_loss": [(*scales, 1.4)],
         "feature_loss_bwd": [
