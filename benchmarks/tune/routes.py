@@ -84,7 +84,10 @@ def _multiplying(products: str) -> Iterator[None]:
 
 
 def passes(layer: Layer, device_name: str, backend: str) -> dict[tuple[str, str], Callable[[], Any]]:
-    """Returns each pass of a layer on each route, by (pass, route)."""
+    """Returns each pass of a layer on each route, by (pass, route).
+
+    Each is alone: two backward passes by the convolution route would share the scaled images.
+    """
     side, kernel = math.isqrt(layer.pixels), (layer.kernel, layer.kernel)
     dtype = torch.bfloat16 if layer.products == "half" else torch.float32
     pad = layer.kernel // 2

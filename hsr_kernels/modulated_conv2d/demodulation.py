@@ -3,7 +3,7 @@
 
 import torch
 
-from .._dispatch.functions import Function
+from .._dispatch.functions import Function, is_differentiated
 from .._tensors import accumulation_dtype
 from . import ops, reference
 
@@ -40,7 +40,7 @@ def parameters(
     d = None
     if demodulate and backend in _GPU_BACKENDS and _is_one_launch(weight, styles):
         w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not transposed, backend)
-        w, s = weight if w is None else w, styles if s is None else s
+        w, s = _like_source(w, weight), _like_source(s, styles)
     else:
         if demodulate:
             weight, styles = reference.prescale(x.dtype, weight, styles)
@@ -49,6 +49,13 @@ def parameters(
         w, s = weight.to(x.dtype), styles
         w = w.flip([2, 3]) if flip else w
     return w.transpose(0, 1) if transposed else w, s, d
+
+
+def _like_source(result: torch.Tensor | None, source: torch.Tensor) -> torch.Tensor:
+    """Returns what was made of a parameter, a constant if that is one: a Function's results are all alike."""
+    if result is None:
+        return source
+    return result if is_differentiated(source) else result.detach()
 
 
 def factors(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
