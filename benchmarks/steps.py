@@ -84,7 +84,8 @@ def count_step(resolution: int, batch: int, encoder: str = "", **changes: object
         _forget_values(trained)
         images = torch.empty(batch, 3, resolution, resolution, dtype=torch.uint8)
         labels = torch.zeros(batch, dtype=torch.int64)
-        # Optimizers make their moments at their first step.
+        # Optimizers make their moments at their first step, which may have the main phases alone.
+        trained.steps = 1
         trained.step(images, labels)
 
         @contextmanager

@@ -9,6 +9,8 @@ from . import ops, reference
 
 # One launch takes convolution kernels of no more taps: this is kMaxPieceWeights of csrc/cuda/demodulation.cu.
 MAX_TAPS = 4608
+# Offsets into weights and styles are 32 bits wide.
+MAX_ELEMENTS = 1 << 30
 _GPU_BACKENDS = ("triton", "cuda")
 
 
@@ -68,7 +70,8 @@ def factors(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
 
 
 def _is_one_launch(weight: torch.Tensor, styles: torch.Tensor) -> bool:
-    return torch.float64 not in (weight.dtype, styles.dtype) and weight.shape[2] * weight.shape[3] <= MAX_TAPS
+    fits = weight.shape[2] * weight.shape[3] <= MAX_TAPS and max(weight.numel(), styles.numel()) < MAX_ELEMENTS
+    return fits and torch.float64 not in (weight.dtype, styles.dtype)
 
 
 @Function
