@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import SUITES
+
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
@@ -33,8 +35,9 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(command=(module, function))
         return added.add_argument
 
-    add = command("run", "commands", "run", "Time the operators and a training step against plain PyTorch on the CPU.")
+    add = command("run", "commands", "run", "Time operators and networks against plain PyTorch on the CPU, if right.")
     add("--device", choices=("cpu",), default="cpu", help="the backend to measure")
+    add("--suite", choices=SUITES, default="", help="only the cases of this suite")
     add("--case", default="", help="only the cases whose name contains this")
     add("--repeats", type=int, default=30, help="maximum of rounds per case and pass; long cases take at least 5")
     add("--quick", action="store_true", help="tiny sizes and 3 rounds: the figures mean nothing")

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from . import SUITES
 from .messages import fail
 from .workloads import Workload, feature_loss, styled_layer
 
 Size = dict[str, Any]
+OPS, LAYERS, STEPS, INFERENCE = SUITES
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Case:
         title: The row's name in the table.
         build: Called with `size` or `tiny_size`.
         targets: The phases to time, and what they must reach.
-        measures_peak: Whether peak extra memory is measured too.
+        suite: One of SUITES.
         why_not_compiled: The reason why torch.compile can't run it, empty if it can.
         dtype: Of the inputs and of what backward starts from; parameters are float32, as in training.
         reread: What a backward pass has to read again: "inputs", "parameters", "output".
@@ -61,7 +63,7 @@ class Case:
     size: Size
     tiny_size: Size
     targets: dict[str, Target]
-    measures_peak: bool = False
+    suite: str = OPS
     why_not_compiled: str = ""
     dtype: torch.dtype = torch.float32
     reread: tuple[str, ...] = ()
@@ -106,9 +108,10 @@ class Case:
         return replace(work, inputs=[cast(t) for t in work.inputs], cotangent=cotangent)
 
 
-def select(text: str, cases: Sequence[Case]) -> list[Case]:
-    """Returns the cases whose name contains a text; ends the program with a sentence where there is none."""
-    selected = [case for case in cases if text in case.name]
+def select(text: str, cases: Sequence[Case], suite: str = "") -> list[Case]:
+    """Returns the cases of a suite whose name contains a text; ends the program with a sentence where there is none."""
+    of_suite = [case for case in cases if suite in ("", case.suite)]
+    selected = [case for case in of_suite if text in case.name]
     if not selected:
-        fail(f"no case is called {text!r}; there are {', '.join(case.name for case in cases)}")
+        fail(f"no case is called {text!r}; there are {', '.join(case.name for case in of_suite)}")
     return selected

@@ -4,6 +4,7 @@
 import importlib.util
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,11 +18,12 @@ from . import overhead, roofline, steps
 from .case import Case, select
 from .cpu import report as cpu_report
 from .cpu.cases import CASES
-from .cpu.measure import Options, measure_case
+from .cpu.measure import Options
 from .cpu.report import CpuRow
+from .cpu.worker import MEASURE, Worker
 from .gpu.cases import GPU_CASES
 from .messages import fail
-from .setting import commit, cores, processor, use_all_cores
+from .setting import commit, cores, processor
 
 QUICK_ROUNDS = 3
 # Of the machine's cores: with more processes than that, times are noise.
@@ -31,41 +33,56 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 
 def run(
     device: str = "cpu",
+    suite: str = "",
     case: str = "",
     repeats: int = 30,
     quick: bool = False,
     no_compile: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Times the operators and a training step against plain PyTorch, in float32, on all cores.
+    """Times the operators and networks against plain PyTorch, in float32, on all cores, each case in its own process.
+
+    Ends with exit code 1 where a variant is wrong, which isn't timed, or a time is beyond what the machine can do.
 
     Args:
         device: The backend to measure.
+        suite: Only the cases of this suite.
         case: Only the cases whose name contains this.
         repeats: Maximum of rounds per case and pass; long cases take fewer, but at least 5.
         quick: Tiny sizes and 3 rounds, to see that everything runs; the figures mean nothing.
         no_compile: Leave out torch.compile, which takes a minute or so per case to compile.
         out: Folder for <device>.csv and <device>.md.
     """
-    cases = select(case, CASES)
+    cases = select(case, CASES, suite)
     if repeats < 1:
         fail(f"--repeats must be at least 1, got {repeats}")
     if missing := hsr_kernels.backends(device=device)[device]:
         fail(f"there is nothing to measure: {missing}")
-    use_all_cores()
     _warn_if_busy()
-    options = Options(device, QUICK_ROUNDS if quick else repeats, quick, not no_compile)
+    options = Options(device, QUICK_ROUNDS if quick else repeats, quick, not no_compile, measures_peak=True)
     rows: list[CpuRow] = []
+    failures: list[str] = []
     for current in cases:
-        with console.status(current.title):
-            rows += measure_case(current, options)
-        _show([row for row in rows if row.case == current.name])
-    console.print(cpu_report.setting(rows), highlight=False)
-    if out is not None:
+        try:
+            with console.status(current.title), Worker() as worker:
+                found = [CpuRow(**row) for row in worker.ask(MEASURE, case=current.name, **asdict(options))]
+        except RuntimeError as error:
+            failures.append(f"{current.name}: {error}")
+            continue
+        _show(found)
+        rows += found
+        failures += [f"{row.case}, {row.phase}, {row.variant}: {row.note}" for row in found if row.is_invalid]
+    if rows:
+        console.print(cpu_report.setting(rows), highlight=False)
+    if out is not None and rows:
         out.mkdir(parents=True, exist_ok=True)
         cpu_report.write_csv(out / f"{device}.csv", rows)
         (out / f"{device}.md").write_text(cpu_report.text(rows) + "\n")
         console.print(f"written: {out / device}.csv and .md")
+    for sentence in failures:
+        console.print(f"no figure: {sentence}", highlight=False, markup=False, style="red")
+    if failures:
+        raise SystemExit(1)
 
 
 def report(csv: Path) -> None:

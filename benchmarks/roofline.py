@@ -7,7 +7,7 @@ partial sums: a tensor counts once per launch or call that takes or returns it. 
 overlap or of a matrix's rows, isn't counted: caches are there for that.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,9 @@ import hsr_kernels
 from hsr_kernels._dispatch import library
 
 from .case import Case
-from .workloads import BOTH, FORWARD, Workload
+from .costs import cost, tensor_bytes
+from .variants import differentiate, infer
+from .workloads import BOTH, FORWARD
 
 # Of the bytes that a fused operator moves to the fewest that it could.
 MAX_MOVED_RATIO = 1.15
@@ -179,7 +181,7 @@ class _Counter(TorchDispatchMode):
                 return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if touches_data(func):
-            self._count(name, _bytes(tree_leaves(result if func in _WRITE_ONLY else (args, kwargs, result))))
+            self._count(name, tensor_bytes(tree_leaves(result if func in _WRITE_ONLY else (args, kwargs, result))))
         return result
 
     def _run_fused(self, name, implementation, args):
@@ -190,7 +192,7 @@ class _Counter(TorchDispatchMode):
         finally:
             self.running = None
         traffic.calls = 1
-        traffic.min_bytes = traffic.launched_bytes if name in CHAINS else _bytes(tree_leaves((args, result)))
+        traffic.min_bytes = traffic.launched_bytes if name in CHAINS else tensor_bytes(tree_leaves((args, result)))
         self._add(name, traffic)
         return result
 
@@ -210,14 +212,8 @@ class _Counter(TorchDispatchMode):
     def launch(self, kernel: str, arguments: Sequence[object]) -> None:
         """Counts what a launch of a Triton kernel moves."""
         # A descriptor stands for the tensor that it describes.
-        moved = _bytes(getattr(t, "base", t) for t in tree_leaves(arguments))
+        moved = tensor_bytes(getattr(t, "base", t) for t in tree_leaves(arguments))
         self._count(kernel, moved, moved)
-
-
-def _bytes(values: Iterable[object]) -> int:
-    """Bytes of the distinct tensors among values; of an expanded one, those that exist."""
-    tensors = {id(t): t for t in values if isinstance(t, torch.Tensor)}.values()
-    return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
 
 
 @contextmanager
@@ -229,15 +225,6 @@ def counting() -> Iterator[_Counter]:
     counter = _Counter()
     with record.recording(record.CHIPS["sm_90"], counter.launch), counter:
         yield counter
-
-
-def _min_bytes(case: Case, work: Workload, output: torch.Tensor, gradients: Sequence[torch.Tensor], phase: str) -> int:
-    tensors = {"inputs": list(work.inputs), "parameters": list(work.parameters), "output": [output]}
-    total = _bytes([*tensors["inputs"], *tensors["parameters"], output])
-    if phase == BOTH:
-        reread = [t for name in case.reread for t in tensors[name]]
-        total += _bytes([work.cotangent, *gradients]) + _bytes(reread)
-    return total
 
 
 def estimate(case: Case, route: str | None = None) -> Iterator[Work]:
@@ -253,20 +240,11 @@ def estimate(case: Case, route: str | None = None) -> Iterator[Work]:
             # PyTorch's CPU convolutions cast float16, which no GPU does; bfloat16 has its size.
             dtype = torch.bfloat16 if case.dtype == torch.float16 else case.dtype
             work = replace(case, dtype=dtype).workload()
-            tensors = [*work.inputs, *work.parameters]
             counter.forget()
-            gradients: Sequence[torch.Tensor] = ()
-            if phase == FORWARD:
-                with torch.no_grad():
-                    output = work.function(*tensors)
-            else:
-                output = work.function(*tensors)
-                leaves = [t for t in tensors if t.requires_grad]
-                gradients = torch.autograd.grad(output, leaves, work.cotangent)
+            (infer(work) if phase == FORWARD else differentiate(work))()
             operators = dict(counter.operators)
-        # A backward pass multiplies once for each of a product's factors.
-        flops = work.flops * (1 if phase == FORWARD else 3)
-        yield Work(case, phase, _min_bytes(case, work, output, gradients, phase), flops, operators, route)
+        least = cost(work, phase, case.reread)
+        yield Work(case, phase, least.min_bytes, least.flops, operators, route)
 
 
 HEADER = (

@@ -1,90 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of operator cases that the tests hold every backend against.
-
-A case names an operator, the shapes of its tensors and its other arguments. `tests.inputs` draws the tensors.
-"""
+"""The table of operator cases that the tests hold every backend against; `benchmarks/parity` draws their tensors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-import hsr_kernels
+from benchmarks.parity.call import Call as Case
 from hsr_kernels import setup_filter
-
-_CURVED_ACTIVATIONS = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One call of an operator.
-
-    Attributes:
-        op: Name of the public function.
-        name: Unique within the operator.
-        shapes: Tensor argument -> shape. Arguments of `feature_projection_loss` are spelled "features.0", "w1.0" ...
-        options: The other arguments, filters included.
-        constants: Tensors that no derivative is taken of.
-        degenerate: The output or its second derivative vanishes for this case, so non-zero derivatives aren't expected.
-    """
-
-    op: str
-    name: str
-    shapes: Mapping[str, tuple[int, ...]]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    constants: tuple[str, ...] = ()
-    degenerate: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.op}-{self.name}"
-
-    @property
-    def differentiated(self) -> tuple[str, ...]:
-        """The tensors that derivatives are taken of."""
-        return tuple(name for name in self.shapes if name not in self.constants)
-
-    def call(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Runs the public function."""
-        device = next(iter(tensors.values())).device
-        options = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self.options.items()}
-        if self.op == "feature_projection_loss":
-            return hsr_kernels.feature_projection_loss(*_scales(tensors), **options)
-        return getattr(hsr_kernels, self.op)(**tensors, **options)
-
-    def nonlinear_tensors(self) -> tuple[str, ...]:
-        """The tensors in which the operator isn't (piecewise) linear, so that its second derivative isn't zero."""
-        if self.degenerate or 0 in next(iter(self.shapes.values())):
-            return ()
-        curved_activation = self.options.get("act", "linear") in _CURVED_ACTIVATIONS
-        tensors = {
-            "bias_act": (),
-            "conv2d": ("input", "weight"),
-            "conv_transpose2d": ("input", "weight"),
-            "conv2d_resample": ("x", "w"),
-            "modulated_conv2d": ("x", "weight", "styles"),
-            "grid_sample": ("input", "grid"),
-            "feature_projection_loss": self.differentiated,
-        }.get(self.op, ())
-        return self.differentiated if curved_activation else tensors
-
-
-def _scales(tensors: Mapping[str, torch.Tensor]) -> tuple[list, list, list]:
-    """Groups "features.0", "w1.0" ... to the lists that feature_projection_loss takes."""
-    count = sum(name.startswith("features.") for name in tensors)
-    heads = [tuple(tensors[f"{part}.{i}"] for part in ("w1", "b1", "w2", "b2")) for i in range(count)]
-    return (
-        [tensors[f"features.{i}"] for i in range(count)],
-        [tensors[f"targets.{i}"] for i in range(count)],
-        heads,
-    )
-
 
 FIR4 = setup_filter([1, 3, 3, 1])
 FIR4_SEPARABLE = setup_filter([1, 3, 3, 1], separable=True)
 FIR12 = setup_filter([0.015, 0.044, -0.068, -0.118, 0.491, 1.138, 1.138, 0.491, -0.118, -0.068, 0.044, 0.015])
-FIR3X5 = setup_filter([[1.0, 2, 3, -1, 0.5], [4, -2, 6, 1, 1], [0.3, 2, 1, -1, 2]])
+FIR3X5 = setup_filter([[1.0, 2.0, 3.0, -1.0, 0.5], [4.0, -2.0, 6.0, 1.0, 1.0], [0.3, 2.0, 1.0, -1.0, 2.0]])
 ROW6 = setup_filter([[1.0, 2, -1, 3, 2, 1]])
 ODD7_SEPARABLE = setup_filter([1.0, -2, 3, 4, 2, -1, 0.5], separable=True)
 # As StyleGAN3-R downsamples: a function of the distance from the centre, which isn't separable.
@@ -177,7 +106,7 @@ def _filtered_lrelu() -> list[Case]:
         shapes = {"x": x} | ({"b": (x[1],)} if bias else {})
         return Case("filtered_lrelu", name, shapes, {"fu": fu, "fd": fd, **options}, degenerate=degenerate)
 
-    doubled = {"up": 2, "down": 2, "padding": (9, 8, 9, 8)}
+    doubled: dict[str, Any] = {"up": 2, "down": 2, "padding": (9, 8, 9, 8)}
     return [
         case("stylegan3", (2, 3, 14, 14), clamp=1.5, **doubled),
         case("up-4-down-2", (1, 2, 8, 9), up=4, down=2, padding=(8, 9, 10, 7), gain=1.0),

@@ -2,8 +2,10 @@
 """Time and memory of the operators on the CPU, beside the reference backend and torch.compile of it.
 
 cases     what is measured, and what it must reach
-measure   times and memory of a case
+measure   parity, times and memory of a case
+worker    a process of its own that measures
 timing    variants in turns
+limits    what the machine can't be faster than
 memory    what autograd saves, and how far a process grows
 report    the measurements as CSV and as a table
 """

@@ -5,24 +5,28 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from ..case import Case, Target
+from ..case import INFERENCE, LAYERS, STEPS, Case, Target
+from ..networks import inference, training_step
 from ..workloads import (
+    BACKWARD,
     BOTH,
     FORWARD,
     IMAGE_OPERATORS,
+    SECOND,
     STEP,
+    bias_act,
     feature_loss,
     filtered_lrelu,
     styled_layer,
-    training_step,
 )
 
 _IMAGES, _IMAGES_TINY = {"n": 4, "channels": 128, "side": 128}, {"n": 1, "channels": 4, "side": 16}
-_IMAGE_TARGETS: Mapping[str, dict[str, Target]] = {
-    "upsample2d": {FORWARD: Target(8.0), BOTH: Target(6.0)},
-    "downsample2d": {FORWARD: Target(), BOTH: Target(4.0)},
-    "filter2d": {FORWARD: Target(), BOTH: Target(3.0)},
-    "bias_act": {FORWARD: Target(), BOTH: Target(2.5, compiled=1.0)},
+# A case's name -> what its forward pass alone and both passes must reach.
+_IMAGE_TARGETS: Mapping[str, tuple[Target, Target]] = {
+    "upsample2d": (Target(8.0), Target(6.0)),
+    "downsample2d": (Target(), Target(4.0)),
+    "filter2d": (Target(), Target(3.0)),
+    "bias_act": (Target(), Target(2.5, compiled=1.0)),
 }
 _STYLED = {"n": 8, "c_in": 128, "c_out": 128, "side": 64, "up": 1}
 _STYLED_TINY = {"n": 2, "c_in": 4, "c_out": 8, "side": 8, "up": 1}
@@ -30,6 +34,11 @@ _TRAINING = {"resolution": 64, "channel_base": 8192, "channel_max": 256, "batch"
 _TRAINING_TINY = {"resolution": 8, "channel_base": 64, "channel_max": 8, "batch": 4, "latent": 8}
 _WHY_NOT_COMPILED = "R1 and path length differentiate twice, which AOTAutograd does not support"
 _UPSAMPLED, _UPSAMPLED_TINY = _STYLED | {"c_in": 256, "up": 2}, _STYLED_TINY | {"up": 2}
+
+
+def _passes(forward: Target | None = None, both: Target | None = None) -> dict[str, Target]:
+    """Every order of derivative by itself, and both passes as training has them."""
+    return {FORWARD: forward or Target(), BACKWARD: Target(), SECOND: Target(), BOTH: both or Target()}
 
 
 def _image_operators() -> Iterator[Case]:
@@ -42,8 +51,18 @@ def _image_operators() -> Iterator[Case]:
             operator.build,
             _IMAGES,
             _IMAGES_TINY,
-            _IMAGE_TARGETS.get(name, {FORWARD: Target(), BOTH: Target()}),
+            _passes(*_IMAGE_TARGETS.get(name, ())),
+            reread=operator.reread,
         )
+    yield Case(
+        "bias_act_unclamped",
+        "bias_act, lrelu, 4x128x128x128",
+        bias_act,
+        _IMAGES | {"clamp": None},
+        _IMAGES_TINY | {"clamp": None},
+        _passes(),
+        reread=IMAGE_OPERATORS["bias_act"].reread,
+    )
 
 
 def _filtered() -> Iterator[Case]:
@@ -55,7 +74,7 @@ def _filtered() -> Iterator[Case]:
             filtered_lrelu,
             {"n": 4, "channels": 128, "side": 84, "radial": radial},
             {"n": 1, "channels": 4, "side": 12, "radial": radial},
-            {FORWARD: Target(3.0), BOTH: Target(3.0)},
+            _passes(Target(3.0), Target(3.0)),
         )
 
 
@@ -72,7 +91,8 @@ def _layers() -> Iterator[Case]:
             styled_layer,
             size,
             tiny_size,
-            {FORWARD: Target(), BOTH: Target(speedup)},
+            _passes(both=Target(speedup)),
+            suite=LAYERS,
         )
     channels_last = {"layout": torch.channels_last}
     for name, title, size, tiny_size, _ in shapes:
@@ -82,7 +102,8 @@ def _layers() -> Iterator[Case]:
             styled_layer,
             size | channels_last,
             tiny_size | channels_last,
-            {FORWARD: Target(), BOTH: Target()},
+            _passes(),
+            suite=LAYERS,
         )
 
 
@@ -103,8 +124,7 @@ CASES = (
             "target": 14,
         },
         {"n": 1, "sides": (4, 8), "channels": (8, 4), "hidden": 32, "dim": 8, "target": 5},
-        {FORWARD: Target(), BOTH: Target(2.5, peak=1 / 3)},
-        measures_peak=True,
+        _passes(both=Target(2.5, peak=1 / 3)),
     ),
     Case(
         "training_step",
@@ -114,6 +134,7 @@ CASES = (
         _TRAINING_TINY,
         {STEP: Target(1.5)},
         why_not_compiled=_WHY_NOT_COMPILED,
+        suite=STEPS,
     ),
     Case(
         "training_step_augmented",
@@ -123,6 +144,16 @@ CASES = (
         _TRAINING_TINY | {"augpipe": "bgc"},
         {STEP: Target(baseline=1.15)},
         why_not_compiled=_WHY_NOT_COMPILED,
+        suite=STEPS,
         baseline_changes={"augpipe": ""},
+    ),
+    Case(
+        "inference",
+        "images of 64x64, batch 8",
+        inference,
+        _TRAINING,
+        _TRAINING_TINY,
+        {FORWARD: Target()},
+        suite=INFERENCE,
     ),
 )

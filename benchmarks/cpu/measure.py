@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the cases: time and memory, against the reference backend and torch.compile of it."""
+"""Measures the cases: one set-up of a case serves its parity, its time and its memory, of all variants."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
 import hsr_kernels
 
 from ..case import Case, Target
+from ..costs import Cost, cost
 from ..messages import described
+from ..parity import gate
 from ..setting import commit, processor
 from ..timing import percentiles
 from ..variants import BASELINE, COMPILE, REFERENCE, Variant
-from ..workloads import FORWARD, STEP, Workload
-from .memory import peak_extra_bytes, saved_bytes
-from .report import CpuRow
+from ..workloads import BOTH, FORWARD, SECOND, Workload
+from .limits import PROBES, PRODUCT_SIDE, TINY_PRODUCT_SIDE, Limits, limits, probes
+from .memory import give_freed_memory_back, growth_bytes, saved_bytes
+from .report import IMPOSSIBLE, WRONG, CpuRow
 from .timing import interleave, speedup
 
 SECONDS_PER_PHASE = 20.0
-MAX_GRADIENT_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -32,41 +33,50 @@ class Options:
         max_rounds: Of each phase; long ones take fewer.
         tiny: Whether to use tiny sizes.
         compiled: Whether torch.compile is measured too.
+        measures_peak: Whether peak memory is; nothing can be timed in this process afterwards.
     """
 
     backend: str
     max_rounds: int
     tiny: bool
     compiled: bool
+    measures_peak: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Samples:
     """What was measured of a phase.
 
     Attributes:
+        cost: What the phase needs.
         seconds: Variant -> seconds per round.
-        memory: Variant -> (bytes saved for backward, peak extra bytes).
-        why_not_compiled: The reason why torch.compile wasn't measured, empty if it was or wasn't wanted.
+        limits: Of the machine in the same rounds.
+        notes: Variant -> why there is no time.
+        saved, peak: Variant -> bytes saved for backward, peak extra bytes.
     """
 
+    cost: Cost
     seconds: dict[str, list[float]]
-    memory: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
-    why_not_compiled: str = ""
+    limits: Limits
+    notes: dict[str, str]
+    saved: dict[str, int] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
 
 
 def measure_case(case: Case, options: Options) -> Iterator[CpuRow]:
     """Measures one case in all its phases; yields a row per phase and variant."""
     variants = variants_of(case, options)
-    if STEP not in case.targets:
-        _check_gradients(case, variants[REFERENCE], variants[options.backend])
+    wrong = faults(case, variants)
+    measured = {phase: _measure_phase(case, phase, variants, wrong, options) for phase in case.targets}
+    if options.measures_peak:
+        give_freed_memory_back()
+        for phase, samples in measured.items():
+            samples.peak = _peaks(phase, {name: variants[name] for name in samples.seconds})
     for phase, target in case.targets.items():
-        samples = _measure_phase(case, phase, variants, options)
+        samples = measured[phase]
         # The baseline has a row as a case of its own.
-        names = [name for name in samples.seconds if name != BASELINE]
-        if COMPILE not in names and samples.why_not_compiled:
-            names.append(COMPILE)
-        for name in names:
+        names = [name for name in (*samples.seconds, *samples.notes) if name != BASELINE]
+        for name in dict.fromkeys(names):
             yield _row(case, phase, name, samples, target, options)
 
 
@@ -95,53 +105,94 @@ def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, 
     return variants
 
 
-def _check_gradients(case: Case, reference: Variant, measured: Variant) -> None:
-    """Refuses to time a wrong result: gradients must agree with the reference's."""
-    phase = next(name for name in case.targets if name != FORWARD)
-    pairs = zip(reference.phase(phase)(), measured.phase(phase)(), strict=True)
-    for i, (expected, gradient) in enumerate(pairs):
-        error = (gradient - expected).norm() / expected.norm()
-        if not error < MAX_GRADIENT_ERROR:
-            raise RuntimeError(f"{case.name}: gradient {i} is off by {float(error):.1e} of its norm; not timed")
+def faults(case: Case, variants: Mapping[str, Variant]) -> dict[str, str]:
+    """Returns which variants are wrong, {name: a sentence}: nothing of these is timed.
+
+    Operators are held to the float64 reference in all orders on small tensors, where its kinks can be kept away from;
+    at the size that is timed they are compared with the reference.
+    """
+    layout = "channels_last" if case.size.get("layout") == torch.channels_last else "contiguous"
+    calls = case.workload(tiny=True).calls
+    found: dict[str, str] = {}
+    for name, variant in variants.items():
+        # The compiled reference has no second derivatives, and the baseline is another case's.
+        if name in (REFERENCE, COMPILE, BASELINE):
+            continue
+        sentences = (gate.fault(call, variant.backend, case.dtype, layout) for call in calls)
+        sentence = next(filter(None, sentences), "") or _fault_at_size(case, variants[REFERENCE], variant)
+        if sentence:
+            found[name] = WRONG + sentence
+    return found
 
 
-def _measure_phase(case: Case, phase: str, variants: dict[str, Variant], options: Options) -> _Samples:
-    runs = {name: variant.phase(phase) for name, variant in variants.items()}
-    why_not_compiled = case.why_not_compiled if options.compiled else ""
-    for name, run in list(runs.items()):
+def _fault_at_size(case: Case, reference: Variant, measured: Variant) -> str:
+    # What networks compute depends on what they have drawn.
+    phases = () if measured.workload.is_network else (FORWARD, BOTH, SECOND)
+    for phase in (phase for phase in phases if phase in case.targets):
+        expected, actual = (_results(variant, phase) for variant in (reference, measured))
+        if sentence := gate.fault_at_size(expected, actual):
+            return f"{phase} at the size that is timed: {sentence}"
+    return ""
+
+
+def _results(variant: Variant, phase: str) -> list[torch.Tensor | None]:
+    results = variant.stage(phase)()()
+    return [results] if isinstance(results, torch.Tensor) else list(results)
+
+
+def _measure_phase(
+    case: Case, phase: str, variants: Mapping[str, Variant], wrong: Mapping[str, str], options: Options
+) -> _Samples:
+    notes = dict(wrong)
+    # AOTAutograd differentiates once.
+    left_out = {COMPILE} if phase == SECOND else set()
+    stages = {n: v.stage(phase) for n, v in variants.items() if n not in notes and n not in left_out}
+    if options.compiled and case.why_not_compiled:
+        notes[COMPILE] = case.why_not_compiled
+    if options.backend in wrong:
+        # There is nothing to compare.
+        stages = {}
+    for name, stage in list(stages.items()):
         try:
-            _warm_up(run)
+            # Compiles, and lets allocations settle.
+            for _ in range(2):
+                stage()()
         except Exception as error:
             if name != COMPILE:
                 raise
-            del runs[name]
-            why_not_compiled = described(error)
-    seconds = interleave(runs, options.max_rounds, SECONDS_PER_PHASE)
-    memory = {name: _memory(case, phase, name, variants[name], options) for name in runs if name != BASELINE}
-    return _Samples(seconds, memory, why_not_compiled)
+            del stages[name]
+            notes[name] = described(error)
+    needed = cost(variants[REFERENCE].workload, phase, case.reread)
+    if not stages:
+        return _Samples(needed, {}, Limits(None, None), notes)
+    side = TINY_PRODUCT_SIDE if options.tiny else PRODUCT_SIDE
+    seconds = interleave(stages | probes(needed, side), options.max_rounds, SECONDS_PER_PHASE)
+    found = limits(needed, seconds, side)
+    for name, samples in seconds.items():
+        median, floor = percentiles(samples).median, found.floor(needed)
+        if name not in (*PROBES, BASELINE) and median < floor:
+            why = f"{1e3 * median:.3g} ms for {needed.min_bytes} bytes and {needed.flops:.3g} FLOP"
+            notes[name] = f"{IMPOSSIBLE}{why}, which take at least {1e3 * floor:.3g} ms here"
+    timed = {name: s for name, s in seconds.items() if name not in (*PROBES, *notes)}
+    saved = {} if phase == FORWARD else {name: _saved(variants[name]) for name in timed if name != BASELINE}
+    return _Samples(needed, timed, found, notes, saved)
 
 
-def _warm_up(run: Callable[[], Any]) -> None:
-    for _ in range(2):
-        run()
-
-
-def _memory(case: Case, phase: str, name: str, variant: Variant, options: Options) -> tuple[int | None, int | None]:
-    """Returns (bytes saved for backward, peak extra bytes) of one variant; None where they mean nothing."""
-    if phase == FORWARD:
-        return None, None
+def _saved(variant: Variant) -> int:
+    """Bytes saved for backward by a forward pass."""
     work = variant.workload
     with hsr_kernels.use_backend(variant.backend):
-        saved = saved_bytes(lambda: work.function(*work.inputs, *work.parameters), work.parameters)
-    if not case.measures_peak or name == COMPILE:
-        return saved, None
-    return saved, peak_extra_bytes(case.name, variant.backend, tiny=options.tiny)
+        return saved_bytes(lambda: work.function(*work.inputs, *work.parameters), work.parameters)
+
+
+def _peaks(phase: str, variants: Mapping[str, Variant]) -> dict[str, int]:
+    """Peak extra bytes of each variant in a phase, without what was there when it began."""
+    return {name: growth_bytes(variant.stage(phase)()) for name, variant in variants.items()}
 
 
 def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, options: Options) -> CpuRow:
     samples = measured.seconds.get(name)
     median, p20, p80 = percentiles([1e3 * t for t in samples]) if samples else (None, None, None)
-    saved, peak = measured.memory.get(name, (None, None))
     demanded = Target() if name in (REFERENCE, COMPILE) or options.tiny else target
 
     def against(other: str) -> float | None:
@@ -152,6 +203,7 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, 
     return CpuRow(
         case=case.name,
         title=case.title + (" (tiny)" if options.tiny else ""),
+        suite=case.suite,
         phase=phase,
         variant=name,
         median_ms=median,
@@ -161,13 +213,16 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, 
         vs_reference=against(REFERENCE),
         vs_compile=against(COMPILE),
         vs_baseline=against(BASELINE),
-        saved_bytes=saved,
-        peak_bytes=peak,
+        saved_bytes=measured.saved.get(name),
+        peak_bytes=measured.peak.get(name),
+        min_bytes=measured.cost.min_bytes,
+        flops=measured.cost.flops,
+        floor_ms=1e3 * measured.limits.floor(measured.cost) if samples else None,
         target_reference=demanded.reference,
         target_compile=demanded.compiled,
         target_peak=demanded.peak,
         target_baseline=demanded.baseline,
-        note=measured.why_not_compiled if name == COMPILE else "",
+        note=measured.notes.get(name, ""),
         chip=processor(),
         cores=torch.get_num_threads(),
         torch=torch.__version__,

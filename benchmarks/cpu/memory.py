@@ -1,23 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory: what autograd keeps for backward, and how far a process grows while it runs a case.
+"""Memory: what autograd keeps for backward, and how far a process grows while it runs a call."""
 
-`python -m benchmarks.cpu.memory CASE BACKEND full|tiny` prints the second figure in bytes.
-"""
-
-import os
+import ctypes
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-import hsr_kernels
-
-from ..setting import ROOT, use_all_cores
-from ..variants import differentiate
-from .cases import CASES
+# Of glibc's mallopt, and the smallest block that it then takes from and gives back to the system.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_BLOCK_BYTES = 1 << 16
 
 
 def saved_bytes(function: Callable[[], object], parameters: Sequence[torch.Tensor] = ()) -> int:
@@ -42,18 +35,15 @@ def saved_bytes(function: Callable[[], object], parameters: Sequence[torch.Tenso
     return total
 
 
-def peak_extra_bytes(case: str, backend: str, *, tiny: bool = False) -> int:
-    """How far resident memory rises above the inputs while forward and backward run, in a process of its own.
+def give_freed_memory_back() -> None:
+    """Lets this process's resident memory be what is alive, from now on: freed blocks return to the system at once.
 
-    Resident memory counts everything: PyTorch's allocator, scratch space of oneDNN and MKL, native code.
+    That makes allocating slower, so nothing is timed after it.
     """
-    command = [sys.executable, "-m", "benchmarks.cpu.memory", case, backend, "tiny" if tiny else "full"]
-    # glibc gives a freed block back at once if it came from mmap, so residency follows what is alive.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    return int(done.stdout.split()[-1])
+    libc = ctypes.CDLL(None)
+    for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+        libc.mallopt(option, _BLOCK_BYTES)
+    libc.malloc_trim(0)
 
 
 def _status(field: str) -> int:
@@ -65,25 +55,13 @@ def _status(field: str) -> int:
 def growth_bytes(run: Callable[[], object]) -> int:
     """Bytes by which this process's resident memory peaks above its start while `run` runs.
 
-    Linux only, and good to about a megabyte: the kernel batches its counts.
+    Resident memory counts everything: PyTorch's allocator, scratch space of oneDNN and MKL, native code; what these
+    keep from call to call is there before. Linux only, and good to about a megabyte: the kernel batches its counts.
     """
     # Resets the high-water mark.
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before
-
-
-def main(name: str, backend: str, size: str) -> None:
-    """Prints the growth of one case on one backend."""
-    use_all_cores()
-    case = next(case for case in CASES if case.name == name)
-    with hsr_kernels.use_backend(backend):
-        # Libraries load and threads start before the measurement.
-        differentiate(case.workload(tiny=True))()
-        run = differentiate(case.workload(tiny=size == "tiny"))
-        print(growth_bytes(run))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    result = run()
+    peak = _status("VmHWM")
+    del result
+    return max(0, peak - before)

@@ -19,8 +19,13 @@ HEADER = (
     "x compile",
     "saved, MB",
     "peak, MB",
+    "min, MB",
+    "GFLOP",
+    "of roofline",
 )
-_ALIGNMENT = "llrrlrrr"
+# How notes begin that are faults.
+WRONG, IMPOSSIBLE = "wrong: ", "an error of measuring: "
+_ALIGNMENT = "llrrlrrrrrr"
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,17 @@ class CpuRow:
         vs_reference, vs_compile, vs_baseline: Median over the rounds of the other's time divided by this one's; the
             baseline is the case without the part whose cost it measures.
         saved_bytes: What autograd keeps for backward.
-        peak_bytes: Peak of resident memory above the inputs.
+        peak_bytes: Peak of resident memory above what was there before the pass.
+        min_bytes, flops: The fewest bytes that the pass moves, and the fewest multiplications and additions.
+        floor_ms: What the pass can't be faster than on this machine, by either.
         target_reference, target_compile, target_peak, target_baseline: What the variant must reach.
-        note: Why there is no time.
+        note: Why there is no time: for want of parity, or because the machine can't be so fast, among others.
         chip, cores, torch, commit: The processor's name, the cores used, PyTorch's version, and the checkout's commit.
     """
 
     case: str
     title: str
+    suite: str
     phase: str
     variant: str
     median_ms: float | None
@@ -53,6 +61,9 @@ class CpuRow:
     vs_baseline: float | None
     saved_bytes: int | None
     peak_bytes: int | None
+    min_bytes: int | None
+    flops: float | None
+    floor_ms: float | None
     target_reference: float | None
     target_compile: float | None
     target_peak: float | None
@@ -62,6 +73,11 @@ class CpuRow:
     cores: int
     torch: str
     commit: str
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether the variant is wrong, or its time can't be true."""
+        return self.note.startswith((WRONG, IMPOSSIBLE))
 
 
 def write_csv(path: Path, rows: Iterable[CpuRow]) -> None:
@@ -78,8 +94,8 @@ def read_csv(path: Path) -> list[CpuRow]:
     Raises:
         ValueError: The file has other columns.
     """
-    integers = {"rounds", "cores", "saved_bytes", "peak_bytes"}
-    texts = {"case", "title", "phase", "variant", "note", "chip", "torch", "commit"}
+    integers = {"rounds", "cores", "saved_bytes", "peak_bytes", "min_bytes"}
+    texts = {"case", "title", "suite", "phase", "variant", "note", "chip", "torch", "commit"}
 
     def parse(name: str, value: str) -> str | int | float | None:
         if name in texts:
@@ -100,6 +116,10 @@ def _change(reference: float | None, measured: float | None, unit: float = 1.0) 
     if reference is None or measured is None:
         return markdown.NOT_MEASURED
     return f"{markdown.number(reference / unit)} → {markdown.number(measured / unit)}"
+
+
+def _share(floor: float | None, median: float | None) -> str:
+    return f"{100 * floor / median:.0f}%" if floor is not None and median else markdown.NOT_MEASURED
 
 
 def _verdicts(reference: CpuRow, measured: CpuRow) -> str:
@@ -132,17 +152,21 @@ def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
         if measured.variant in (REFERENCE, COMPILE):
             continue
         others = {row.variant: row for row in rows if (row.case, row.phase) == (measured.case, measured.phase)}
-        reference, compiled = others[REFERENCE], others.get(COMPILE)
+        # Nothing is timed beside what is wrong.
+        reference, compiled = others.get(REFERENCE, measured), others.get(COMPILE)
         lines.append(
             [
                 measured.title,
                 measured.phase,
-                _change(reference.median_ms, measured.median_ms),
+                measured.note or _change(reference.median_ms, measured.median_ms),
                 markdown.number(measured.vs_reference, "x"),
                 _verdicts(reference, measured),
                 markdown.number(measured.vs_compile, "x"),
                 _change(reference.saved_bytes, measured.saved_bytes, 1e6),
                 _change(reference.peak_bytes, measured.peak_bytes, 1e6),
+                markdown.number(None if measured.min_bytes is None else measured.min_bytes / 1e6),
+                markdown.number(None if measured.flops is None else measured.flops / 1e9),
+                _share(measured.floor_ms, measured.median_ms),
             ]
         )
         multiple = _baseline_multiple(measured)
@@ -157,10 +181,13 @@ def setting(rows: Sequence[CpuRow]) -> str:
     """What was measured where, and what the columns mean."""
     row = rows[0]
     return (
-        f"{row.chip}, {row.cores} cores, float32, torch {row.torch}, commit {row.commit}; "
-        "medians of runs taken in turns. Arrows: reference → ours. x compile: against torch.compile of the "
-        "reference. saved: kept by autograd for backward, parameters apart (of a training step: in G main). "
-        "peak: growth of resident memory in forward+backward, gradients included."
+        f"{row.chip}, {row.cores} cores, float32, torch {row.torch}, commit {row.commit}; medians of runs taken in "
+        "turns. A pass is without the passes before it: backward, second order. Arrows: reference → ours. x compile: "
+        "against torch.compile of the reference. saved: kept by autograd for backward, parameters apart (of a training "
+        "step: in G main). peak: growth of resident memory during the pass, results included. min: the fewest bytes, "
+        "every tensor moved once. GFLOP: the fewest multiplications and additions, in convolutions, FIRs and matrix "
+        "products. of roofline: the least time for these (at the rate of a copy of as many bytes, in whichever cache "
+        "they fit, or of a large matrix product, timed in the same rounds) as a share of the time."
     )
 
 

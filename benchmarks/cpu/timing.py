@@ -3,9 +3,11 @@
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from ..variants import Stage
 
 MIN_ROUNDS = 5
 
@@ -15,13 +17,14 @@ def speedup(baseline: Sequence[float], samples: Sequence[float]) -> float:
     return float(np.median(np.divide(baseline, samples)))
 
 
-def interleave(variants: Mapping[str, Callable[[], object]], max_rounds: int, seconds: float) -> dict[str, list[float]]:
+def interleave(variants: Mapping[str, Stage], max_rounds: int, seconds: float) -> dict[str, list[float]]:
     """Times every variant once per round, in turns.
 
-    Results are dropped outside the timed span, before the next variant runs: each call allocates its own.
+    Calls are staged and results dropped outside the timed span, before the next variant runs: each call allocates its
+    own.
 
     Args:
-        variants: Name -> what to time; warmed up by the caller.
+        variants: Name -> what stages the call to time; warmed up by the caller.
         max_rounds: The number of rounds where the time allows it.
         seconds: No round begins after this time, except for the first MIN_ROUNDS.
 
@@ -38,8 +41,9 @@ def interleave(variants: Mapping[str, Callable[[], object]], max_rounds: int, se
         # Every variant starts a round as often as the others: none always inherits the same cache.
         first = i % len(names)
         for name in names[first:] + names[:first]:
+            run = variants[name]()
             before = time.perf_counter()
-            result = variants[name]()
+            result = run()
             times[name].append(time.perf_counter() - before)
-            del result
+            del run, result
     return times

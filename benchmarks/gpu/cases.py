@@ -9,7 +9,8 @@ import torch
 
 from hsr_kernels._dispatch.request import CONVOLUTION, FUSED
 
-from ..case import Case, Target
+from ..case import LAYERS, STEPS, Case, Target
+from ..networks import training
 from ..workloads import (
     BOTH,
     FORWARD,
@@ -21,7 +22,6 @@ from ..workloads import (
     feature_loss,
     filtered_lrelu,
     styled_layer,
-    training,
 )
 
 _IMAGES = {"n": 8, "channels": 128, "side": 256}
@@ -100,6 +100,7 @@ def _layers() -> Iterator[Case]:
                     reread=("inputs", "parameters", "output"),
                     routes=(FUSED, CONVOLUTION) if up == 1 else (None,),
                     operators=("modulated_conv2d",),
+                    suite=LAYERS,
                 )
 
 
@@ -114,7 +115,6 @@ def _losses() -> Iterator[Case]:
             _HSR | {"n": 16},
             _HSR_TINY,
             {FORWARD: Target(), BOTH: bfloat16_target if dtype == torch.bfloat16 else target},
-            measures_peak=True,
             dtype=dtype,
             reread=("inputs", "parameters"),
             operators=("feature_projection_loss",),
@@ -132,6 +132,7 @@ def _trainings() -> Iterator[Case]:
         _TRAINING_TINY,
         {STEP: Target(1.5), PATH: Target(), MAIN: Target(), SCHEDULE: Target(1.5)},
         why_not_compiled=reason,
+        suite=STEPS,
         operators=_TRAINING_OPERATORS,
         steps_per_1000_images=_STEPS_PER_1000_IMAGES,
     )
@@ -144,6 +145,7 @@ def _trainings() -> Iterator[Case]:
         _TRAINING_TINY | {"encoder": "test_vit.r160_in1k"},
         {STEP: Target(), PATH: Target(), MAIN: Target(), SCHEDULE: Target(baseline=1.1)},
         why_not_compiled=reason,
+        suite=STEPS,
         baseline_changes={"encoder": ""},
         operators=(*_TRAINING_OPERATORS, "feature_projection_loss"),
         steps_per_1000_images=_STEPS_PER_1000_IMAGES,

@@ -18,10 +18,11 @@ from hsr_kernels.aot.record import Chip, Launch
 
 from ..case import Case
 from ..messages import described
+from ..networks import trainer
 from ..setting import cores
 from ..tune import backends, routes
 from ..variants import differentiate, infer
-from ..workloads import BOTH, trainer
+from ..workloads import BOTH
 from . import cache
 from .cases import GPU_CASES
 from .items import Item, Task

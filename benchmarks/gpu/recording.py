@@ -95,7 +95,7 @@ def _backend(item: pytest.Item) -> str | None:
 
 def pytest_configure() -> None:
     """Lets the tests draw real inputs: they are drawn again until their values fit."""
-    inputs: Any = importlib.import_module("tests.inputs")
+    inputs: Any = importlib.import_module("benchmarks.parity.inputs")
     draw = inputs.draw
 
     def drawn(*args: Any) -> Any:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import hsr_kernels as hk
+from benchmarks.parity.inputs import draw, evaluate
 from tests.cases import BY_NAME, FIR4
-from tests.inputs import draw, evaluate
 from tests.native import BACKENDS, requires_native
 
 _NAMES = ("conv2d-3x3", "conv_transpose2d-3x3", "conv2d_resample-up-2", "conv2d_resample-down-2",

@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hsr_kernels as hk
+from benchmarks.parity.inputs import draw, evaluate
 from hsr_kernels._dispatch import measured, operators
 from tests.cases import BY_NAME
-from tests.inputs import draw, evaluate
 from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
 
 CASES = (
@@ -61,7 +61,7 @@ def test_explain_says_what_runs(name, backend, device):
 _LAYER = """
 import torch, hsr_kernels as hk
 from tests.cases import BY_NAME
-from tests.inputs import draw, evaluate
+from benchmarks.parity.inputs import draw, evaluate
 from tests.ops.test_choice import Launched
 for name in ("modulated_conv2d-styled-up", "modulated_conv2d-styled", "conv2d_resample-up-2"):
     for layout in ("contiguous", "channels_last"):

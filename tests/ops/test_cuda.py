@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import hsr_kernels as hk
 from benchmarks.overhead import Operations
+from benchmarks.parity.inputs import draw, evaluate
+from benchmarks.parity.tolerances import bound, error, norm
 from hsr_kernels._dispatch import native
 from hsr_kernels.conv2d import autograd as convolutions
 from tests.cases import BY_NAME, FIR4
-from tests.inputs import draw, evaluate
-from tests.tolerances import bound, error, norm
 
 pytestmark = pytest.mark.emulate
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 import hsr_kernels as hk
-from tests import tolerances
+from benchmarks.parity import tolerances
+from benchmarks.parity.inputs import draw, evaluate
 from tests.cases import BY_NAME, FIR4, Case
-from tests.inputs import draw, evaluate
 
 pytestmark = pytest.mark.gpu
 

@@ -6,9 +6,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import hsr_kernels as hk
+from benchmarks.parity.inputs import LAYOUTS, draw, lay_out
 from hsr_kernels import use_backend
 from tests.cases import FIR4, FIR4_SEPARABLE, Case
-from tests.inputs import LAYOUTS, draw, lay_out
 from tests.native import BACKENDS, requires_native
 from tests.ops.literal import PARAMETERS as ACTIVATIONS
 

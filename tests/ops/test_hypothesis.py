@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import hsr_kernels as hk
+from benchmarks.parity.inputs import LAYOUTS, draw, evaluate
 from tests.cases import Case
-from tests.inputs import LAYOUTS, draw, evaluate
 from tests.native import BACKENDS, EMULATED_CUDA
 from tests.ops.literal import PARAMETERS as ACTIVATIONS
 

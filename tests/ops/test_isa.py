@@ -26,7 +26,7 @@ _OF_PRODUCTS = {*PRODUCT_ISAS, "avx512"} if SUPPORTED_ISAS[0] in PRODUCT_ISAS el
 _CODE = """
 import sys, torch
 from hsr_kernels._dispatch import native
-from tests.inputs import LAYOUTS
+from benchmarks.parity.inputs import LAYOUTS
 from tests.ops.test_parity import CASES, DTYPES, check
 from tests.selection import sampled_entries
 torch.set_num_threads(1)

@@ -6,9 +6,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import hsr_kernels as hk
+from benchmarks.parity.inputs import draw, evaluate, lay_out
 from hsr_kernels import use_backend
 from tests.cases import CASES, FIR4, FIR12, Case
-from tests.inputs import draw, evaluate, lay_out
 from tests.native import BACKENDS, requires_native
 
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last

@@ -2,17 +2,17 @@
 """Every operator, backend, dtype, layout and order of derivative against the float64 reference."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks.parity import tolerances
+from benchmarks.parity.inputs import LAYOUTS, Inputs, draw, evaluate
 from hsr_kernels import use_backend, use_route
 from hsr_kernels.modulated_conv2d import autograd as modulated
-from tests import tolerances
 from tests.cases import BY_NAME, CASES, FIR12, LARGE_CASES, Case
-from tests.inputs import LAYOUTS, Inputs, draw, evaluate
 from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
 from tests.selection import FULL, every_other, kept, sampled_entries
 
@@ -44,23 +44,21 @@ def _truth(case: Case, dtype: torch.dtype, order: int, number: int = 0) -> dict[
 
 
 @functools.cache
-def _reference_errors(case: Case, dtype: torch.dtype, order: int, layout: str) -> dict[tuple[str, str], float]:
+def _reference_errors(case: Case, dtype: torch.dtype, order: int, layout: str) -> tolerances.Errors:
     """Errors of the reference in `dtype`, {(result, norm): largest of several draws}. It runs in every dtype."""
     return _errors_of_reference(case, dtype, order, lambda inputs: inputs, layout)
 
 
 def _errors_of_reference(
     case: Case, dtype: torch.dtype, order: int, convert: Callable[[Inputs], Inputs], layout: str = "contiguous"
-) -> dict[tuple[str, str], float]:
-    errors: dict[tuple[str, str], float] = {}
-    for number in range(tolerances.DRAWS):
-        with use_backend("reference"):
-            reference = evaluate(case, convert(_inputs(case, dtype, number)), order, layout)
-        for name, truth in _truth(case, dtype, order, number).items():
-            for kind in tolerances.NORMS:
-                error = tolerances.error(reference[name], truth, kind)
-                errors[name, kind] = max(errors.get((name, kind), 0.0), error)
-    return errors
+) -> tolerances.Errors:
+    def evaluations() -> Iterator[tuple[tolerances.Results, tolerances.Results]]:
+        for number in range(tolerances.DRAWS):
+            with use_backend("reference"):
+                reference = evaluate(case, convert(_inputs(case, dtype, number)), order, layout)
+            yield reference, _truth(case, dtype, order, number)
+
+    return tolerances.largest_errors(evaluations())
 
 
 def _table():
@@ -148,16 +146,7 @@ def check(case: Case, backend: str, device: str, layout: str, dtype: torch.dtype
 def _check(case, dtype, actual, truth, reference_errors):
     """Holds results against the truth and its tolerance, in every norm."""
     assert actual.keys() == truth.keys()
-    derivatives = [t for name, t in truth.items() if name != "output"]
-    largest = {kind: max((tolerances.norm(t, kind) for t in derivatives), default=0.0) for kind in tolerances.NORMS}
-    for name, value in truth.items():
-        assert actual[name].shape == value.shape, name
-        assert not actual[name].isnan().any(), f"{name} has unwritten or invalid elements"
-        for kind in tolerances.NORMS:
-            error = tolerances.error(actual[name], value, kind)
-            size = tolerances.norm(value, kind)
-            bound = tolerances.bound(dtype, reference_errors[name, kind], size or largest[kind])
-            assert error <= bound, f"{name}: {kind} error {error:.3g} over {bound:.3g}, of {size:.3g}"
+    assert [*tolerances.faults(actual, truth, reference_errors, dtype)] == []
     if "output" in actual:
         assert actual["output"].dtype == (torch.promote_types(dtype, torch.float32) if "loss" in case.op else dtype)
     if "d2/d(cotangent)" in actual:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import hsr_kernels as hk
+from benchmarks.parity.inputs import draw, evaluate
 from tests.cases import BY_NAME, Case
-from tests.inputs import draw, evaluate
 from tests.native import TRITON_DEVICES, requires_native
 
 _NAMES = (

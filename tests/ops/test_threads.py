@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from benchmarks.parity.inputs import LAYOUTS, Inputs, draw, evaluate
 from hsr_kernels import use_backend
 from tests.cases import BY_NAME, FIR4, FIR12, Case
-from tests.inputs import LAYOUTS, Inputs, draw, evaluate
 from tests.native import requires_native
 from tests.selection import every_other
 

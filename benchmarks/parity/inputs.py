@@ -9,7 +9,7 @@ images of filtered_lrelu are redrawn until none of it is next to a kink.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from hsr_kernels import bias_act, upfirdn2d, use_backend
-from tests.cases import Case
+
+from .call import Call
 
 LAYOUTS = ("contiguous", "channels_last", "slice")
 _KINKED_ACTIVATIONS = ("relu", "lrelu", "elu", "selu")
@@ -50,11 +51,21 @@ class Inputs:
         )
 
 
-def draw(case: Case, dtype: torch.dtype, number: int = 0) -> Inputs:
-    """Draws the tensors of `case`, rounded to `dtype`: the same for the same number."""
+def draw(
+    case: Call,
+    dtype: torch.dtype,
+    number: int = 0,
+    change: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, tensor: tensor,
+) -> Inputs:
+    """Draws the tensors of `case`, rounded to `dtype`: the same for the same number.
+
+    Args:
+        change: Takes the name of an argument and what was drawn in float64, and returns what is to stand there.
+    """
     for attempt in range(100):
         generator = torch.Generator().manual_seed(zlib.crc32(f"{case}/{number}/{attempt}".encode()))
-        tensors = {name: _draw(name, shape, generator).to(dtype) for name, shape in case.shapes.items()}
+        drawn = {name: _draw(name, shape, generator) for name, shape in case.shapes.items()}
+        tensors = {name: change(name, t).to(dtype) for name, t in drawn.items()}
         if _hidden_is_smooth(case, tensors):
             break
     else:
@@ -88,7 +99,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torc
     return values
 
 
-def _hidden_is_smooth(case: Case, tensors: Mapping[str, torch.Tensor]) -> bool:
+def _hidden_is_smooth(case: Call, tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether no value inside the operator is so close to a kink that adding up in another order gets beyond it."""
     if case.op == "filtered_lrelu":
         return _upsampled_is_smooth(case, tensors)
@@ -102,19 +113,19 @@ def _hidden_is_smooth(case: Case, tensors: Mapping[str, torch.Tensor]) -> bool:
     return True
 
 
-def _upsampled_is_smooth(case: Case, tensors: Mapping[str, torch.Tensor]) -> bool:
+def _upsampled_is_smooth(case: Call, tensors: Mapping[str, torch.Tensor]) -> bool:
     """The same of filtered_lrelu. What is exactly 0, such as padding, is so in any order."""
     options = {name: case.options[name] for name in ("up", "padding", "flip_filter") if name in case.options}
-    x = sum(t.double() if t.ndim == 4 else t.double()[:, None, None] for t in tensors.values())
+    x = sum((t.double() if t.ndim == 4 else t.double()[:, None, None] for t in tensors.values()), torch.zeros(()))
     with torch.no_grad(), use_backend("reference"):
         pre = upfirdn2d(x, case.options["fu"], gain=options.get("up", 1) ** 2, **options)
     slope, gain, clamp = (case.options.get(name) for name in ("slope", "gain", "clamp"))
-    activation = Case("bias_act", case.name, {}, {"act": "lrelu", "alpha": slope, "gain": gain, "clamp": clamp})
+    activation = Call("bias_act", case.name, {}, {"act": "lrelu", "alpha": slope, "gain": gain, "clamp": clamp})
     margin = 4 * torch.finfo(torch.float32).eps * pre.abs().amax() if pre.numel() else 0
     return not ((_distance_to_kinks(pre, activation) < margin) & (pre != 0)).any()
 
 
-def _smooth(case: Case, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+def _smooth(case: Call, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     """Where the output is further from kinks than rounding reaches, in a shape that expands to the output's."""
     reach = 4 * torch.finfo(dtype).eps
     if case.op in ("bias_act", "modulated_conv2d"):
@@ -128,14 +139,14 @@ def _smooth(case: Case, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype)
     return torch.ones((), dtype=torch.bool)
 
 
-def _pre_activation(case: Case, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _pre_activation(case: Call, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Input of the activation, in float64."""
     options = {k: v for k, v in case.options.items() if k not in ("act", "alpha", "gain", "clamp")}
     with torch.no_grad(), use_backend("reference"):
-        return Case(case.op, case.name, case.shapes, options).call({name: t.double() for name, t in tensors.items()})
+        return Call(case.op, case.name, case.shapes, options).call({name: t.double() for name, t in tensors.items()})
 
 
-def _distance_to_kinks(pre: torch.Tensor, case: Case) -> torch.Tensor:
+def _distance_to_kinks(pre: torch.Tensor, case: Call) -> torch.Tensor:
     """How far each pre-activation is from 0 and its image from the clamp, where these are kinks."""
     act, clamp = case.options.get("act", "linear"), case.options.get("clamp")
     distance = pre.abs() if act in _KINKED_ACTIVATIONS else torch.full_like(pre, torch.inf)
@@ -162,7 +173,7 @@ def lay_out(name: str, tensor: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 def evaluate(
-    case: Case, inputs: Inputs, order: int, layout: str = "contiguous", device: str = "cpu"
+    case: Call, inputs: Inputs, order: int, layout: str = "contiguous", device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
     """Returns on the CPU, by name: the output (order 0), it and its first derivatives (order 1), or its second ones.
 
