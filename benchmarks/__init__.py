@@ -13,6 +13,7 @@ timing, device, setting, messages, markdown
             statistics, the GPU, the checkout and its machine, sentences, tables
 commands    the commands for CPUs and those that count
 parity/     what has to be right before it is timed, by the tests' rule
+counts/     a guard against slower code: counts against recorded ones
 cpu/        time and memory on the CPU
 gpu/        tests and measurements on a GPU, in stages and processes of their own
 tune/       measures what the library chooses between on a GPU

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks`: `run` measures on the CPU, `gpu-report` on a GPU; `report` prints a measurement as Markdown.
 
-`roofline` says what a chip could reach, without measuring anything; `overhead` measures what the host does for a call
-on a GPU, with or without one. `gpu-cache` and `gpu-unpack` carry compiled kernels to a GPU. The commands for a GPU need
-nothing but PyTorch, Triton, NumPy and pytest.
+`counts` and `instructions` compare what code does with what it did. `roofline` says what a chip could reach, without
+measuring anything; `overhead` measures what the host does for a call on a GPU, with or without one. `gpu-cache` and
+`gpu-unpack` carry compiled kernels to a GPU. The commands for a GPU need nothing but PyTorch, Triton, NumPy and pytest.
 """
 
 import argparse
@@ -46,6 +46,16 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("report", "commands", "report", "Print the Markdown table of a measurement.")
     add("csv", type=Path, help="what `run --out` wrote")
+
+    about = "Compare counts (calls, kernels, operations, bytes) with recorded ones; exits with 1 where one has grown."
+    add = command("counts", "counts.commands", "counts", about)
+    add("--write", action="store_true", help="record what is counted now")
+
+    about = "Count the instructions of the native CPU kernels with valgrind, beside recorded ones."
+    add = command("instructions", "counts.commands", "instructions", about)
+    add("--write", action="store_true", help="record what is counted now")
+    add("--against", default="", metavar="GITREF", help="compare with the kernels of another commit, built here")
+    add("--kernel", default="", help="only the kernels whose name contains this")
 
     about = "Print what GPU cases move, and the floor on three chips; of training, what each phase launches."
     add = command("roofline", "commands", "roofline_table", about)

@@ -37,7 +37,7 @@ _WITHOUT_DATA = {
     aten.promote_types.default, aten.new_empty_strided.default,
 }  # fmt: skip
 # Operators that write a tensor and only look at the shape of another one.
-_WRITE_ONLY = {
+WRITE_ONLY = {
     aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.zeros_like.default,
     aten.ones_like.default, aten.full_like.default,
 }  # fmt: skip
@@ -85,6 +85,7 @@ class Traffic:
         moved_bytes: Bytes that they move: of a fused operator, by all that it launches and calls.
         parts: {launch or PyTorch's operator: bytes} that the calls consist of.
         launched_bytes: Bytes of these that the library's kernels move.
+        launches, operations: How many launches and PyTorch's operators they consist of.
     """
 
     calls: int = 0
@@ -92,6 +93,8 @@ class Traffic:
     moved_bytes: int = 0
     parts: dict[str, int] = field(default_factory=dict)
     launched_bytes: int = 0
+    launches: int = 0
+    operations: int = 0
 
     def add(self, other: "Traffic") -> None:
         """Counts what other calls move too."""
@@ -99,6 +102,8 @@ class Traffic:
         self.min_bytes += other.min_bytes
         self.moved_bytes += other.moved_bytes
         self.launched_bytes += other.launched_bytes
+        self.launches += other.launches
+        self.operations += other.operations
         for part, moved in other.parts.items():
             self.parts[part] = self.parts.get(part, 0) + moved
 
@@ -181,7 +186,7 @@ class _Counter(TorchDispatchMode):
                 return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if touches_data(func):
-            self._count(name, tensor_bytes(tree_leaves(result if func in _WRITE_ONLY else (args, kwargs, result))))
+            self._count(name, tensor_bytes(tree_leaves(result if func in WRITE_ONLY else (args, kwargs, result))))
         return result
 
     def _run_fused(self, name, implementation, args):
@@ -196,8 +201,8 @@ class _Counter(TorchDispatchMode):
         self._add(name, traffic)
         return result
 
-    def _count(self, name: str, moved: int, launched: int = 0) -> None:
-        traffic = Traffic(1, moved, moved, {name: moved}, launched)
+    def _count(self, name: str, moved: int, *, launched: bool = False) -> None:
+        traffic = Traffic(1, moved, moved, {name: moved}, moved if launched else 0, int(launched), int(not launched))
         parts = self.launches if launched else self.calls
         calls, before = parts.get(name, (0, 0))
         parts[name] = calls + 1, before + moved
@@ -213,7 +218,7 @@ class _Counter(TorchDispatchMode):
         """Counts what a launch of a Triton kernel moves."""
         # A descriptor stands for the tensor that it describes.
         moved = tensor_bytes(getattr(t, "base", t) for t in tree_leaves(arguments))
-        self._count(kernel, moved, moved)
+        self._count(kernel, moved, launched=True)
 
 
 @contextmanager

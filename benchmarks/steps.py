@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import roofline
-from .workloads import trainer
+from .networks import trainer
 
 if TYPE_CHECKING:
     from hsr.training.trainer import Trainer
@@ -71,7 +71,7 @@ class PhaseCount:
 
 
 def count_step(resolution: int, batch: int, encoder: str = "", **changes: object) -> list[PhaseCount]:
-    """Counts each phase of a step of the trainer in the settings of `workloads.training`, and those of most steps.
+    """Counts each phase of a step of the trainer in the settings of `networks.training`, and those of most steps.
 
     Raises:
         ValueError: There is an encoder, whose features would need its values.
