@@ -14,6 +14,7 @@ timing, device, setting, messages, markdown
 commands    the commands for CPUs and those that count
 parity/     what has to be right before it is timed, by the tests' rule
 counts/     a guard against slower code: counts against recorded ones
+peers/      somebody's own copy of the operators, to be timed beside ours
 cpu/        time and memory on the CPU
 gpu/        tests and measurements on a GPU, in stages and processes of their own
 tune/       measures what the library chooses between on a GPU
@@ -21,3 +22,4 @@ results/    what was measured
 """
 
 SUITES = ("ops", "layers", "step", "inference")
+PEER_FAMILIES = ("nvlabs", "rosinality", "mmcv")

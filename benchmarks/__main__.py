@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import SUITES
+from . import PEER_FAMILIES, SUITES
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="tiny sizes and 3 rounds: the figures mean nothing")
     add("--no-compile", action="store_true", help="leave out torch.compile, which takes a minute or so per case")
     add("--out", type=Path, help="folder for <device>.csv and <device>.md")
+    add("--peer", type=Path, metavar="PATH", help="somebody's own checkout of these operators, to be timed beside ours")
+    add("--family", choices=PEER_FAMILIES, default="", help="whose operators they are")
 
     add = command("report", "commands", "report", "Print the Markdown table of a measurement.")
     add("csv", type=Path, help="what `run --out` wrote")

@@ -20,9 +20,10 @@ from .cpu import report as cpu_report
 from .cpu.cases import CASES
 from .cpu.measure import Options
 from .cpu.report import CpuRow
-from .cpu.worker import MEASURE, Worker
+from .cpu.worker import MEASURE, PEER_PACKAGE, Worker
 from .gpu.cases import GPU_CASES
 from .messages import fail
+from .peers.checkout import UselessPeer, package
 from .setting import commit, cores, processor
 
 QUICK_ROUNDS = 3
@@ -39,6 +40,8 @@ def run(
     quick: bool = False,
     no_compile: bool = False,
     out: Path | None = None,
+    peer: Path | None = None,
+    family: str = "",
 ) -> None:
     """Times the operators and networks against plain PyTorch, in float32, on all cores, each case in its own process.
 
@@ -52,14 +55,28 @@ def run(
         quick: Tiny sizes and 3 rounds, to see that everything runs; the figures mean nothing.
         no_compile: Leave out torch.compile, which takes a minute or so per case to compile.
         out: Folder for <device>.csv and <device>.md.
+        peer: Somebody's own checkout of these operators, which are timed beside ours.
+        family: Whose they are: nvlabs, rosinality or mmcv.
     """
     cases = select(case, CASES, suite)
     if repeats < 1:
         fail(f"--repeats must be at least 1, got {repeats}")
     if missing := hsr_kernels.backends(device=device)[device]:
         fail(f"there is nothing to measure: {missing}")
+    if (peer is None) != (not family):
+        fail("--peer PATH and --family go together")
+    if peer is not None:
+        _check_peer(peer, family)
     _warn_if_busy()
-    options = Options(device, QUICK_ROUNDS if quick else repeats, quick, not no_compile, measures_peak=True)
+    options = Options(
+        device,
+        QUICK_ROUNDS if quick else repeats,
+        quick,
+        not no_compile,
+        measures_peak=True,
+        peer=str(peer.resolve()) if peer else "",
+        family=family,
+    )
     rows: list[CpuRow] = []
     failures: list[str] = []
     for current in cases:
@@ -83,6 +100,17 @@ def run(
         console.print(f"no figure: {sentence}", highlight=False, markup=False, style="red")
     if failures:
         raise SystemExit(1)
+
+
+def _check_peer(path: Path, family: str) -> None:
+    """Ends the program with a sentence where a checkout's operators can't be imported."""
+    try:
+        # What isn't there needs no process to be found out.
+        package(path, family)
+        with Worker() as worker:
+            worker.ask(PEER_PACKAGE, path=str(path.resolve()), family=family)
+    except (UselessPeer, RuntimeError) as error:
+        fail(str(error))
 
 
 def report(csv: Path) -> None:

@@ -7,19 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def cores() -> int:
     """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))
-
-
-def use_all_cores() -> None:
-    """Lets PyTorch use every core that this process may run on."""
-    torch.set_num_threads(cores())
 
 
 def processor() -> str:

@@ -17,6 +17,8 @@ Stage = Callable[[], Callable[[], Any]]
 REFERENCE = "reference"
 # torch.compile of the reference.
 COMPILE = "compile"
+# Somebody's own copy of the operators.
+PEER = "peer"
 TRITON, CUDA = "triton", "cuda"
 GPU_BACKENDS = (TRITON, CUDA)
 # The reference in float32, the only precision of the released code.

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the cases: one set-up of a case serves its parity, its time and its memory, of all variants."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -12,9 +14,11 @@ from ..case import Case, Target
 from ..costs import Cost, cost
 from ..messages import described
 from ..parity import gate
+from ..parity.call import Call
+from ..peers.checkout import Peer, UselessPeer
 from ..setting import commit, processor
 from ..timing import percentiles
-from ..variants import BASELINE, COMPILE, REFERENCE, Variant
+from ..variants import BASELINE, COMPILE, PEER, REFERENCE, Variant
 from ..workloads import BOTH, FORWARD, SECOND, Workload
 from .limits import PROBES, PRODUCT_SIDE, TINY_PRODUCT_SIDE, Limits, limits, probes
 from .memory import give_freed_memory_back, growth_bytes, saved_bytes
@@ -34,6 +38,7 @@ class Options:
         tiny: Whether to use tiny sizes.
         compiled: Whether torch.compile is measured too.
         measures_peak: Whether peak memory is; nothing can be timed in this process afterwards.
+        peer, family: A checkout whose operators are measured too, and its family; empty for none.
     """
 
     backend: str
@@ -41,6 +46,8 @@ class Options:
     tiny: bool
     compiled: bool
     measures_peak: bool = False
+    peer: str = ""
+    family: str = ""
 
 
 @dataclass
@@ -67,6 +74,8 @@ def measure_case(case: Case, options: Options) -> Iterator[CpuRow]:
     """Measures one case in all its phases; yields a row per phase and variant."""
     variants = variants_of(case, options)
     wrong = faults(case, variants)
+    if options.peer and PEER not in variants:
+        wrong[PEER] = _why_no_peer(case, options)
     measured = {phase: _measure_phase(case, phase, variants, wrong, options) for phase in case.targets}
     if options.measures_peak:
         give_freed_memory_back()
@@ -97,12 +106,29 @@ def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, 
     variants = {REFERENCE: Variant(REFERENCE, shared), options.backend: Variant(options.backend, measured)}
     if case.baseline_changes:
         variants[BASELINE] = Variant(options.backend, build(case.baseline()))
+    if options.peer and not _why_no_peer(case, options):
+        variants[PEER] = Variant(REFERENCE, peer(options.peer, options.family).workload(shared))
     if not options.compiled or case.why_not_compiled:
         return variants
     torch.compiler.reset()
     compiled = torch.compile(shared.function, dynamic=False)
     variants[COMPILE] = Variant(REFERENCE, replace(shared, function=compiled))
     return variants
+
+
+@functools.cache
+def peer(path: str, family: str) -> Peer:
+    """The checkout that is measured too."""
+    return Peer(Path(path), family)
+
+
+def _why_no_peer(case: Case, options: Options) -> str:
+    """The reason why a checkout can't do what a case is, empty if it can."""
+    try:
+        peer(options.peer, options.family).workload(case.workload(tiny=True))
+    except UselessPeer as error:
+        return str(error)
+    return ""
 
 
 def faults(case: Case, variants: Mapping[str, Variant]) -> dict[str, str]:
@@ -118,11 +144,18 @@ def faults(case: Case, variants: Mapping[str, Variant]) -> dict[str, str]:
         # The compiled reference has no second derivatives, and the baseline is another case's.
         if name in (REFERENCE, COMPILE, BASELINE):
             continue
-        sentences = (gate.fault(call, variant.backend, case.dtype, layout) for call in calls)
+        theirs = [None] * len(calls) if name != PEER else [_same_call(call, variant) for call in calls]
+        pairs = zip(calls, theirs, strict=True)
+        sentences = (gate.fault(call, variant.backend, case.dtype, layout, measured) for call, measured in pairs)
         sentence = next(filter(None, sentences), "") or _fault_at_size(case, variants[REFERENCE], variant)
         if sentence:
             found[name] = WRONG + sentence
     return found
+
+
+def _same_call(call: Call, variant: Variant) -> Call:
+    """A call as a variant makes it."""
+    return replace(variant.workload.calls[0], name=call.name, shapes=call.shapes)
 
 
 def _fault_at_size(case: Case, reference: Variant, measured: Variant) -> str:
@@ -158,7 +191,7 @@ def _measure_phase(
             for _ in range(2):
                 stage()()
         except Exception as error:
-            if name != COMPILE:
+            if name not in (COMPILE, PEER):
                 raise
             del stages[name]
             notes[name] = described(error)
@@ -193,7 +226,7 @@ def _peaks(phase: str, variants: Mapping[str, Variant]) -> dict[str, int]:
 def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, options: Options) -> CpuRow:
     samples = measured.seconds.get(name)
     median, p20, p80 = percentiles([1e3 * t for t in samples]) if samples else (None, None, None)
-    demanded = Target() if name in (REFERENCE, COMPILE) or options.tiny else target
+    demanded = Target() if name in (REFERENCE, COMPILE, PEER) or options.tiny else target
 
     def against(other: str) -> float | None:
         if not samples or other not in measured.seconds or other == name:
@@ -212,6 +245,7 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, 
         rounds=len(samples or []),
         vs_reference=against(REFERENCE),
         vs_compile=against(COMPILE),
+        vs_peer=against(PEER),
         vs_baseline=against(BASELINE),
         saved_bytes=measured.saved.get(name),
         peak_bytes=measured.peak.get(name),
@@ -223,6 +257,7 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, 
         target_peak=demanded.peak,
         target_baseline=demanded.baseline,
         note=measured.notes.get(name, ""),
+        peer=f"{options.family}: {Path(options.peer).resolve().name}" if options.peer else "",
         chip=processor(),
         cores=torch.get_num_threads(),
         torch=torch.__version__,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from .. import markdown
-from ..variants import COMPILE, REFERENCE
+from ..variants import COMPILE, PEER, REFERENCE
 
 HEADER = (
     "case",
@@ -17,6 +17,7 @@ HEADER = (
     "x reference",
     "must reach",
     "x compile",
+    "x peer",
     "saved, MB",
     "peak, MB",
     "min, MB",
@@ -25,7 +26,7 @@ HEADER = (
 )
 # How notes begin that are faults.
 WRONG, IMPOSSIBLE = "wrong: ", "an error of measuring: "
-_ALIGNMENT = "llrrlrrrrrr"
+_ALIGNMENT = "llrrlrrrrrrr"
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class CpuRow:
     """One variant in one phase of one case; factors above 1 mean faster, None means not measured.
 
     Attributes:
-        variant: "reference", "compile" (torch.compile of the reference) or a backend's name.
+        variant: "reference", "compile" (torch.compile of the reference), "peer" or a backend's name.
         median_ms, p20_ms, p80_ms: Milliseconds.
         rounds: How often it was timed.
-        vs_reference, vs_compile, vs_baseline: Median over the rounds of the other's time divided by this one's; the
+        vs_reference, vs_compile, vs_peer, vs_baseline: Median over the rounds of the other's time over this one's; the
             baseline is the case without the part whose cost it measures.
         saved_bytes: What autograd keeps for backward.
         peak_bytes: Peak of resident memory above what was there before the pass.
@@ -44,6 +45,7 @@ class CpuRow:
         floor_ms: What the pass can't be faster than on this machine, by either.
         target_reference, target_compile, target_peak, target_baseline: What the variant must reach.
         note: Why there is no time: for want of parity, or because the machine can't be so fast, among others.
+        peer: The family and the folder of somebody's own copy of the operators, where one was measured.
         chip, cores, torch, commit: The processor's name, the cores used, PyTorch's version, and the checkout's commit.
     """
 
@@ -58,6 +60,7 @@ class CpuRow:
     rounds: int
     vs_reference: float | None
     vs_compile: float | None
+    vs_peer: float | None
     vs_baseline: float | None
     saved_bytes: int | None
     peak_bytes: int | None
@@ -69,6 +72,7 @@ class CpuRow:
     target_peak: float | None
     target_baseline: float | None
     note: str
+    peer: str
     chip: str
     cores: int
     torch: str
@@ -76,8 +80,8 @@ class CpuRow:
 
     @property
     def is_invalid(self) -> bool:
-        """Whether the variant is wrong, or its time can't be true."""
-        return self.note.startswith((WRONG, IMPOSSIBLE))
+        """Whether the variant is wrong, or its time can't be true; a peer may be as wrong as it likes."""
+        return self.variant != PEER and self.note.startswith((WRONG, IMPOSSIBLE))
 
 
 def write_csv(path: Path, rows: Iterable[CpuRow]) -> None:
@@ -95,7 +99,7 @@ def read_csv(path: Path) -> list[CpuRow]:
         ValueError: The file has other columns.
     """
     integers = {"rounds", "cores", "saved_bytes", "peak_bytes", "min_bytes"}
-    texts = {"case", "title", "suite", "phase", "variant", "note", "chip", "torch", "commit"}
+    texts = {"case", "title", "suite", "phase", "variant", "note", "peer", "chip", "torch", "commit"}
 
     def parse(name: str, value: str) -> str | int | float | None:
         if name in texts:
@@ -149,7 +153,7 @@ def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
     """Returns the cells under HEADER, and the notes that belong below the table."""
     lines, notes = [], []
     for measured in rows:
-        if measured.variant in (REFERENCE, COMPILE):
+        if measured.variant in (REFERENCE, COMPILE, PEER):
             continue
         others = {row.variant: row for row in rows if (row.case, row.phase) == (measured.case, measured.phase)}
         # Nothing is timed beside what is wrong.
@@ -162,6 +166,7 @@ def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
                 markdown.number(measured.vs_reference, "x"),
                 _verdicts(reference, measured),
                 markdown.number(measured.vs_compile, "x"),
+                markdown.number(measured.vs_peer, "x"),
                 _change(reference.saved_bytes, measured.saved_bytes, 1e6),
                 _change(reference.peak_bytes, measured.peak_bytes, 1e6),
                 markdown.number(None if measured.min_bytes is None else measured.min_bytes / 1e6),
@@ -174,12 +179,15 @@ def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
             notes.append(f"Of {measured.title}, {measured.phase}: {multiple:.3g}x the baseline's time.")
         if compiled is not None and compiled.note:
             notes.append(f"No torch.compile of {measured.title}, {measured.phase}: {compiled.note}.")
+        if PEER in others and others[PEER].note:
+            notes.append(f"The peer's {measured.title}, {measured.phase}: {others[PEER].note}.")
     return lines, notes
 
 
 def setting(rows: Sequence[CpuRow]) -> str:
     """What was measured where, and what the columns mean."""
     row = rows[0]
+    peer = f" Peer: {row.peer}, whose operators on the CPU are its own plain PyTorch." if row.peer else ""
     return (
         f"{row.chip}, {row.cores} cores, float32, torch {row.torch}, commit {row.commit}; medians of runs taken in "
         "turns. A pass is without the passes before it: backward, second order. Arrows: reference → ours. x compile: "
@@ -187,7 +195,7 @@ def setting(rows: Sequence[CpuRow]) -> str:
         "step: in G main). peak: growth of resident memory during the pass, results included. min: the fewest bytes, "
         "every tensor moved once. GFLOP: the fewest multiplications and additions, in convolutions, FIRs and matrix "
         "products. of roofline: the least time for these (at the rate of a copy of as many bytes, in whichever cache "
-        "they fit, or of a large matrix product, timed in the same rounds) as a share of the time."
+        "they fit, or of a large matrix product, timed in the same rounds) as a share of the time." + peer
     )
 
 

@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..messages import described, last_line
-from ..setting import ROOT
+import torch
 
-MEASURE = "measure"
+from ..messages import described, last_line
+from ..peers.checkout import UselessPeer
+from ..setting import ROOT, cores
+
+MEASURE, PEER_PACKAGE = "measure", "peer package"
 
 
 class Worker:
@@ -75,28 +78,33 @@ def _measure(case: str, **options: Any) -> list[dict[str, Any]]:
     from .cases import CASES
     from .measure import Options, measure_case
 
+    # Tiny tensors gain nothing from threads, which wait for each other on a busy machine.
+    torch.set_num_threads(1 if options["tiny"] else cores())
     (found,) = (one for one in CASES if one.name == case)
     return [asdict(row) for row in measure_case(found, Options(**options))]
 
 
+def _peer_package(path: str, family: str) -> str:
+    from .measure import peer
+
+    return peer(path, family).package
+
+
 # By name, what a worker answers: functions of the request's arguments.
-REQUESTS: Mapping[str, Any] = {MEASURE: _measure}
+REQUESTS: Mapping[str, Any] = {MEASURE: _measure, PEER_PACKAGE: _peer_package}
 
 
 def main() -> None:
     """Answers requests until there are no more."""
-    from ..setting import use_all_cores
-
     answers = os.fdopen(os.dup(1), "w")
     # What libraries print is no answer.
     os.dup2(2, 1)
-    use_all_cores()
     for line in sys.stdin:
         arguments = json.loads(line)
         try:
             answer = {"result": REQUESTS[arguments.pop("request")](**arguments)}
         except Exception as error:
-            answer = {"error": described(error)}
+            answer = {"error": str(error) if isinstance(error, UselessPeer) else described(error)}
         print(json.dumps(answer), file=answers, flush=True)
 
 

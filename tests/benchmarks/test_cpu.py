@@ -262,9 +262,8 @@ def test_compiled_double_backward_is_indeed_impossible():
 def row(**values) -> CpuRow:
     """A row with nothing measured but what is passed."""
     blank = {field.name: None for field in dataclasses.fields(CpuRow)}
-    texts = dict(
-        case="c", title="C", suite="ops", phase=BOTH, variant="cpu", note="", chip="chip", torch="2", commit="abc"
-    )
+    texts = dict(case="c", title="C", suite="ops", phase=BOTH, variant="cpu", note="", peer="")
+    texts |= dict(chip="chip", torch="2", commit="abc")
     return CpuRow(**{**blank, **texts, "rounds": 3, "cores": 2, **values})
 
 
@@ -281,7 +280,7 @@ def test_verdicts():
     reference = row(variant="reference", median_ms=50.0, saved_bytes=4_000_000, peak_bytes=900_000_000)
     demands = dict(target_reference=2.5, target_compile=1.0, target_peak=1 / 3)
     measured = row(median_ms=20.0, vs_reference=2.5, vs_compile=0.9, saved_bytes=0, peak_bytes=300_000_000, **demands)
-    ((_, _, time, factor, verdicts, compiled, saved, peak, *_),), notes = cells([reference, measured])
+    ((_, _, time, factor, verdicts, compiled, _, saved, peak, *_),), notes = cells([reference, measured])
     assert (time, factor, compiled, saved, peak) == ("50 → 20", "2.5x", "0.9x", "4 → 0", "900 → 300")
     assert verdicts == "2.5x: reached; 1x compile: **not reached**; 0.33 of peak: reached"
     assert notes == []
