@@ -137,8 +137,8 @@ HSR_KERNEL(fir_epilogue) {
 }
 FeaturePoolParams pool_params(Images& t, Extra& extra) {
   FeaturePoolParams p{};
-  p.z = t.x.data(), p.b = t.b.data(), p.pooled = t.dy.data(), p.mask = extra.mask.data(), p.db = t.sums_c.data();
-  p.k = kChannels, p.h = p.w = kSide, p.th = p.tw = 14, p.gain = 1.4;
+  p.z = p.dz = t.x.data(), p.b = t.b.data(), p.pooled = t.dy.data(), p.mask = extra.mask.data(), p.db = t.sums_c.data();
+  p.k = kChannels, p.h = p.w = kSide, p.th = p.tw = 14, p.pooled_row = 14 * 14, p.gain = 1.4;
   return p;
 }
 HSR_KERNEL(feature_pool) { hsr_measured_FeaturePoolParams(kernels().feature_pool, pool_params(t, extra)); }
@@ -146,7 +146,7 @@ HSR_KERNEL(feature_pool_bwd) { hsr_measured_FeaturePoolParams(kernels().feature_
 HSR_KERNEL(matmul) {
   MatmulParams p{};
   p.a = t.x.data(), p.b = t.dy.data(), p.c = t.y.data();
-  p.batch = 1, p.m = p.n = p.k = 96;
+  p.m = p.n = p.k = 96;
   p.a_row = p.b_row = p.c_row = 96, p.a_column = p.b_column = 1;
   hsr_measured_MatmulParams(kernels().matmul, p);
 }
