@@ -23,3 +23,4 @@ results/    what was measured
 
 SUITES = ("ops", "layers", "step", "inference")
 PEER_FAMILIES = ("nvlabs", "rosinality", "mmcv")
+AXES = ("batch", "resolution", "channels", "threads")

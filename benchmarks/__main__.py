@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import PEER_FAMILIES, SUITES
+from . import AXES, PEER_FAMILIES, SUITES
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
@@ -45,6 +45,16 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder for <device>.csv and <device>.md")
     add("--peer", type=Path, metavar="PATH", help="somebody's own checkout of these operators, to be timed beside ours")
     add("--family", choices=PEER_FAMILIES, default="", help="whose operators they are")
+    add("--against", default="", metavar="GITREF", help="time another commit in place of plain PyTorch, in turns")
+
+    about = "Measure a case at several sizes or numbers of threads; fit an exponent and draw the curves."
+    add = command("scale", "cpu.commands", "scale", about)
+    add("case", metavar="CASE", help="its name, as `run` has it")
+    add("--over", choices=AXES, required=True, help="what changes")
+    add("--repeats", type=int, default=10, help="maximum of rounds per point and pass (%(default)s)")
+    add("--quick", action="store_true", help="tiny sizes and 3 rounds: the figures mean nothing")
+    add("--no-compile", action="store_true", help="leave out torch.compile")
+    add("--out", type=Path, default=Path("results"), help="folder for the table and the pictures (%(default)s)")
 
     add = command("report", "commands", "report", "Print the Markdown table of a measurement.")
     add("csv", type=Path, help="what `run --out` wrote")

@@ -18,6 +18,7 @@ from . import overhead, roofline, steps
 from .case import Case, select
 from .cpu import report as cpu_report
 from .cpu.cases import CASES
+from .cpu.commands import QUICK_ROUNDS, compare
 from .cpu.measure import Options
 from .cpu.report import CpuRow
 from .cpu.worker import MEASURE, PEER_PACKAGE, Worker
@@ -26,7 +27,6 @@ from .messages import fail
 from .peers.checkout import UselessPeer, package
 from .setting import commit, cores, processor
 
-QUICK_ROUNDS = 3
 # Of the machine's cores: with more processes than that, times are noise.
 MAX_LOAD_SHARE = 0.5
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -42,6 +42,7 @@ def run(
     out: Path | None = None,
     peer: Path | None = None,
     family: str = "",
+    against: str = "",
 ) -> None:
     """Times the operators and networks against plain PyTorch, in float32, on all cores, each case in its own process.
 
@@ -57,6 +58,7 @@ def run(
         out: Folder for <device>.csv and <device>.md.
         peer: Somebody's own checkout of these operators, which are timed beside ours.
         family: Whose they are: nvlabs, rosinality or mmcv.
+        against: A commit that is timed in place of plain PyTorch.
     """
     cases = select(case, CASES, suite)
     if repeats < 1:
@@ -68,6 +70,9 @@ def run(
     if peer is not None:
         _check_peer(peer, family)
     _warn_if_busy()
+    if against:
+        compare(against, cases, QUICK_ROUNDS if quick else repeats, quick, out)
+        return
     options = Options(
         device,
         QUICK_ROUNDS if quick else repeats,

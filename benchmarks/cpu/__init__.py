@@ -8,4 +8,7 @@ timing    variants in turns
 limits    what the machine can't be faster than
 memory    what autograd saves, and how far a process grows
 report    the measurements as CSV and as a table
+scaling   time over batch, resolution, channels, threads; plots.py draws it
+against   this checkout beside another commit
+commands  the commands for these two
 """

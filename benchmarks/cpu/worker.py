@@ -11,16 +11,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
+from ..case import Case, Size
 from ..messages import described, last_line
 from ..peers.checkout import UselessPeer
 from ..setting import ROOT, cores
+from .timing import interleave
 
 MEASURE, PEER_PACKAGE = "measure", "peer package"
+# A case that stays set up, to be timed round by round beside another process; and where the library lies.
+OPEN, TIME, ORIGIN = "open", "time", "origin"
 
 
 class Worker:
@@ -74,14 +78,57 @@ class Worker:
         return answer["result"]
 
 
-def _measure(case: str, **options: Any) -> list[dict[str, Any]]:
+def _case(name: str, tiny: bool, threads: int = 0) -> Case:
+    """Returns a case, and sets the number of threads."""
     from .cases import CASES
-    from .measure import Options, measure_case
 
     # Tiny tensors gain nothing from threads, which wait for each other on a busy machine.
-    torch.set_num_threads(1 if options["tiny"] else cores())
-    (found,) = (one for one in CASES if one.name == case)
-    return [asdict(row) for row in measure_case(found, Options(**options))]
+    torch.set_num_threads(threads or (1 if tiny else cores()))
+    (found,) = (case for case in CASES if case.name == name)
+    return found
+
+
+def _measure(
+    case: str, tiny: bool, threads: int = 0, size: Size | None = None, tiny_size: Size | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Returns the rows of a case, of another size where one is given."""
+    from .measure import Options, measure_case
+
+    found = _case(case, tiny, threads)
+    found = replace(found, size=found.size | (size or {}), tiny_size=found.tiny_size | (tiny_size or {}))
+    return [asdict(row) for row in measure_case(found, Options(tiny=tiny, **options))]
+
+
+_opened: dict[str, Any] = {}
+
+
+def _open(case: str, tiny: bool) -> str:
+    """Sets a case up on the cpu backend; returns what is wrong with it, empty if nothing is."""
+    from ..variants import REFERENCE
+    from .measure import Options, faults, variants_of
+
+    found, backend = _case(case, tiny), "cpu"
+    variants = variants_of(found, Options(backend, 0, tiny, compiled=False))
+    _opened.clear()
+    for phase in found.targets:
+        _opened[phase] = variants[backend].stage(phase)
+        for _ in range(2):
+            # Lets allocations settle.
+            _opened[phase]()()
+    return faults(found, {name: variants[name] for name in (REFERENCE, backend)}).get(backend, "")
+
+
+def _time(phase: str) -> float:
+    """Seconds of one call of a pass of the case that was opened last."""
+    (seconds,) = interleave({phase: _opened[phase]}, 1, 0.0)[phase]
+    return seconds
+
+
+def _origin() -> str:
+    """The file of the library that is measured."""
+    import hsr_kernels
+
+    return str(hsr_kernels.__file__)
 
 
 def _peer_package(path: str, family: str) -> str:
@@ -91,7 +138,13 @@ def _peer_package(path: str, family: str) -> str:
 
 
 # By name, what a worker answers: functions of the request's arguments.
-REQUESTS: Mapping[str, Any] = {MEASURE: _measure, PEER_PACKAGE: _peer_package}
+REQUESTS: Mapping[str, Any] = {
+    MEASURE: _measure,
+    PEER_PACKAGE: _peer_package,
+    OPEN: _open,
+    TIME: _time,
+    ORIGIN: _origin,
+}
 
 
 def main() -> None:
