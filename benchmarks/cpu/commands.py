@@ -40,7 +40,7 @@ def scale(
         fail(f"no case is called {case!r}; there are {', '.join(one.name for one in CASES)}")
     if missing := hsr_kernels.backends(device="cpu")["cpu"]:
         fail(f"there is nothing to measure: {missing}")
-    points = scaling.points(found, over)
+    points = scaling.points(found, over, tiny=quick)
     if len(points) < 2:
         fail(
             f"{case} has no curve over {over}: it has {len(points) or 'no'} size{'' if len(points) == 1 else 's'} there"

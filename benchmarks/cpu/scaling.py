@@ -86,22 +86,19 @@ class Point:
     threads: int
 
 
-def points(case: Case, axis: str) -> list[Point]:
+def points(case: Case, axis: str, *, tiny: bool = False) -> list[Point]:
     """Returns the positions of a curve, in order; an axis that the case hasn't has none."""
     if axis == THREADS:
         counts = sorted({*(2**i for i in range(cores().bit_length()) if 2**i <= cores()), cores()})
         return [Point(count, case, count) for count in counts]
-    keys = [key for key in _KEYS[axis] if key in case.size]
-    if not keys:
-        return []
+    base = case.tiny_size if tiny else case.size
+    keys = [key for key in _KEYS[axis] if key in base]
     found = []
-    for power in _POWERS:
-        size, tiny_size = (scaled(s, axis, 2.0**power) for s in (case.size, case.tiny_size))
-        if size is None:
-            continue
-        x = size[keys[0]]
-        point = replace(case, size=size, tiny_size=tiny_size or case.tiny_size)
-        found.append(Point(max(x) if isinstance(x, tuple) else x, point, cores()))
+    for size in (scaled(base, axis, 2.0**power) for power in _POWERS if keys):
+        if size is not None:
+            x = size[keys[0]]
+            sized = replace(case, tiny_size=size) if tiny else replace(case, size=size)
+            found.append(Point(max(x) if isinstance(x, tuple) else x, sized, 1 if tiny else cores()))
     return found
 
 
