@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from . import _gpu
+
 # (backend, operation).
 _Setting = tuple[str, str]
 _EXACT = "ieee"
@@ -28,8 +30,11 @@ _SETTINGS: tuple[_Setting, ...] = (
 
 
 def convolutions_use_tf32() -> bool:
-    """Whether PyTorch's convolutions of float32 on a GPU may round what they multiply to tf32, however that was set."""
-    return torch._C._get_fp32_precision_getter("cuda", "conv") == _TF32
+    """Whether PyTorch's convolutions of float32 on a GPU may round what they multiply to tf32, however that was set.
+
+    On AMD's GPUs they never do, and few of these could: their matrix units multiply float32 itself.
+    """
+    return not _gpu.is_amd() and torch._C._get_fp32_precision_getter("cuda", "conv") == _TF32
 
 
 @functools.cache

@@ -2,9 +2,12 @@
 """What the launches of Triton kernels share. It imports Triton, so only they import it."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import triton
+
+from . import _gpu
 
 cdiv = triton.cdiv
 # Half of what int32 counts, as tiles reach beyond the end of a tensor.
@@ -14,6 +17,26 @@ _MAX_INT32_ELEMENTS = 1 << 30
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager:
     """Makes the tensor's device current, as a launch needs it; the device's current stream is the caller's."""
     return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()
+
+
+def launch_options(
+    tensor: torch.Tensor, threads: int, stages: int | None = None, max_registers: int | None = None
+) -> dict[str, Any]:
+    """Returns Triton's options of a launch on the device of `tensor`.
+
+    Args:
+        tensor: One that the kernel is given.
+        threads: Threads of a program, whatever the number of warps that they are.
+        stages: Of pipelined loads, where the kernel has loops with products.
+        max_registers: Of a thread; only the assembler for NVIDIA's GPUs can be told.
+    """
+    gpu = _gpu.of(tensor)
+    options = {"num_warps": threads // gpu.lanes}
+    if stages is not None:
+        options["num_stages"] = min(stages, gpu.max_stages)
+    if max_registers is not None and gpu.family == _gpu.NVIDIA:
+        options["maxnreg"] = max_registers
+    return options
 
 
 def fits_int32(elements: int) -> bool:

@@ -37,8 +37,7 @@ def items(task: Task) -> Iterator[Item]:
 
 def _compile_here() -> Mapping[str, Any]:
     """Compiles for this machine's GPU into Triton's cache, and declares it complete, so that a later call finds it."""
-    properties = torch.cuda.get_device_properties(0)
-    chip = Chip(10 * properties.major + properties.minor, 1 << 30, properties.multi_processor_count)
+    chip = record.chip_at_hand()
     launches, faults = recorded(calls(), chip)
     faults += compile_all(launches, chip, cores())
     cache.declare(Path(triton.knobs.cache.dir), chip.name, len(launches))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from .. import _gpu
 from . import request
 
 _TABLE = Path(__file__).with_name("measured.csv")
@@ -57,7 +58,7 @@ class Measurement:
     """Times of every candidate for a problem.
 
     Attributes:
-        chip: Compute capability, "9.0".
+        chip: As `chip` returns it.
         problem: What was computed.
         microseconds: By candidate: backends or routes.
     """
@@ -68,8 +69,8 @@ class Measurement:
 
 
 def chip(device: torch.device) -> str:
-    """A GPU's compute capability, "9.0", by which the table tells chips apart; "none" for a CPU."""
-    return "{}.{}".format(*torch.cuda.get_device_capability(device.index)) if device.type == "cuda" else "none"
+    """What the table knows chips by: compute capability, "9.0", or AMD's name, "gfx942"; "none" for a CPU."""
+    return _gpu.chip(device.index) if device.type == "cuda" else "none"
 
 
 def covers(op: str, device: torch.device) -> bool:

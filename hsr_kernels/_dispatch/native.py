@@ -10,6 +10,8 @@ from types import ModuleType
 
 import torch
 
+from .. import _gpu
+
 # Names a _cuda extension whose kernels run on the CPU, for tests.
 EMULATED = "HSR_CUDA_EMULATED"
 _PACKAGE = Path(__file__).parents[1]
@@ -86,6 +88,8 @@ def _why_no_triton() -> str:
 
 @functools.cache
 def _why_no_cuda() -> str:
+    if _gpu.is_amd() and not cuda_is_emulated():
+        return "its kernels are NVIDIA's alone, and this PyTorch is built for AMD's GPUs"
     module, reason = load("_cuda")
     if module is None:
         return reason
@@ -99,10 +103,16 @@ def unsuitable(name: str | None, device: torch.device | None) -> str:
     """The reason why a GPU (None: the current one) can't run what needs `name`, which is there; empty where it can."""
     index = None if device is None else device.index
     if name == "triton" and not triton_interprets():
-        return _too_old(index)
+        return _unknown_to_triton(index)
     if name == "_cuda" and not cuda_is_emulated():
         return cuda_lacks(torch.cuda.current_device() if index is None else index)
     return ""
+
+
+@functools.cache
+def chip(index: int | None) -> str:
+    """The kind of a GPU (None: the current one), which must be there: see `_gpu.chip`."""
+    return _gpu.chip(index)
 
 
 @functools.cache
@@ -111,7 +121,11 @@ def capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-def _too_old(index: int | None) -> str:
+def _unknown_to_triton(index: int | None) -> str:
+    if _gpu.is_amd():
+        name = chip(index)
+        known = name.startswith(_gpu.AMD_CHIPS)
+        return "" if known else f"of AMD's GPUs it knows gfx942, gfx950 and gfx110x, this one is {name}"
     found = capability(index)
     if found >= MIN_CAPABILITY:
         return ""
@@ -145,6 +159,8 @@ def _loaded(name: str) -> ModuleType:
 def reset() -> None:
     """Forgets what was found missing or unsuitable; an extension that was loaded stays loaded."""
     for function in (
-        _load, cuda_is_emulated, triton_interprets, simulated, _why_no_triton, _why_no_cuda, capability, cuda_lacks,
+        _load, cuda_is_emulated, triton_interprets, simulated, _why_no_triton, _why_no_cuda, chip, capability,
+        cuda_lacks,
     ):  # fmt: skip
         function.cache_clear()
+    _gpu.reset()

@@ -36,7 +36,8 @@ def main(
     a tl.dot in tf32, fp16 or bf16 without tensor cores, or is never launched.
 
     Args:
-        arch: Chips to compile for, separated by commas: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120.
+        arch: Chips to compile for, separated by commas: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, and AMD's
+            gfx942, gfx950, gfx1100.
         kernel: Only the kernels whose name contains this.
         sample: Each kernel once per dtype and precision of products, in its largest tile, instead of in full.
         full: Chips of --arch to compile for in full, although there is --sample.

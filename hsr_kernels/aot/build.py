@@ -21,8 +21,11 @@ from triton.compiler import ASTSource
 
 from .record import Chip, Launch
 
-# Kind -> pattern of the instruction in PTX.
-_TENSOR_CORE_INSTRUCTIONS = {"wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma": r"\bmma\.sync"}
+# Kind -> pattern of the instruction in PTX, or in the assembly of AMD's chips.
+_TENSOR_CORE_INSTRUCTIONS = {
+    "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mma": r"\bmma\.sync", "mfma": r"\bv_mfma_",
+    "wmma": r"\bv_s?wmmac?_",
+}  # fmt: skip
 # Columns of tensor memory that a block of sm_100 may have.
 _MAX_TENSOR_MEMORY_COLUMNS = 512
 # Found in the lines of those tl.dot that tensor cores can multiply.
@@ -34,9 +37,10 @@ class Build:
     """A launch compiled for a chip.
 
     Attributes:
-        registers: Registers of a thread.
-        spills: Bytes of local memory of a thread. The kernels have no arrays there, so these are spilled registers.
-        shared: Bytes of shared memory of a block.
+        registers: Registers of a thread. On AMD's chips these are VGPRs, those for accumulation included.
+        spills: Bytes of local memory of a thread, which AMD calls scratch. The kernels have no arrays there, so these
+            are spilled registers. SGPRs that are spilled to lanes of VGPRs are none of them: they stay in registers.
+        shared: Bytes of shared memory of a block: on AMD's chips the LDS of a work-group.
         tensor_core: Kinds of tensor-core instructions, or "none".
         problems: What is wrong, in sentences.
     """
@@ -85,10 +89,12 @@ def build(launch: Launch, chip: Chip) -> Build:
     compiled, failure = _compile(launch, chip)
     if compiled is None:
         return Build(launch, chip, problems=(failure,))
-    if "ptx" not in compiled.asm or "ttgir" not in compiled.asm:
+    is_amd = chip.target.backend == "hip"
+    assembly = compiled.asm.get("amdgcn" if is_amd else "ptx")
+    if assembly is None or "ttgir" not in compiled.asm:
         return Build(launch, chip, problems=("Triton's cache has only its machine code, which says too little",))
-    registers, spills = resources(compiled.asm["cubin"])
-    result = Build(launch, chip, registers, spills, compiled.metadata.shared, tensor_core(compiled.asm["ptx"]))
+    registers, spills = amd_resources(assembly) if is_amd else resources(compiled.asm["cubin"])
+    result = Build(launch, chip, registers, spills, compiled.metadata.shared, tensor_core(assembly))
     tensor_memory_columns = getattr(compiled.metadata, "tmem_size", None) or 0
     return replace(result, problems=tuple(problems(result, tensor_memory_columns, compiled.asm["ttgir"])))
 
@@ -127,9 +133,18 @@ def problems(result: Build, tensor_memory_columns: int, ttgir: str) -> Iterator[
         yield f"{len(slow_dots)} tl.dot in tf32, fp16 or bf16 without a tensor-core instruction"
 
 
-def tensor_core(ptx: str) -> str:
-    """Returns the kinds of tensor-core instructions in PTX, or "none"."""
-    return " ".join(name for name, pattern in _TENSOR_CORE_INSTRUCTIONS.items() if re.search(pattern, ptx)) or "none"
+def tensor_core(assembly: str) -> str:
+    """Returns the kinds of tensor-core instructions in PTX or in the assembly of AMD's chips, or "none"."""
+    found = (name for name, pattern in _TENSOR_CORE_INSTRUCTIONS.items() if re.search(pattern, assembly))
+    return " ".join(found) or "none"
+
+
+def amd_resources(assembly: str) -> tuple[int, int]:
+    """Returns a thread's vector registers and bytes of scratch, from the metadata below a kernel's assembly."""
+    values = {
+        key: int(value) for key, value in re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", assembly)
+    }
+    return values["vgpr_count"], values["private_segment_fixed_size"]
 
 
 def resources(cubin: bytes) -> tuple[int, int]:

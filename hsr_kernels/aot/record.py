@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,43 +27,70 @@ from triton.runtime import Autotuner, JITFunction
 
 import hsr_kernels
 
+from .. import _gpu
 from .._dispatch import library, native
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A generation of NVIDIA GPUs.
+    """A kind of GPU, NVIDIA's or AMD's.
 
     Attributes:
-        number: Compute capability, times 10.
-        shared: Maximum bytes of shared memory of a block.
-        processors: Multiprocessors of its best-known chip.
+        target: What Triton compiles for.
+        shared: Maximum bytes of shared memory of a block: on AMD's chips the LDS of a work-group.
+        processors: Multiprocessors of its best-known chip, as PyTorch counts them.
     """
 
-    number: int
+    target: GPUTarget
     shared: int
     processors: int
 
     @property
     def name(self) -> str:
-        return f"sm_{self.number}"
+        return f"sm_{self.target.arch}" if self.target.backend == "cuda" else str(self.target.arch)
 
     @property
-    def target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.number, 32)
+    def gpu(self) -> _gpu.Gpu:
+        """What launches know of it."""
+        if self.target.backend == "cuda":
+            return _gpu.Gpu(_gpu.NVIDIA, int(self.target.arch) // 10, self.processors)
+        return _gpu.amd(str(self.target.arch), self.processors)
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """Sorts chips by maker and number."""
+        return self.target.backend, self.name.rjust(8)
+
+
+def _nvidia(capability: int, shared_kib: int, processors: int) -> Chip:
+    return Chip(GPUTarget("cuda", capability, 32), shared_kib << 10, processors)
+
+
+def _amd(name: str, shared_kib: int, processors: int) -> Chip:
+    return Chip(GPUTarget("hip", name, _gpu.amd(name, processors).lanes), shared_kib << 10, processors)
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip(80, 163 << 10, 108),
-        Chip(86, 99 << 10, 84),
-        Chip(89, 99 << 10, 128),
-        Chip(90, 227 << 10, 132),
-        Chip(100, 227 << 10, 148),
-        Chip(120, 99 << 10, 170),
+        _nvidia(80, 163, 108),
+        _nvidia(86, 99, 84),
+        _nvidia(89, 99, 128),
+        _nvidia(90, 227, 132),
+        _nvidia(100, 227, 148),
+        _nvidia(120, 99, 170),
+        _amd("gfx942", 64, 304),
+        _amd("gfx950", 160, 256),
+        _amd("gfx1100", 64, 48),
     )
 }
+
+
+def chip_at_hand() -> Chip:
+    """Returns this machine's current GPU, which must be there, with shared memory without a limit."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    target = triton.runtime.driver.active.get_current_target()
+    return Chip(target, 1 << 30, properties.multi_processor_count)
 
 
 @dataclass(frozen=True)
@@ -184,6 +210,9 @@ def _address(tensor: torch.Tensor) -> int:
     return int(tensor.storage_offset()) * tensor.element_size()
 
 
+_device_numbers: dict[GPUTarget, int] = {}
+
+
 class _Driver:
     """The GPU that Triton sees. "Measuring" a configuration launches it, which records it."""
 
@@ -192,7 +221,7 @@ class _Driver:
 
     def get_current_device(self) -> int:
         # Triton caches kernels by device, so each chip needs a number that neither a chip nor a real device has.
-        return -self.chip.number
+        return _device_numbers.setdefault(self.chip.target, -1 - len(_device_numbers))
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -212,18 +241,32 @@ def _measure(launch: Callable[[], Any], *args: Any, **options: Any) -> list[floa
 def record(calls: Iterable[Callable[[], None]], chips: Sequence[Chip]) -> dict[Chip, Recording]:
     """Records what calls of the public functions on fake tensors would launch on each chip."""
     totals = {chip: Recording() for chip in chips}
+    # A launch has other options for each of these; all else of a chip is rarely asked for.
+    families = [[c for c in chips if c.gpu.family == family] for family in dict.fromkeys(c.gpu.family for c in chips)]
     for call in calls:
-        with recording(chips[0]) as result:
-            call()
-        totals[chips[0]].add(result)
-        for chip in chips[1:]:
-            if result.depends_on_chip:
-                with recording(chip) as chip_recording:
-                    call()
-                totals[chip].add(chip_recording)
-            else:
-                totals[chip].add(result)
+        for first, *others in families:
+            with recording(first) as result:
+                call()
+            totals[first].add(result)
+            for chip in others:
+                if result.depends_on_chip:
+                    with recording(chip) as chip_recording:
+                        call()
+                    totals[chip].add(chip_recording)
+                else:
+                    totals[chip].add(result)
     return totals
+
+
+class _WatchedGpu:
+    """A GPU that notes whether more of it was asked for than its family."""
+
+    def __init__(self, gpu: _gpu.Gpu, result: Recording) -> None:
+        self.gpu, self.result = gpu, result
+
+    def __getattr__(self, name: str) -> Any:
+        self.result.depends_on_chip |= name not in ("family", "lanes", "max_stages")
+        return getattr(self.gpu, name)
 
 
 @contextmanager
@@ -264,21 +307,11 @@ def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
 
 def _pretend_gpu(stack: ExitStack, chip: Chip, result: Recording) -> None:
     """Makes fake tensors, which PyTorch keeps on the CPU, look like tensors on the chip to implementations."""
-    properties = SimpleNamespace(
-        name=chip.name, major=chip.number // 10, minor=chip.number % 10, multi_processor_count=chip.processors
-    )
-
-    def getter(value: Any) -> Callable[..., Any]:
-        def get(*_: Any) -> Any:
-            result.depends_on_chip = True
-            return value
-
-        return get
-
+    gpu = _WatchedGpu(chip.gpu, result)
     _set(stack, FakeTensor, "data_ptr", _address)
     _set(stack, FakeTensor, "is_cuda", property(lambda _: True))
-    _set(stack, torch.cuda, "get_device_properties", getter(properties))
-    _set(stack, torch.cuda, "get_device_capability", getter((properties.major, properties.minor)))
+    _set(stack, _gpu, "of", lambda tensor: gpu)
+    _set(stack, _gpu, "is_amd", lambda: chip.gpu.family != _gpu.NVIDIA)
     _set(stack, torch.cuda, "device_of", nullcontext)
 
 

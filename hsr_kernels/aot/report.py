@@ -48,8 +48,8 @@ def table(builds: Sequence[Build], compiled: Sequence[CudaBuild] = ()) -> Table:
 def rows(builds: Sequence[Build]) -> list[tuple[str, ...]]:
     """Returns the cells of `table`'s rows of Triton kernels."""
 
-    def key(build: Build) -> tuple[str, str, int]:
-        return build.launch.kernel, configuration(build.launch), build.chip.number
+    def key(build: Build) -> tuple[str, str, tuple[str, str]]:
+        return build.launch.kernel, configuration(build.launch), build.chip.order
 
     cells = []
     for (kernel, text, _), group in itertools.groupby(sorted(builds, key=key), key):

@@ -13,14 +13,14 @@ import triton
 import triton.language as tl
 
 from .._tensors import dense, laid_out_like, walk
-from .._triton import cdiv, on_device_of
+from .._triton import cdiv, launch_options, on_device_of
 from .activations import NAMES
 
 _TILE_ELEMENTS = 4096
 # Columns of a tile.
 _COLUMNS_SMALL, _COLUMNS_MEDIUM, _COLUMNS_LARGE = 64, 256, 1024
 # With fewer, masks in 64 bits and three tensors spill registers.
-_WARPS = 8
+_THREADS = 256
 # Programs that fill a GPU. At most four times as many store parts of a sum.
 _PROGRAMS = 1024
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -304,7 +304,7 @@ def bias_act(x, b, dim, act, alpha, gain, clamp):
         with on_device_of(x):
             bias_act_kernel[m.grid](
                 x, None if b is None else b.to(x.dtype).contiguous(), y, m.rows, m.columns, m.channels, *parameters,
-                act, m.bias, *m.tiling, num_warps=_WARPS,
+                act, m.bias, *m.tiling, **launch_options(x, _THREADS),
             )  # fmt: skip
     return y
 
@@ -324,7 +324,7 @@ def bias_act_bwd(dy, ref, b, dim, from_output, needs_db, act, alpha, gain, clamp
             bias_act_bwd_kernel[(programs_down * m.tiles_across,)](
                 dy, ref, None if b is None else b.to(ref.dtype).contiguous(), dx, db_parts, m.rows, m.columns,
                 m.channels, tiles, *parameters, act, from_output, 0 if b is None else m.bias,
-                m.bias_axis if needs_db else 0, *m.tiling, num_warps=_WARPS,
+                m.bias_axis if needs_db else 0, *m.tiling, **launch_options(ref, _THREADS),
             )  # fmt: skip
     elif needs_db:
         db_parts = db_parts.new_zeros(1, ref.shape[dim])
@@ -340,6 +340,6 @@ def bias_act_bwd_bwd(ddx, dy, ref, b, dim, from_output, act, alpha, gain, clamp)
         with on_device_of(ref):
             bias_act_bwd_bwd_kernel[m.grid](
                 ddx, dy, ref, None if b is None else b.to(ref.dtype).contiguous(), ddy, dref, m.rows, m.columns,
-                m.channels, *parameters, act, from_output, m.bias, *m.tiling, num_warps=_WARPS,
+                m.channels, *parameters, act, from_output, m.bias, *m.tiling, **launch_options(ref, _THREADS),
             )  # fmt: skip
     return ddy, dref

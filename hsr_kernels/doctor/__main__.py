@@ -129,8 +129,8 @@ def gpu_rows(machine: Machine) -> list[tuple[str, str]]:
     """Returns (name, description) of the GPUs that PyTorch sees, or else of those that it doesn't."""
     rows = []
     for gpu in machine.gpus:
-        capability = ".".join(map(str, gpu.capability))
-        text = f"{gpu.name}, compute capability {capability}, {gpu.gibibytes:.0f} GiB"
+        kind = f"compute capability {gpu.kind}" if any(gpu.capability) else gpu.kind
+        text = f"{gpu.name}, {kind}, {gpu.gibibytes:.0f} GiB"
         rows.append((f"GPU {gpu.label}", f"{text}; {gpu.problem}" if gpu.problem else text))
     for name in dict.fromkeys(machine.unused_gpus):
         count = machine.unused_gpus.count(name)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from .. import _gpu
 from .._dispatch import native
 
 
@@ -39,9 +40,10 @@ class Gpu:
     Attributes:
         indices: Their numbers.
         name: Name of the chip.
-        capability: Compute capability.
+        capability: Compute capability; (0, 0) of AMD's GPUs, which have none.
         gibibytes: Memory of one GPU.
         problem: Reason why PyTorch can't run anything on them, empty if it can.
+        kind: As `_gpu.chip` returns it.
     """
 
     indices: tuple[int, ...]
@@ -49,6 +51,7 @@ class Gpu:
     capability: tuple[int, int]
     gibibytes: float
     problem: str = ""
+    kind: str = ""
 
     @property
     def label(self) -> str:
@@ -227,11 +230,12 @@ def torch_gpus() -> tuple[Gpu, ...]:
         warnings.simplefilter("ignore")
         if not torch.cuda.is_available():
             return ()
-        groups: dict[tuple[str, tuple[int, int], float, str], list[int]] = {}
+        groups: dict[tuple[str, tuple[int, int], float, str, str], list[int]] = {}
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
-            capability = torch.cuda.get_device_capability(index)
-            key = (properties.name, capability, round(properties.total_memory / 2**30, 1), gpu_problem(index))
+            capability = (0, 0) if _gpu.is_amd() else torch.cuda.get_device_capability(index)
+            gibibytes = round(properties.total_memory / 2**30, 1)
+            key = (properties.name, capability, gibibytes, gpu_problem(index), _gpu.chip(index))
             groups.setdefault(key, []).append(index)
     return tuple(Gpu(tuple(indices), *key) for key, indices in groups.items())
 

@@ -11,13 +11,14 @@ which a kernel makes with the mask at almost no cost, would have to be kept too,
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
 
+from .. import _gpu
 from .._precision import convolutions_use_tf32
-from .._triton import cdiv, fits_int32, on_device_of, power_of_2
+from .._triton import cdiv, fits_int32, launch_options, on_device_of, power_of_2
 from .ops import empty_gradient
 from .triton_hidden import feature_hidden_kernel
 from .triton_hidden_bwd import feature_hidden_bwd_data_kernel, feature_hidden_bwd_weight_kernel
@@ -47,7 +48,9 @@ _SUM_TILING = (16, 256)
 # Windows that the backward spreads over a tile at a time.
 _MAX_CHUNK_WINDOWS = {"half": 64, "tf32": 64, "ieee": 32}
 # Where a kernel isn't all tensor cores, ptxas would rather spill than give a thread more than 128 registers.
-_MAX_REGISTERS = {"maxnreg": 255}
+_MAX_REGISTERS = 255
+_THREADS = 256
+_SUM_THREADS = 128
 
 
 class _RowTiling(NamedTuple):
@@ -171,15 +174,12 @@ class _Scales:
         return "tf32" if self.kind == "tf32" else "ieee"
 
     @property
-    def processors(self) -> int:
-        x = self.x[0]
-        return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    def gpu(self) -> _gpu.Gpu:
+        return _gpu.of(self.x[0])
 
-    @property
-    def generation(self) -> int:
-        """The chip's compute capability before the point, 0 where there is none."""
-        x = self.x[0]
-        return torch.cuda.get_device_properties(x.device).major if x.is_cuda else 0
+    def options(self, stages: int, max_registers: int | None = None) -> dict[str, Any]:
+        """Options of the launches with products."""
+        return launch_options(self.x[0], _THREADS, stages, max_registers)
 
     @property
     def hidden_alignment(self) -> int:
@@ -240,19 +240,19 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
     return loss, [t for pair in zip(errors, error_sums, strict=True) for t in pair]
 
 
-def _product(s: _Scales) -> tuple[tuple[int, int, int], dict[str, int]]:
+def _product(s: _Scales) -> tuple[tuple[int, int, int], dict[str, Any]]:
     """The tiling of the second layer's products, and the options of their launches."""
     bm, bn, bc = _PRODUCT_TILINGS[s.kind]
-    options = {"num_warps": 8, "num_stages": 2 if s.kind == "ieee" else 3}
+    stages = 2 if s.kind == "ieee" else 3
     # Scalar loads have an address for every element, which occupies registers.
     if s.product_alignment < 8:
-        return (64, bn, bc), options | ({} if s.kind == "ieee" else _MAX_REGISTERS)
-    return (bm, bn, bc), options
+        return (64, bn, bc), s.options(stages, None if s.kind == "ieee" else _MAX_REGISTERS)
+    return (bm, bn, bc), s.options(stages)
 
 
 def _hidden(s: _Scales, *, needs_mask: bool) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
     """Returns the pooled hidden layers [K, N * Q] and, if needed, the masks of their ReLUs."""
-    small = s.kind != "ieee" and not (s.generation in (9, 10) and s.hidden_alignment == 8)
+    small = s.kind != "ieee" and not (s.gpu.has_asynchronous_products and s.hidden_alignment == 8)
     bk, bc, bp, rows, columns = _HIDDEN_TILINGS["small" if small else s.kind]
     # Scalar loads have an address for every element, which occupies registers.
     if s.hidden_alignment < 8 and s.kind != "half":
@@ -265,15 +265,15 @@ def _hidden(s: _Scales, *, needs_mask: bool) -> tuple[list[torch.Tensor], list[t
     across, widths, samples, windows_exceed_tiles = zip(*tilings, strict=True)
     programs = [cdiv(k, bk) * a * cdiv(s.n, m) for k, a, m in zip(s.k, across, samples, strict=True)]
     # If programs are too few, the walk down the images is split; neighbours both compute the row that they share.
-    split = cdiv(2 * s.processors, max(sum(programs), 1))
+    split = cdiv(2 * s.gpu.processors, max(sum(programs), 1))
     windows_down = [cdiv(th, min(split, cdiv(th, 2))) for th in s.sides]
     down = tuple(cdiv(th, windows) for th, windows in zip(s.sides, windows_down, strict=True))
     starts = _starts([p * count for p, count in zip(down, programs, strict=True)])
     feature_hidden_kernel[(starts[-1],)](
         s.x, s.w1, s.b1, tuple(pooled), relu_mask and tuple(relu_mask), starts[:-1], *s.hidden_sizes, across, widths,
         samples, down, s.n, s.gain, bk, bc, bp, rows, columns, any(windows_exceed_tiles), s.channels_last,
-        s.hidden_alignment, s.precision, s.offset_dtype(max(samples)), num_warps=8, num_stages=3,
-        **(_MAX_REGISTERS if s.kind == "ieee" else {}),
+        s.hidden_alignment, s.precision, s.offset_dtype(max(samples)),
+        **s.options(3, _MAX_REGISTERS if s.kind == "ieee" else None),
     )  # fmt: skip
     return pooled, relu_mask
 
@@ -284,7 +284,8 @@ def _sum_parts(parts, sums, dloss, factors) -> None:
     starts = _starts([cdiv(t.shape[1], bn) for t in parts])
     feature_sum_kernel[(starts[-1],)](
         tuple(parts), tuple(sums), dloss and tuple(dloss), tuple(factors), starts[:-1],
-        tuple(t.shape[0] for t in parts), tuple(t.shape[1] for t in parts), bp, bn, num_warps=4, num_stages=2,
+        tuple(t.shape[0] for t in parts), tuple(t.shape[1] for t in parts), bp, bn,
+        **launch_options(parts[0], _SUM_THREADS, 2),
     )  # fmt: skip
 
 
@@ -356,7 +357,7 @@ def _bwd_data(s: _Scales, dpooled, relu_mask, loss, dloss, mean_factors, x) -> l
     feature_hidden_bwd_data_kernel[(starts[-1],)](
         dpooled, relu_mask, s.w1, tuple(outputs), loss, dloss, mean_factors, starts, *s.hidden_sizes, s.n, s.gain,
         bk, bc, bp, *s.window_chunks(bp), s.channels_last, s.hidden_alignment, s.precision, s.offset_dtype(),
-        num_warps=8, num_stages=3, **_MAX_REGISTERS,
+        **s.options(3, _MAX_REGISTERS),
     )  # fmt: skip
     for grad, output in zip(dx, outputs, strict=True):
         if grad is not output:
@@ -371,24 +372,24 @@ def _bwd_weight(s: _Scales, dpooled, relu_mask, loss, dw1, db1) -> tuple[list[to
     """
     bk, bc, bp = _BWD_WEIGHT_TILINGS[s.kind]
     # Twice as many channels would spill registers there.
-    if s.kind == "tf32" and s.generation == 10:
+    if s.kind == "tf32" and s.gpu.generation == 10:
         bc = 64
     bc = power_of_2(max(s.c), 16, bc)
     blocks = [cdiv(k, bk) * cdiv(c, bc) for k, c in zip(s.k, s.c, strict=True)]
     tiles = [cdiv(h * w, bp) * s.n for h, w in s.hw]
     # About two programs a processor, of the same length: the parts are added up afterwards, always in the same order.
     total_tiles = sum(b * t for b, t in zip(blocks, tiles, strict=True))
-    tiles_per_part = max(cdiv(total_tiles, 2 * s.processors), 1)
+    tiles_per_part = max(cdiv(total_tiles, 2 * s.gpu.processors), 1)
     parts = [cdiv(t, tiles_per_part) for t in tiles]
     dw_parts = [_empty_parts(p, k * c, dw) for p, k, c, dw in zip(parts, s.k, s.c, dw1, strict=True)]
     db_parts = [_empty_parts(p, k, db) for p, k, db in zip(parts, s.k, db1, strict=True)]
     starts = _starts([p * b for p, b in zip(parts, blocks, strict=True)])
     # On sm_100 a limit makes ptxas spill registers that it otherwise doesn't.
-    max_registers = {} if s.generation == 10 else _MAX_REGISTERS
+    max_registers = None if s.gpu.generation == 10 else _MAX_REGISTERS
     feature_hidden_bwd_weight_kernel[(starts[-1],)](
         dpooled, relu_mask, s.x, tuple(dw_parts), tuple(db_parts), loss, starts, *s.hidden_sizes, tiles_per_part, s.n,
         s.gain, bk, bc, bp, *s.window_chunks(bp), s.channels_last, s.hidden_alignment, s.precision, s.offset_dtype(),
-        num_warps=8, num_stages=2, **max_registers,
+        **s.options(2, max_registers),
     )  # fmt: skip
     return dw_parts, db_parts
 

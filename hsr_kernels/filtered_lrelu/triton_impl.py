@@ -11,14 +11,14 @@ import torch
 
 from .. import _checks
 from .._tensors import image_format
-from .._triton import cdiv, on_device_of, power_of_2
+from .._triton import cdiv, launch_options, on_device_of, power_of_2
 from ..upfirdn2d.geometry import filter_taps
 from ..upfirdn2d.passes import FirPass
 from .geometry import Resamplings, resamplings_of
 from .ops import empty_output, mask_shape
 from .triton_fused import filtered_lrelu_kernel
 
-_WARPS = 4
+_THREADS = 128
 # By the factor down. Left to itself, ptxas spills registers, so that more programs fit.
 _MAX_REGISTERS = {2: 168, 4: 224}
 # Upsampled pixels of a step.
@@ -97,7 +97,7 @@ def _launch(x, fu, fd, b, y, mask, needs_sums, resamplings, alpha, gain, clamp, 
             alpha * gain, math.inf if clamp < 0 else clamp, planes_per_program, first_step, end_step, columns.outputs,
             up, down, reads_mask, max_number, power_of_2(rows.pixels, 16, 64), power_of_2(columns.pixels, 16, 64),
             _UP_ROWS, _UP_COLUMNS, power_of_2(rows.outputs, 16, 32), power_of_2(columns.outputs, 16, 32),
-            num_warps=_WARPS, maxnreg=_MAX_REGISTERS[down],
+            **launch_options(x, _THREADS, max_registers=_MAX_REGISTERS[down]),
         )  # fmt: skip
     return sums
 

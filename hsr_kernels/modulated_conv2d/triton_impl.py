@@ -7,14 +7,15 @@ stand in triton_parameters.py.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from .. import _gpu
 from .._tensors import NHWC, dense_image, laid_out_like
-from .._triton import cdiv, fits_int32, on_device_of, power_of_2
+from .._triton import cdiv, fits_int32, launch_options, on_device_of, power_of_2
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
-from ..upfirdn2d.triton_impl import WARPS as FIR_WARPS
+from ..upfirdn2d.triton_impl import THREADS as FIR_THREADS
 from ..upfirdn2d.triton_impl import Pass, channels_last_tiling, passes_of, run_passes
 from .gpu_common import as_float32, noise_stride, sum_blocks, sum_parts
 from .routes import products
@@ -37,8 +38,7 @@ from .triton_pointwise import (
     scale_channels_kernel,
 )
 
-_WARPS = 8
-_THREADS = 32 * _WARPS
+_THREADS = 256
 # A thread of a pointwise kernel holds this much of each tensor: more would take the registers of other programs.
 _BYTES_PER_THREAD = 32
 # Pointwise kernels have tiles of two shapes only, as each shape is a compilation.
@@ -130,10 +130,10 @@ class _ProductTiling(NamedTuple):
         """Returns no more columns than the channels need."""
         return power_of_2(channels, min(16 if kernel == 1 else 32, self.columns), self.columns)
 
-    def options(self, x: torch.Tensor) -> dict[str, int | None]:
+    def options(self, x: torch.Tensor) -> dict[str, Any]:
         """Returns the options of a launch on the device of x."""
-        limited = self.on_every_chip or (x.is_cuda and torch.cuda.get_device_capability(x.device)[0] in (9, 10))
-        return {"num_warps": 8, "num_stages": self.stages, "maxnreg": self.max_registers if limited else None}
+        limited = self.on_every_chip or _gpu.of(x).has_asynchronous_products
+        return launch_options(x, _THREADS, self.stages, self.max_registers if limited else None)
 
 
 # The keys are what `products` returns; "ieee" runs on the ordinary units. No side of a tl.dot may be under 16.
@@ -158,7 +158,9 @@ def scale_channels(x, s):
     tiling = _PointwiseTiling.of(x)
     if x.numel():
         with on_device_of(x):
-            scale_channels_kernel[tiling.grid](x, as_float32(s), u, *tiling.args(layout == NHWC), num_warps=_WARPS)
+            scale_channels_kernel[tiling.grid](
+                x, as_float32(s), u, *tiling.args(layout == NHWC), **launch_options(x, _THREADS)
+            )
     return u
 
 
@@ -179,7 +181,7 @@ def _scale_channels_bwd(du, x, s, u):
     if x.numel():
         with on_device_of(x):
             scale_channels_bwd_kernel[tiling.grid](
-                du, x, as_float32(s), dx, u, sums, *tiling.args(layout == NHWC), num_warps=_WARPS
+                du, x, as_float32(s), dx, u, sums, *tiling.args(layout == NHWC), **launch_options(x, _THREADS)
             )
     return dx, sum_parts(sums[0])
 
@@ -194,7 +196,7 @@ def scale_channels_bwd_bwd(ddx, dds, du, x, s):
         with on_device_of(x):
             scale_channels_bwd_bwd_kernel[tiling.grid](
                 ddx, as_float32(dds), du, x, as_float32(s), ddu, gx, sums, *tiling.args(layout == NHWC),
-                num_warps=_WARPS, maxnreg=_MAX_REGISTERS,
+                **launch_options(x, _THREADS, max_registers=_MAX_REGISTERS),
             )  # fmt: skip
     return ddu, gx, sum_parts(sums[0])
 
@@ -208,7 +210,8 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
         with on_device_of(z):
             modulated_conv2d_epilogue_kernel[tiling.grid](
                 z, as_float32(d), as_float32(noise), as_float32(b), y, noise_stride(noise, tiling.hw),
-                *activation_args(act, alpha, gain, clamp), *tiling.args(channels_last), num_warps=_WARPS,
+                *activation_args(act, alpha, gain, clamp), *tiling.args(channels_last),
+                **launch_options(z, _THREADS),
             )  # fmt: skip
     return y
 
@@ -240,7 +243,7 @@ def modulated_conv2d_fir_epilogue(
             x, f, as_float32(d), as_float32(noise), as_float32(b), y, c, height, width, *size, g.padding[0] // g.up[0],
             g.padding[2] // g.up[1], *f_layout, noise_stride(noise, size[0] * size[1]), g.gain,
             *activation_args(act, alpha, gain, clamp), *fused.unrolled_args(), channels_last, *tile,
-            num_warps=FIR_WARPS,
+            **launch_options(x, FIR_THREADS),
         )  # fmt: skip
     return y
 
@@ -257,7 +260,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
             modulated_conv2d_epilogue_bwd_kernel[tiling.grid](
                 dy, y, as_float32(d), as_float32(noise), as_float32(b), dz, sums, dnoise,
                 noise_stride(noise, tiling.hw), *activation_args_with_inverses(act, alpha, gain, clamp), tiling.n,
-                *tiling.args(layout == NHWC), num_warps=_WARPS, maxnreg=_MAX_REGISTERS,
+                *tiling.args(layout == NHWC), **launch_options(y, _THREADS, max_registers=_MAX_REGISTERS),
             )  # fmt: skip
     dd, db = sum_parts(sums)
     return dz, dd, db.sum(0), sum_blocks(dnoise, sums)
@@ -280,7 +283,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
                 ddz, as_float32(ratio), as_float32(ddnoise), as_float32(ddb), dy, y, as_float32(d), as_float32(noise),
                 as_float32(b), gdy, gy, gnoise, sums, noise_stride(noise, tiling.hw),
                 *activation_args_with_inverses(act, alpha, gain, clamp), tiling.n, *tiling.args(layout == NHWC),
-                num_warps=_WARPS, maxnreg=max_registers,
+                **launch_options(y, _THREADS, max_registers=max_registers),
             )  # fmt: skip
     return gdy, gy, sum_blocks(gnoise, sums), sum_parts(sums)
 
@@ -340,8 +343,8 @@ def modulated_conv2d_projection_bwd(dz, w, x, s):
     if x.numel():
         with on_device_of(x):
             modulated_conv2d_projection_bwd_kernel[tiling.grid](
-                dz, w, x, as_float32(s), dx, sums, dw_sums, *tiling.args(True), o, num_warps=_WARPS,
-                maxnreg=_MAX_REGISTERS,
+                dz, w, x, as_float32(s), dx, sums, dw_sums, *tiling.args(True), o,
+                **launch_options(x, _THREADS, max_registers=_MAX_REGISTERS),
             )  # fmt: skip
     return dx, sum_parts(sums[0]), dw_sums.sum(0).to(x.dtype)
 
@@ -355,7 +358,7 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
     tiling = _PRODUCT_TILINGS[product_kind]
     columns = tiling.columns_for(o, kh)
     tiles, out_blocks, in_blocks = cdiv(out_pixels, _WEIGHT_TILE_PIXELS), cdiv(o, columns), cdiv(c, tiling.rows)
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    processors = _gpu.of(x).processors
     max_parts = int(_MAX_PARTIAL_BYTES_SHARE * (x.nbytes + dz.nbytes) / (2 * 4 * kh * kw * o * c))
     programs = kh * kw * out_blocks * in_blocks
     parts_per_sample, samples_per_part = _split(n, tiles, programs, processors, min(max_parts, _MAX_PARTS))

@@ -6,13 +6,13 @@ import math
 import torch
 
 from .._tensors import NHWC, dense_image
-from .._triton import on_device_of
+from .._triton import launch_options, on_device_of
 from .reference import EPS, MIN_MAGNITUDE
 from .triton_demodulation import demodulation_bwd_kernel, demodulation_kernel
 
 # Sides of a tile of styles.
 _SAMPLES, _CHANNELS = 32, 64
-_WARPS = 4
+_THREADS = 128
 # Left to itself, ptxas spills registers, so that more programs fit; there aren't enough programs for that.
 _MAX_REGISTERS = 255
 
@@ -30,7 +30,8 @@ def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
             demodulation_kernel[(o,)](
                 weight, styles, w if needs_w else None, s if needs_s else None, d, n, o, c, taps, int(flip), *strides,
                 *((1, c) if channels_last else (taps, 1)), (c * taps) ** -0.5, MIN_MAGNITUDE, EPS,
-                dtype == torch.float16, _SAMPLES, _CHANNELS, num_warps=_WARPS, maxnreg=_MAX_REGISTERS,
+                dtype == torch.float16, _SAMPLES, _CHANNELS,
+                **launch_options(weight, _THREADS, max_registers=_MAX_REGISTERS),
             )  # fmt: skip
     return w if needs_w else d.new_empty(0, dtype=dtype), s, d
 
@@ -48,7 +49,7 @@ def demodulation_bwd(weight, styles, s, d, dw, dd, dtype, flip):
         demodulation_bwd_kernel[(o,)](
             weight, styles, s, d, dw, dd, dweight, energy, denergy, factors, n, o, c, kh * kw, int(flip), *strides,
             *dw_strides, (c * kh * kw) ** -0.5, MIN_MAGNITUDE,
-            dtype == torch.float16, _SAMPLES, _CHANNELS, num_warps=_WARPS,
+            dtype == torch.float16, _SAMPLES, _CHANNELS, **launch_options(weight, _THREADS),
         )  # fmt: skip
     return dweight, denergy, energy, factors
 

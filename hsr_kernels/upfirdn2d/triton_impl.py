@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from .._tensors import NHWC, dense_image, image_format
-from .._triton import cdiv, on_device_of, power_of_2
+from .._triton import cdiv, launch_options, on_device_of, power_of_2
 from .geometry import Geometry, filter_taps, geometry_of
 from .passes import FilterKind, FirPass, along_each_axis
 from .triton_fir import upfirdn2d_kernel, upfirdn2d_looped_kernel, upfirdn2d_rows_kernel
 
-WARPS = 4
-_THREADS = 32 * WARPS
+THREADS = 128
 # Left to itself, ptxas spills registers of the kernel without vectors, so that more programs fit.
 _MAX_REGISTERS = 168
 # A filter [height, width] of more taps isn't unrolled.
@@ -111,7 +110,7 @@ def channels_last_tiling(planes: int, lines: int, columns: int, channels: int, i
     Only two tiles come out, as each is a compilation.
     """
     elements, b = (4, 4) if channels < 16 else (16 // itemsize, 128 // itemsize)
-    a = _THREADS * elements // b
+    a = THREADS * elements // b
     return planes * lines * cdiv(columns, a) * cdiv(channels, b), a, b
 
 
@@ -133,7 +132,7 @@ def _sizes_and_tiling(
         itemsize = min(x.element_size(), y.element_size())
         programs, *tile = channels_last_tiling(n, lines, columns, c, itemsize)
         return (n, c, height, width, out_height, out_width), (programs, 0, *tile)
-    tiling = _contiguous_tiling(n * c, lines, columns, 4 * _THREADS, 32)
+    tiling = _contiguous_tiling(n * c, lines, columns, 4 * THREADS, 32)
     return (n * c, 1, height, width, out_height, out_width), tiling
 
 
@@ -153,19 +152,18 @@ def _launch(x: torch.Tensor, y: torch.Tensor, fir_pass: Pass, channels_last: boo
         if vectors is not None:
             pad_x, *vector_args = vectors
             columns = out_width // vector_args[-1]
-            programs, lines_log2, *tile = _contiguous_tiling(
-                n * c, lines, columns, _THREADS, 16 if columns >= 16 else 4
-            )
+            programs, lines_log2, *tile = _contiguous_tiling(n * c, lines, columns, THREADS, 16 if columns >= 16 else 4)
             upfirdn2d_rows_kernel[(programs,)](
                 x, f, y, n * c, height, width, out_height, out_width, lines_log2, pad_x, g.padding[2] // g.up[1],
-                *f_layout, g.gain, *fir_pass.unrolled_args(True), *vector_args, *tile, num_warps=WARPS,
+                *f_layout, g.gain, *fir_pass.unrolled_args(True), *vector_args, *tile, **launch_options(x, THREADS),
             )  # fmt: skip
         else:
             columns = cdiv(out_width, g.up[0])
             sizes, (programs, lines_log2, *tile) = _sizes_and_tiling(x, y, lines, columns, channels_last)
             upfirdn2d_kernel[(programs,)](
                 x, f, y, *sizes, lines_log2, g.padding[0] // g.up[0], g.padding[2] // g.up[1], *f_layout, g.gain,
-                *fir_pass.unrolled_args(), channels_last, *tile, num_warps=WARPS, maxnreg=_MAX_REGISTERS,
+                *fir_pass.unrolled_args(), channels_last, *tile,
+                **launch_options(x, THREADS, max_registers=_MAX_REGISTERS),
             )  # fmt: skip
 
 
@@ -180,7 +178,7 @@ def _launch_looped(x: torch.Tensor, y: torch.Tensor, fir_pass: Pass, channels_la
     with on_device_of(x):
         upfirdn2d_looped_kernel[(programs,)](
             x, f, y, *sizes, lines_log2, *g.up, *g.down, pad_x, pad_y, pad_x * g.up[0] - x0, pad_y * g.up[1] - y0,
-            fir_pass.taps[1], fir_pass.taps[0], *f_layout, g.gain, channels_last, *tile, num_warps=WARPS,
+            fir_pass.taps[1], fir_pass.taps[0], *f_layout, g.gain, channels_last, *tile, **launch_options(x, THREADS),
         )  # fmt: skip
 
 

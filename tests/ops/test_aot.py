@@ -2,6 +2,7 @@
 """Ahead-of-time compilation of the Triton kernels: everything is recorded, and every check can fail."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ tyro = pytest.importorskip("tyro")
 pytest.importorskip("rich")
 
 import hsr_kernels  # noqa: E402
+from hsr_kernels import _gpu  # noqa: E402
 from hsr_kernels.aot import __main__ as cli  # noqa: E402
 from hsr_kernels.aot import build, native, record, report, workload  # noqa: E402
 from tests.native import requires_cuda  # noqa: E402
@@ -119,7 +121,7 @@ def test_recorded_launches_are_specialised_like_real_ones():
 def test_each_chip_reports_its_own_capability():
     def call() -> None:
         x = torch.empty(128)
-        size = 64 if torch.cuda.get_device_capability(x.device) >= (12, 0) else 128
+        size = 64 if _gpu.of(x).generation >= 12 else 128
         copy_kernel[1,](x, x, 128, size)
 
     found = record.record([call], [SM90, SM120])
@@ -147,6 +149,25 @@ def test_sound_kernels_have_no_problems():
     assert (found.problems, found.tensor_core) == ((), "none")
 
 
+@pytest.mark.parametrize(
+    "name, lanes, instruction", [("gfx942", 64, "mfma"), ("gfx950", 64, "mfma"), ("gfx1100", 32, "wmma")]
+)
+def test_kernels_compile_for_chips_of_amd(name, lanes, instruction):
+    """With as many threads as elsewhere, in waves of their own size, and without what only NVIDIA's assembler knows."""
+    chip = record.CHIPS[name]
+    found = compiled(product_kernel, (64, 64), (64, 64), 64, 64, "ieee", chip=chip, dtype=torch.float16)
+    assert (found.problems, found.tensor_core, found.spills) == ((), instruction, 0) and found.registers > 16
+    found = compiled(copy_kernel, (65536,), (65536,), 65536, 65536, chip=chip, num_warps=1)
+    assert found.spills > 0 and found.problems == (f"spills {found.spills} bytes",)
+    with record.recording(chip) as recorded:
+        hsr_kernels.bias_act(torch.empty(4, 8, 8, 8), torch.empty(8), act="lrelu")
+        images = torch.empty(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+        hsr_kernels.modulated_conv2d(images, torch.empty(16, 16, 3, 3), torch.empty(2, 16), padding=1)
+    options = [dict(launch.options) for launch in recorded.launches.values()]
+    assert {"bias_act_kernel", "demodulation_kernel"} <= {launch.kernel for launch in recorded.launches.values()}
+    assert all(one["num_warps"] * lanes in (128, 256) and not one.get("maxnreg") for one in options)
+
+
 def test_failure_to_compile_is_a_problem():
     (problem,) = compiled(broken_kernel, (100,), (100,), 64).problems
     assert "CompilationError" in problem
@@ -160,7 +181,7 @@ def test_spills_are_a_problem():
 
 def test_too_much_shared_memory_is_a_problem():
     found = compiled(product_kernel, (64, 64), (64, 64), 64, 64, "ieee", dtype=torch.float16)
-    low = record.Chip(90, found.shared - 1, 1)
+    low = replace(SM90, shared=found.shared - 1)
     (problem,) = build.build(found.launch, low).problems
     assert problem == f"needs {found.shared} bytes of shared memory, sm_90 has {found.shared - 1}"
 

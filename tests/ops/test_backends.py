@@ -2,12 +2,14 @@
 """Which backend runs, and how that is explained."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import hsr_kernels as hk
 from hsr_kernels._dispatch import native, operators
+from hsr_kernels._precision import convolutions_use_tf32
 from tests.cases import CASES
 from tests.native import requires_native
 
@@ -179,6 +181,38 @@ def test_older_gpu_falls_back_to_reference_with_a_warning():
         operator.choose(OnGpu)
     OnGpu.device = torch.device("cuda", 1)
     assert operator.choose(OnGpu).backend == "triton"
+
+
+@pytest.fixture
+def amd_gpus(monkeypatch):
+    """A machine with PyTorch for AMD's GPUs, an MI300X as device 0 and an MI250X as device 1."""
+    names = ("gfx942:sramecc+:xnack-", "gfx90a:sramecc+:xnack-")
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda i=None: SimpleNamespace(gcnArchName=names[i or 0], multi_processor_count=304),
+    )
+    hk.reset_choices()
+
+
+@pytest.mark.usefixtures("amd_gpus")
+@pytest.mark.parametrize("op", NATIVE)
+def test_triton_runs_on_gpus_of_amd_that_it_was_compiled_for(op):
+    pytest.importorskip("triton")
+    found = [hk.backends(op, f"cuda:{i}") for i in (0, 1)]
+    assert found[0]["triton"] == ""
+    assert found[1]["triton"] == "of AMD's GPUs it knows gfx942, gfx950 and gfx110x, this one is gfx90a"
+    assert all("its kernels are NVIDIA's alone" in one["cuda"] or "has no cuda" in one["cuda"] for one in found)
+
+
+@pytest.mark.usefixtures("amd_gpus")
+def test_float32_is_multiplied_as_such_on_gpus_of_amd(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert not convolutions_use_tf32()
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert convolutions_use_tf32()
 
 
 @requires_native

@@ -369,3 +369,16 @@ def test_commands_for_an_installed_package(monkeypatch, tmp_path):
 @pytest.mark.parametrize("indices, label", [((0,), "cuda:0"), ((0, 1, 2), "cuda:0-2"), ((0, 2), "cuda:0,2")])
 def test_labels_of_gpus(indices, label):
     assert machine.Gpu(indices, "chip", (9, 0), 80.0).label == label
+
+
+def test_gpus_of_amd_are_named_and_get_no_advice_on_cuda(gpus, screen, monkeypatch):
+    gpus((9, 4))
+    chip = SimpleNamespace(
+        name="AMD Fake", total_memory=192 * 2**30, gcnArchName="gfx942:xnack-", multi_processor_count=304
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i=None: chip)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    native.reset()
+    _, text = screen()
+    assert "AMD Fake, gfx942, 192 GiB" in text and "compute capability" not in text
+    assert "triton" in column(text, "bias_act") and "HSR_BUILD_CUDA" not in text
