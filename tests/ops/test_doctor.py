@@ -381,4 +381,4 @@ def test_gpus_of_amd_are_named_and_get_no_advice_on_cuda(gpus, screen, monkeypat
     native.reset()
     _, text = screen()
     assert "AMD Fake, gfx942, 192 GiB" in text and "compute capability" not in text
-    assert "triton" in column(text, "bias_act") and "HSR_BUILD_CUDA" not in text
+    assert "triton" in column(text, "bias_act") and "HSR_CUDA_ARCHS=94" not in text
