@@ -15,7 +15,7 @@ from hsr_kernels._precision import bfloat16_unit
 from ..config import Config
 from ..models.build import build_discriminator
 
-# Convolutions of smaller images take less time than the conversions.
+# Steps on smaller images are mostly the host's work, which no precision makes faster.
 MIN_BFLOAT16_RESOLUTION = 32
 # Variables by which users set the number of threads of PyTorch.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strided transposed convolutions in bfloat16 on CPUs with AMX, as ordinary convolutions, one per phase of the output.
 
-oneDNN multiplies them without AMX: they take four times the time of an ordinary convolution with as many
-multiplications. Along an axis of stride s, output pixels that lie s apart see the same taps, every s-th one of the
-kernel: they are an ordinary convolution of the input with these taps, reversed.
+oneDNN has AMX for ordinary convolutions alone. Along an axis of stride s, output pixels that lie s apart see the same
+taps, every s-th one of the kernel: they are an ordinary convolution of the input with these taps, reversed.
 """
 
 from dataclasses import dataclass

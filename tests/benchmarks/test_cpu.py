@@ -200,7 +200,7 @@ def test_a_result_that_differs_at_the_size_that_is_timed_is_not_timed(monkeypatc
 
 def test_a_time_that_the_machine_cannot_reach_is_no_figure(monkeypatch):
     seconds = {"reference": [0.4] * 3, "cpu": [0.001] * 3, "copy": [0.01] * 3, "sum": [0.004, 0.005, 0.006]}
-    monkeypatch.setattr(measure, "interleave", lambda stages, *_: {n: seconds[n] for n in stages if n != "product"})
+    monkeypatch.setattr(measure, "interleave", lambda stages, *_: {n: seconds[n] for n in stages if n in seconds})
     for time, note in (found := figures("bias_act"))["reference"], found["cpu"]:
         assert (time is None) == bool(note)
     assert found["cpu"][1].startswith("an error of measuring: 1 ms for ")
@@ -213,6 +213,10 @@ def test_limits_are_those_of_the_fastest_rounds():
     assert (found.bytes_per_second, found.flops_per_second) == (2000.0, pytest.approx(1.1 * 1e6))
     assert found.floor(needed) == pytest.approx(2 / 1.1)
     assert found.floor(Cost(10_000, 0.0)) == 5.0
+    # A processor whose convolutions are faster than its matrix products.
+    times = {"product": [4.0, 2.0], "convolution": [8.0]}
+    multiplied = 2 * 6 * 4 * 4 * 128**2 * 9
+    assert limits.limits(needed, times, product_side=100).flops_per_second == pytest.approx(1.1 * multiplied / 8)
 
 
 def test_bytes_and_operations_follow_from_shapes():
