@@ -195,7 +195,8 @@ def setting(rows: Sequence[CpuRow]) -> str:
         "step: in G main). peak: growth of resident memory during the pass, results included. min: the fewest bytes, "
         "every tensor moved once. GFLOP: the fewest multiplications and additions, in convolutions, FIRs and matrix "
         "products. of roofline: the least time for these (at the rate of a copy of as many bytes, in whichever cache "
-        "they fit, or of a large matrix product, timed in the same rounds) as a share of the time." + peer
+        "they fit, or of a large matrix product or convolution, timed in the same rounds) as a share of the time."
+        + peer
     )
 
 

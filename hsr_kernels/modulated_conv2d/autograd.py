@@ -64,7 +64,7 @@ class ScaleChannelsBackward(torch.autograd.Function):
     def backward(ctx, ddx, dds):
         du, x, s = ctx.saved_tensors
         # The kernel has no derivatives of its own.
-        if ctx.backend == "triton" and not torch.is_grad_enabled():
+        if ctx.backend in ops.scale_channels_bwd_bwd and not torch.is_grad_enabled():
             return *ops.scale_channels_bwd_bwd[ctx.backend](ddx, dds, du, x, s), None
         ddu, ds = ScaleChannelsBackward.apply(ddx, du, s, ctx.backend)
         ddu = ddu + ScaleChannels.apply(x, dds, ctx.backend)
@@ -186,7 +186,7 @@ class ModulatedConv2d(torch.autograd.Function):
         if plan.after is not None:
             dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_size, filter_taps(f)), backend)
         needs_xs = needs_x or needs_s
-        if needs_w and needs_xs and backend == "triton" and _has_joint_gradients(plan, routes):
+        if needs_w and needs_xs and backend in ops.scale_channels_fwd_bwd and _has_joint_gradients(plan, routes):
             du = _input_gradient(dv, w, f, x, ctx.u_size, plan, backend)
             u, dx, ds = ops.scale_channels_fwd_bwd[backend](du, x, s)
             dw = _weight_gradient(u, dv, w, plan)

@@ -11,7 +11,6 @@ from . import ops, reference
 MAX_TAPS = 4608
 # Offsets into weights and styles are 32 bits wide.
 MAX_ELEMENTS = 1 << 30
-_GPU_BACKENDS = ("triton", "cuda")
 
 
 def parameters(
@@ -40,7 +39,7 @@ def parameters(
     # conv2d correlates; a transposed convolution convolves.
     flip = flip_weight == transposed and weight.shape[2] * weight.shape[3] > 1
     d = None
-    if demodulate and backend in _GPU_BACKENDS and _is_one_launch(weight, styles):
+    if demodulate and backend in ops.demodulation and _is_one_launch(weight, styles):
         w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not transposed, backend)
         w, s = _like_source(w, weight), _like_source(s, styles)
     else:
@@ -107,7 +106,7 @@ class Demodulation(torch.autograd.Function):
         weight, styles, s, d = ctx.saved_tensors
         needs_weight, needs_styles = ctx.needs_input_grad[:2]
         # The kernel has no derivatives of its own.
-        if ctx.backend == "triton" and dd is not None and not torch.is_grad_enabled():
+        if ctx.backend in ops.demodulation_bwd and dd is not None and not torch.is_grad_enabled():
             return *_first_order(ctx, weight, styles, styles if s is None else s, d, dw, ds, dd), *[None] * 4
         w_factor, s_factor = _prescaling_factors(weight, styles) if ctx.is_scaled else (None, None)
         if dw is not None:
