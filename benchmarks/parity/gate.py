@@ -24,11 +24,9 @@ ORDERS = ("forward", "backward", "double backward")
 MAX_ERROR_AT_SIZE = 1e-3
 _IMAGES = ("x", "features")
 _WEIGHTS = ("weight", "styles", "w2")
-# Operators whose contract says nothing of values that aren't finite.
-_FINITE_ONLY = ("feature_projection_loss",)
-# A layer's gradients recover the convolution's result from the output, in whose bias and noise a subnormal one drowns:
-# they are precise to the output's rounding, not to their own.
-_RECOVERED_FROM_OUTPUT = ("modulated_conv2d",)
+# Gradients that read the activation's sign or the convolution's result off the output are precise to the output's
+# rounding, not to their own: a subnormal number times the gain can round to zero, and drowns in a bias or noise.
+_RECOVERED_FROM_OUTPUT = ("bias_act", "modulated_conv2d")
 # Two of these powers can be multiplied without an overflow.
 _SHARE_OF_EXPONENTS = 1 / 3
 _SUBNORMAL_SHARE = 2.0**-6
@@ -53,7 +51,7 @@ class Adversary:
     def orders(self, op: str) -> tuple[str, ...]:
         """The names of the orders of derivative, from the output on, that an operator's contract defines."""
         if not self.is_finite:
-            return () if op in _FINITE_ONLY else ORDERS[:1]
+            return ORDERS[:1]
         return ORDERS[:1] if self.is_subnormal and op in _RECOVERED_FROM_OUTPUT else ORDERS
 
 
@@ -152,12 +150,14 @@ def _faults_of_nonfinite(
 ) -> Iterator[str]:
     actual = _on(backend, measured, draws[0], order, layout)["output"]
     expected = _on(REFERENCE, call, draws[0], order)["output"]
-    kinds = {"finite": torch.isfinite, "NaN": torch.isnan, "positive and infinite": torch.isposinf}
-    for kind, test in kinds.items():
-        if differing := int((test(actual) != test(expected)).sum()):
-            yield f"{differing} of {expected.numel()} elements differ in whether they are {kind}"
     truth = _on(REFERENCE, call, draws[0].in_float64(), order)["output"]
-    finite = expected.isfinite()
+    kinds = {"finite": torch.isfinite, "NaN": torch.isnan, "positive and infinite": torch.isposinf}
+    # PyTorch's convolutions in 16 bits let a NaN reach further than its filter does, so either of the two may be met.
+    for kind, test in kinds.items():
+        differs = (test(actual) != test(expected)) & (test(actual) != test(truth))
+        if differing := int(differs.sum()):
+            yield f"{differing} of {expected.numel()} elements differ in whether they are {kind}"
+    finite = expected.isfinite() & truth.isfinite() & actual.isfinite()
     results = [{"output": torch.where(finite, t.to(truth.dtype), 0.0)} for t in (actual, truth, expected)]
     errors = tolerances.largest_errors([(results[2], results[1])])
     yield from tolerances.faults(results[0], results[1], errors, dtype)

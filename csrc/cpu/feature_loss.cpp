@@ -25,22 +25,22 @@ const Window* windows(int64_t in, int64_t out, int slot) {
   return table;
 }
 
-// Returns bits of which bit j says whether v[j] > 0, j < 8.
+// Returns bits of which bit j says whether the ReLU passes v[j], j < 8: NaN, which isn't <= 0, passes as in PyTorch's.
 template <class A>
-uint8_t positive_bits(const A* v) {
+uint8_t passing_bits(const A* v) {
   unsigned bits = 0;
-  for (int j = 0; j < 8; j++) bits |= unsigned(v[j] > A(0)) << j;
+  for (int j = 0; j < 8; j++) bits |= unsigned(!(v[j] <= A(0))) << j;
   return uint8_t(bits);
 }
 #if defined(__AVX__)
 template <>
-uint8_t positive_bits(const float* v) {
-  return uint8_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(v), _mm256_setzero_ps(), _CMP_GT_OQ)));
+uint8_t passing_bits(const float* v) {
+  return uint8_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(v), _mm256_setzero_ps(), _CMP_NLE_UQ)));
 }
 #elif defined(__SSE2__)
 template <>
-uint8_t positive_bits(const float* v) {
-  const auto bits = [](const float* w) { return _mm_movemask_ps(_mm_cmpgt_ps(_mm_loadu_ps(w), _mm_setzero_ps())); };
+uint8_t passing_bits(const float* v) {
+  const auto bits = [](const float* w) { return _mm_movemask_ps(_mm_cmpnle_ps(_mm_loadu_ps(w), _mm_setzero_ps())); };
   return uint8_t(bits(v) | bits(v + 4) << 4);
 }
 #endif
@@ -50,13 +50,13 @@ template <class A>
 void relu_mask(A* z, A b, int64_t n, uint8_t* mask) {
   for (int64_t i = 0; i < n; i++) z[i] += b;
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) mask[i / 8] = positive_bits(z + i);
+  for (; i + 8 <= n; i += 8) mask[i / 8] = passing_bits(z + i);
   if (i < n) {
     A tail[8] = {};
     for (int64_t j = 0; i + j < n; j++) tail[j] = z[i + j];
-    mask[i / 8] = positive_bits(tail);
+    mask[i / 8] = passing_bits(tail);
   }
-  for (i = 0; i < n; i++) z[i] = z[i] > A(0) ? z[i] : A(0);
+  for (i = 0; i < n; i++) z[i] = z[i] <= A(0) ? A(0) : z[i];
 }
 
 // Takes eight elements: sets those to zero whose bit is 0, and adds all to `lanes`.

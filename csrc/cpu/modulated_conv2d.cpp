@@ -164,7 +164,7 @@ template <class A>
 struct SecondOrderVectors {
   // `ratio` is the gradient of dd over d.
   const A *d, *b, *ratio, *ddb;
-  // Added to: the sums of ddz * dpre, dpre * zd and dpre.
+  // Added to: the sums of ddz * dpre, dpre * zd and gy * slope.
   A *dot, *dot_zd, *sum;
   // Working memory.
   A* line;
@@ -172,7 +172,8 @@ struct SecondOrderVectors {
 
 // Takes the gradients of epilogue_bwd_tile's results, (ddz, ratio, ddnoise, ddb), on to dy and y. With zd = z * d
 // recovered from y, and 0 where the activation's slope is:
-//   gdy = slope * (ddz * d + ratio * zd + ddnoise + ddb),  gy = ratio * dpre * dpre/dy,  gnoise = -sum of ratio * dpre.
+//   gdy = slope * (ddz * d + ratio * zd + ddnoise + ddb),  gy = ratio * dpre * dpre/dy,  gnoise = -sum of gy * slope.
+// gy * slope is ratio * dpre as the layer's backward pass will round it, whose sums gnoise and that of the bias cancel.
 // gdy may be dy, and gy may be y.
 template <class A>
 __attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, const A* y, A* gdy, A* gy,
@@ -191,14 +192,14 @@ __attribute__((noinline)) void epilogue_bwd_bwd_tile(const A* ddz, const A* dy, 
 #pragma GCC ivdep
     for (int64_t j = 0; j < c; j++) {
       const Inverted<A> inverted = act.invert(yi[j]);
-      const A dpre = dyi[j] * inverted.slope, zd = inverted.pre - (offset + b[j]), ratio_dpre = ratio[j] * dpre,
-              g = ddzi[j];
+      const A dpre = dyi[j] * inverted.slope, zd = inverted.pre - (offset + b[j]), g = ddzi[j];
+      const A gy_value = ratio[j] * dpre * inverted.inverse_slope, gy_slope = gy_value * inverted.slope;
       dot[j] += g * dpre;
       dot_zd[j] += dpre * zd;
-      sum[j] += dpre;
-      line[j] = ratio_dpre;
+      sum[j] += gy_slope;
+      line[j] = gy_slope;
       gdyi[j] = inverted.slope * (g * d[j] + ratio[j] * zd + (ddoffset + ddb[j]));
-      gyi[j] = ratio_dpre * inverted.inverse_slope;
+      gyi[j] = gy_value;
     }
     if (gnoise) gnoise[i] = -sum_of(line, c);
   }

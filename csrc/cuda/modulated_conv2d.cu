@@ -98,8 +98,9 @@ modulated_conv2d_epilogue_bwd_kernel(ModulatedConv2dEpilogueParams p, PiecewiseL
 }
 
 // With zd = z * d recovered from y, and 0 where the activation's slope is:
-//   gdy = slope * (ddz * d + ratio * zd + ddnoise + ddb),  gy = ratio * dpre * dpre/dy,  gnoise = -sum of ratio * dpre.
-// Sums ddz * dpre, dpre * zd and dpre.
+//   gdy = slope * (ddz * d + ratio * zd + ddnoise + ddb),  gy = ratio * dpre * dpre/dy,  gnoise = -sum of gy * slope.
+// Sums ddz * dpre, dpre * zd and gy * slope, which is ratio * dpre as the layer's backward pass will round it: its sums
+// cancel those here.
 template <class T>
 HSR_KERNEL(kThreads)
 modulated_conv2d_epilogue_bwd_bwd_kernel(ModulatedConv2dEpilogueParams p, PiecewiseLinear<float> act, Tiling tiling) {
@@ -131,14 +132,14 @@ modulated_conv2d_epilogue_bwd_bwd_kernel(ModulatedConv2dEpilogueParams p, Piecew
 #pragma unroll
       for (int j = 0; j < V; j++) {
         const Inverted<float> inverted = act.invert(y[i][j]);
-        const float dpre = dy[i][j] * inverted.slope, zd = inverted.pre - (noise[i] + b[j]),
-                    ratio_dpre = ratio[j] * dpre;
+        const float dpre = dy[i][j] * inverted.slope, zd = inverted.pre - (noise[i] + b[j]);
+        const float gy = ratio[j] * dpre * inverted.inverse_slope, gy_slope = gy * inverted.slope;
         dot[j] += ddz[i][j] * dpre;
         dot_zd[j] += dpre * zd;
-        sum[j] += dpre;
-        total[i] -= ratio_dpre;
+        sum[j] += gy_slope;
+        total[i] -= gy_slope;
         dy[i][j] = inverted.slope * (ddz[i][j] * d[j] + ratio[j] * zd + (ddnoise[i] + ddb[j]));
-        y[i][j] = ratio_dpre * inverted.inverse_slope;
+        y[i][j] = gy;
       }
     }
     if (p.dnoise) tile.write_map(p.dnoise, p.n, total);

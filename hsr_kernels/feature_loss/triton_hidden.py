@@ -82,8 +82,8 @@ def feature_hidden_kernel(
                     bits_mask = pixel_mask & (y + tile_y < h)
                     pixels = (y + tile_y) * w + pixel_x
                     _store_bits(
-                        pick(relu_mask, scale), z > 0, first_row, first_sample + sample, pixels, bits_mask, k, h * w,
-                        BK, BP, OFFSET_DTYPE,
+                        pick(relu_mask, scale), _passes(z), first_row, first_sample + sample, pixels, bits_mask, k,
+                        h * w, BK, BP, OFFSET_DTYPE,
                     )  # fmt: skip
                 total = _pool_row(
                     total, z, y + tile_y, pooled, gain, n, first_sample, samples, first_row, sample * pitch + pixel_x,
@@ -102,7 +102,7 @@ def _pool_row(
     WINDOWS_EXCEED_TILES: tl.constexpr, PRECISION: tl.constexpr, OFFSET_DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Returns total + relu(z) less the windows that end with row `y`, which are stored."""
-    z = tl.where(z > 0, z, 0.0)
+    z = tl.where(_passes(z), z, 0.0)
     total += z
     for window_y in range(tl.maximum(y * th // h, first_y), tl.minimum((y + 1) * th // h, end_y)):
         # The mean over rows before it is rounded, so that it is in range wherever the hidden layer is.
@@ -113,6 +113,12 @@ def _pool_row(
         )  # fmt: skip
         total = tl.where(window_begin(window_y + 1, h, th) <= y, z, 0.0)
     return total
+
+
+@triton.jit
+def _passes(z):
+    """Whether the ReLU passes each element: NaN, which isn't <= 0, passes as in PyTorch's."""
+    return ~(z <= 0)
 
 
 @triton.jit

@@ -108,8 +108,10 @@ class EpilogueBackward(torch.autograd.Function):
             zd = zd if b is None else zd - b[:, None, None]
             ratio = ddd / d
             gdpre = plus(gdpre, channel(ratio) * zd)
-            gzd = channel(ratio) * dpre
-            gy = (gzd * inverse).to(y.dtype)
+            gy = channel(ratio) * dpre * inverse
+            # The backward pass of y will find the same numbers, whose sums these cancel.
+            gzd = gy * slope
+            gy = gy.to(y.dtype)
             gd = plus(gd, -(ratio / d) * (dpre * zd).sum([2, 3], dtype=d.dtype))
             gnoise = None if noise is None else -gzd.sum(1, keepdim=True).sum_to_size(noise.shape)
             gb = None if b is None else -gzd.sum([0, 2, 3])
@@ -136,7 +138,7 @@ def _second_order(ctx, ddz, ddd, ddnoise, ddb):
     if ddd is None:
         return gdy, None, gd, None, None
     gnoise = gnoise.sum_to_size(noise.shape) if gnoise.numel() else None
-    return gdy, gy, gd, gnoise, None if b is None else -(ratio * total).sum(0)
+    return gdy, gy, gd, gnoise, None if b is None else -total.sum(0)
 
 
 def _slopes(y: torch.Tensor, epilogue: Epilogue) -> tuple[torch.Tensor, torch.Tensor]:

@@ -190,7 +190,8 @@ def modulated_conv2d_epilogue_bwd_bwd_kernel(
     """With zd = z * d recovered from y, and nothing where the activation doesn't pass:
 
     gdy = dy/dpre * (ddz * d + ratio * zd + ddnoise + ddb), gy = ratio * dpre * dpre/dy; sums: ddz * dpre, dpre * zd and
-    dpre; gnoise: the sums of -ratio * dpre over each block of channels.
+    gy * dy/dpre; gnoise: the sums of -gy * dy/dpre over each block of channels. gy * dy/dpre is ratio * dpre as the
+    layer's backward pass will round it: its sums cancel those here.
     """
     sample, row, first_tile, channel = _program_tiles(
         c, programs_per_sample, tiles_per_program, CHANNELS, INT64_OFFSETS
@@ -213,14 +214,15 @@ def modulated_conv2d_epilogue_bwd_bwd_kernel(
         zd = pre - (noise_tile(noise, sample * noise_stride, pixel, hw) + bias)
         dot += ddz_tile * dpre
         dot_zd += dpre * zd
-        total += dpre
-        gzd = factor * dpre
+        gy_tile = factor * dpre * inverse
+        gpre = gy_tile * slope
+        total += gpre
         if gnoise is not None:
             map_offset = (tl.program_id(0) % tl.cdiv(c, CHANNELS) * n + sample) * hw
-            tl.store(gnoise + map_offset + pixel, -tl.sum(gzd, 1), mask=pixel < hw)
+            tl.store(gnoise + map_offset + pixel, -tl.sum(gpre, 1), mask=pixel < hw)
         addend = noise_tile(ddnoise, sample * hw, pixel, hw) + bias_gradient
         _store(gdy + sample_offset, offsets, slope * (ddz_tile * scale + factor * zd + addend), mask)
-        _store(gy + sample_offset, offsets, gzd * inverse, mask)
+        _store(gy + sample_offset, offsets, gy_tile, mask)
     sum_offsets = row * c + channel
     rows_size = n * programs_per_sample * c
     tl.store(sums + sum_offsets, tl.sum(dot, 0), mask=channel_mask)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Infinite values and NaN, and how numbers are rounded: the same on every backend."""
+"""Infinite values and NaN, how numbers are rounded, and sums that cancel: the same on every backend."""
 
 import pytest
 import torch
@@ -79,3 +79,36 @@ def test_outputs_of_16_bits_are_the_nearest_numbers(backend, device, dtype):
         with hk.use_backend(backend):
             got = hk.bias_act(images.to(device), b.to(device, dtype), act="linear").cpu()
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("value", (torch.nan, torch.inf), ids=str)
+@pytest.mark.parametrize("part", ("feature", "first weight", "first bias"))
+@pytest.mark.parametrize("backend, device", _BACKENDS[: 1 + len(TRITON_DEVICES)])
+def test_feature_projection_loss(backend, device, part, value):
+    """No ReLU hides a NaN, and no loss of infinite values is a number, though NaN may stand for infinity."""
+    # One hidden channel, so that no sum of infinite values is NaN before the ReLU sees it.
+    x, w1, b1 = torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1), torch.ones(1)
+    {"feature": x, "first weight": w1, "first bias": b1}[part].view(-1)[0] = value
+    tensors = [t.to(device) for t in (x, torch.zeros(1, 1, 1, 1), w1, b1, torch.ones(1, 1), torch.ones(1))]
+    with hk.use_backend(backend):
+        loss = hk.feature_projection_loss([tensors[0]], [tensors[1]], [tuple(tensors[2:])])
+    assert loss.isnan().all() if value != value else not loss.isfinite().any()
+
+
+@pytest.mark.parametrize("slope", (0.2, 0.0), ids=("lrelu", "relu"))
+@pytest.mark.parametrize("backend, device", _BACKENDS)
+def test_second_derivatives_of_offsets_vanish(backend, device, slope):
+    """A layer's styles have gradients that no bias and no noise changes, though they are recovered from the output."""
+    torch.manual_seed(0)
+    shapes = {"x": (2, 8, 4, 4), "weight": (5, 8, 3, 3), "styles": (2, 8), "bias": (5,), "noise": (2, 1, 8, 8)}
+    tensors = {name: torch.randn(shape).to(device).requires_grad_() for name, shape in shapes.items()}
+    x, weight, styles, bias, noise = tensors.values()
+    options = {"padding": 1, "up": 2, "resample_filter": torch.ones(4, 4, device=device) / 16}
+    with hk.use_backend(backend):
+        y = hk.modulated_conv2d(
+            x, weight, styles, noise=noise, bias=bias, act="lrelu", alpha=slope, gain=1.3, clamp=2.0, **options
+        )
+        cotangents = [torch.randn_like(t) for t in (y, styles, weight)]
+        first = torch.autograd.grad(y, (styles, weight), cotangents[0], create_graph=True)
+        second = torch.autograd.grad(first, (bias, noise), cotangents[1:])
+    assert [float(t.abs().max()) for t in second] == [0.0, 0.0]

@@ -147,7 +147,7 @@ struct ModulatedConv2dEpilogueParams {
   const void* ddb;
   // Second order: the gradient of y.
   void* gy;
-  // Second order: [3, n, c], the sums of ddz * dpre, dpre * z * d and dpre.
+  // Second order: [3, n, c], the sums of ddz * dpre, dpre * z * d and gy * dy/dpre.
   double* sums;
   // On a GPU: partial sums [kinds, n, parts, c] of dd and db, or of the three kinds of `sums`.
   float* partial;
