@@ -27,6 +27,7 @@ class Target:
         released: Times faster than the reference backend in float32, the only precision of the released code.
         released_peak: Peak extra memory, as a fraction of that of the reference backend in float32.
         baseline: Time, as a multiple of the baseline's: the case without the part whose cost it measures.
+        float32: In bfloat16, times faster than the same backend in float32.
     """
 
     reference: float | None = None
@@ -36,6 +37,7 @@ class Target:
     released: float | None = None
     released_peak: float | None = None
     baseline: float | None = None
+    float32: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Case:
         reread: What a backward pass has to read again: "inputs", "parameters", "output".
         routes: Of its modulated layer, to be counted one by one without a measurement; None where there is one only.
         baseline_changes: Changes of both sizes that leave out the part whose cost the case measures.
+        bfloat16_targets: What the phases must reach in bfloat16, with the reference in float32; empty where that isn't
+            measured beside it.
         operators: The public functions whose backends decide on which ones it can run.
         steps_per_1000_images: Phase -> steps in training on 1000 images; empty for what isn't training.
     """
@@ -69,6 +73,7 @@ class Case:
     reread: tuple[str, ...] = ()
     routes: tuple[str | None, ...] = (None,)
     baseline_changes: Size = field(default_factory=dict)
+    bfloat16_targets: Mapping[str, Target] = field(default_factory=dict)
     operators: tuple[str, ...] = ()
     steps_per_1000_images: Mapping[str, float] = field(default_factory=dict)
 
@@ -91,6 +96,13 @@ class Case:
     def baseline(self) -> "Case":
         """Returns the case without the part whose cost it measures."""
         changes = self.baseline_changes
+        return replace(self, size=self.size | changes, tiny_size=self.tiny_size | changes)
+
+    def in_bfloat16(self) -> "Case":
+        """Returns the case with images in bfloat16, of a network as its own setting for mixed precision has them."""
+        if self.suite not in (STEPS, INFERENCE):
+            return replace(self, dtype=torch.bfloat16)
+        changes = {"bfloat16": True}
         return replace(self, size=self.size | changes, tiny_size=self.tiny_size | changes)
 
     def workload(self, *, tiny: bool = False, device: str = "cpu") -> Workload:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hsr.semantics.timm_encoder import TimmEncoder
     from hsr.training.trainer import Trainer
 
+# As in the settings of training.
+_LOW_PRECISION_RESOLUTIONS = 4
 _LRELU = {"act": "lrelu"}
 _HALVED = {"f": TAPS, "down": 2}
 # Operators of networks beside the styled layers, on small tensors.
@@ -44,23 +46,30 @@ def _calls(*others: Call) -> list[Call]:
 
 
 def training_step(
-    resolution: int, channel_base: int, channel_max: int, batch: int, latent: int, augpipe: str = ""
+    resolution: int,
+    channel_base: int,
+    channel_max: int,
+    batch: int,
+    latent: int,
+    augpipe: str = "",
+    bfloat16: bool = False,
 ) -> Workload:
     """One step of every phase of StyleGAN2 training without HSR: G main, path length, D main, R1.
 
-    All transforms of `augpipe`, one of `hsr.augment.PIPES`, happen to all images that D sees; empty: none.
+    All transforms of `augpipe`, one of `hsr.augment.PIPES`, happen to all images that D sees; empty: none. The
+    highest resolutions are in bfloat16 where that is wanted, as many as by default in training.
     """
     from hsr.augment import AugmentPipe, pipe_strengths
     from hsr.losses import GANLoss
     from hsr.models import Discriminator, Generator
 
-    shape = _shape(channel_base, channel_max)
+    shape = _shape(channel_base, channel_max, bfloat16)
     generator = Generator(latent, 0, latent, resolution, **shape)
     discriminator = Discriminator(0, resolution, **shape)
     augment = AugmentPipe(**pipe_strengths(augpipe)) if augpipe else None
     loss = GANLoss(generator, discriminator, hsr=None, r1_gamma=1.0, augment=augment)
     optimizers: dict[torch.nn.Module, torch.optim.Optimizer] = {
-        net: torch.optim.Adam(net.parameters(), 0.002, (0.0, 0.99)) for net in (generator, discriminator)
+        net: torch.optim.Adam(net.parameters(), 0.002, (0.0, 0.99), fused=True) for net in (generator, discriminator)
     }
     z, real = normal(batch, latent, grad=False), normal(batch, 3, resolution, resolution, grad=False)
     phases: list[tuple[torch.nn.Module, Callable[[], torch.Tensor]]] = [
@@ -96,17 +105,20 @@ def training_step(
     )
 
 
-def _shape(channel_base: int, channel_max: int) -> dict[str, Any]:
-    """What networks in float32 are given beside their resolution."""
-    fixed = {"mixed_precision_resolutions": 0, "conv_clamp": None}
-    return {"channel_base": channel_base, "channel_max": channel_max, **fixed}
+def _shape(channel_base: int, channel_max: int, bfloat16: bool = False) -> dict[str, Any]:
+    """What networks are given beside their resolution."""
+    low = {"mixed_precision_resolutions": _LOW_PRECISION_RESOLUTIONS if bfloat16 else 0}
+    fixed = {"low_precision_dtype": torch.bfloat16, "conv_clamp": None}
+    return {"channel_base": channel_base, "channel_max": channel_max, **low, **fixed}
 
 
-def inference(resolution: int, channel_base: int, channel_max: int, batch: int, latent: int) -> Workload:
+def inference(
+    resolution: int, channel_base: int, channel_max: int, batch: int, latent: int, bfloat16: bool = False
+) -> Workload:
     """Images of a generator, from latent codes, with constant noise."""
     from hsr.models import Generator
 
-    generator = Generator(latent, 0, latent, resolution, **_shape(channel_base, channel_max)).eval()
+    generator = Generator(latent, 0, latent, resolution, **_shape(channel_base, channel_max, bfloat16)).eval()
 
     def function(z: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return generator(z, None, noise_mode="const")

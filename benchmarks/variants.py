@@ -23,6 +23,8 @@ TRITON, CUDA = "triton", "cuda"
 GPU_BACKENDS = (TRITON, CUDA)
 # The reference in float32, the only precision of the released code.
 RELEASED = "released"
+# The backend that is measured, with images in bfloat16.
+BFLOAT16 = "bfloat16"
 # The case without the part whose cost it measures, on triton.
 BASELINE = "baseline"
 # The convolution inside a styled layer, by cuDNN alone.

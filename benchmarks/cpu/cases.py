@@ -81,10 +81,10 @@ def _filtered() -> Iterator[Case]:
 def _layers() -> Iterator[Case]:
     """Layers of the synthesis network; only contiguous images have targets."""
     shapes = (
-        ("styled", "128 ch, 8x64x64", _STYLED, _STYLED_TINY, 1.3),
-        ("styled_up", "256 -> 128 ch, up to 8x64x64", _UPSAMPLED, _UPSAMPLED_TINY, 1.5),
+        ("styled", "128 ch, 8x64x64", _STYLED, _STYLED_TINY, 1.3, 3.0),
+        ("styled_up", "256 -> 128 ch, up to 8x64x64", _UPSAMPLED, _UPSAMPLED_TINY, 1.5, None),
     )
-    for name, title, size, tiny_size, speedup in shapes:
+    for name, title, size, tiny_size, speedup, bfloat16_speedup in shapes:
         yield Case(
             name,
             f"styled layer, {title}",
@@ -93,9 +93,10 @@ def _layers() -> Iterator[Case]:
             tiny_size,
             _passes(both=Target(speedup)),
             suite=LAYERS,
+            bfloat16_targets={BOTH: Target(bfloat16_speedup)},
         )
     channels_last = {"layout": torch.channels_last}
-    for name, title, size, tiny_size, _ in shapes:
+    for name, title, size, tiny_size, *_ in shapes:
         yield Case(
             f"{name}_channels_last",
             f"styled layer, {title}, channels_last",
@@ -124,7 +125,8 @@ CASES = (
             "target": 14,
         },
         {"n": 1, "sides": (4, 8), "channels": (8, 4), "hidden": 32, "dim": 8, "target": 5},
-        _passes(both=Target(2.5, peak=1 / 3)),
+        _passes(both=Target(3.5, peak=1 / 3)),
+        bfloat16_targets={BOTH: Target(8.0)},
     ),
     Case(
         "training_step",
@@ -135,6 +137,7 @@ CASES = (
         {STEP: Target(1.5)},
         why_not_compiled=_WHY_NOT_COMPILED,
         suite=STEPS,
+        bfloat16_targets={STEP: Target(4.5, float32=2.9)},
     ),
     Case(
         "training_step_augmented",

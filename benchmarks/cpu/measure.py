@@ -9,18 +9,19 @@ from pathlib import Path
 import torch
 
 import hsr_kernels
+from hsr_kernels._precision import bfloat16_unit
 
 from ..case import Case, Target
-from ..costs import Cost, cost
+from ..costs import Cost, cost, pass_bytes
 from ..messages import described
 from ..parity import gate
 from ..parity.call import Call
 from ..peers.checkout import Peer, UselessPeer
 from ..setting import commit, processor
 from ..timing import percentiles
-from ..variants import BASELINE, COMPILE, PEER, REFERENCE, Variant
+from ..variants import BASELINE, BFLOAT16, COMPILE, PEER, REFERENCE, Variant
 from ..workloads import BOTH, FORWARD, SECOND, Workload
-from .limits import PROBES, PRODUCT_SIDE, TINY_PRODUCT_SIDE, Limits, limits, probes
+from .limits import PROBES, PRODUCT_SIDE, TINY_PRODUCT_SIDE, limits, probes
 from .memory import give_freed_memory_back, growth_bytes, saved_bytes
 from .report import IMPOSSIBLE, WRONG, CpuRow
 from .timing import interleave, speedup
@@ -55,16 +56,16 @@ class _Samples:
     """What was measured of a phase.
 
     Attributes:
-        cost: What the phase needs.
+        costs: Variant -> what the phase needs.
         seconds: Variant -> seconds per round.
-        limits: Of the machine in the same rounds.
+        floors: Variant -> the least seconds by what the machine did in the same rounds.
         notes: Variant -> why there is no time.
         saved, peak: Variant -> bytes saved for backward, peak extra bytes.
     """
 
-    cost: Cost
+    costs: Mapping[str, Cost]
     seconds: dict[str, list[float]]
-    limits: Limits
+    floors: Mapping[str, float]
     notes: dict[str, str]
     saved: dict[str, int] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
@@ -81,19 +82,19 @@ def measure_case(case: Case, options: Options) -> Iterator[CpuRow]:
         give_freed_memory_back()
         for phase, samples in measured.items():
             samples.peak = _peaks(phase, {name: variants[name] for name in samples.seconds})
-    for phase, target in case.targets.items():
+    for phase in case.targets:
         samples = measured[phase]
         # The baseline has a row as a case of its own.
         names = [name for name in (*samples.seconds, *samples.notes) if name != BASELINE]
         for name in dict.fromkeys(names):
-            yield _row(case, phase, name, samples, target, options)
+            yield _row(case, phase, name, samples, options)
 
 
 def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, Variant]:
     """Returns the variants by name.
 
-    Among them are the baseline where the case has one, and torch.compile of the reference where it is wanted and
-    possible.
+    Among them are the baseline where the case has one, bfloat16 where the case has targets for it and the processor
+    multiplies it faster than float32, and torch.compile of the reference where it is wanted and possible.
     """
 
     def build(case: Case = case) -> Workload:
@@ -106,6 +107,8 @@ def variants_of(case: Case, options: Options, device: str = "cpu") -> dict[str, 
     variants = {REFERENCE: Variant(REFERENCE, shared), options.backend: Variant(options.backend, measured)}
     if case.baseline_changes:
         variants[BASELINE] = Variant(options.backend, build(case.baseline()))
+    if case.bfloat16_targets and bfloat16_unit():
+        variants[BFLOAT16] = Variant(options.backend, build(case.in_bfloat16()))
     if options.peer and not _why_no_peer(case, options):
         variants[PEER] = Variant(REFERENCE, peer(options.peer, options.family).workload(shared))
     if not options.compiled or case.why_not_compiled:
@@ -146,8 +149,9 @@ def faults(case: Case, variants: Mapping[str, Variant]) -> dict[str, str]:
             continue
         theirs = [None] * len(calls) if name != PEER else [_same_call(call, variant) for call in calls]
         pairs = zip(calls, theirs, strict=True)
-        sentences = (gate.fault(call, variant.backend, case.dtype, layout, measured) for call, measured in pairs)
-        sentence = next(filter(None, sentences), "") or _fault_at_size(case, variants[REFERENCE], variant)
+        dtype = torch.bfloat16 if name == BFLOAT16 else case.dtype
+        sentences = (gate.fault(call, variant.backend, dtype, layout, measured) for call, measured in pairs)
+        sentence = next(filter(None, sentences), "") or _fault_at_size(case, variants[REFERENCE], variant, dtype)
         if sentence:
             found[name] = WRONG + sentence
     return found
@@ -158,12 +162,12 @@ def _same_call(call: Call, variant: Variant) -> Call:
     return replace(variant.workload.calls[0], name=call.name, shapes=call.shapes)
 
 
-def _fault_at_size(case: Case, reference: Variant, measured: Variant) -> str:
+def _fault_at_size(case: Case, reference: Variant, measured: Variant, dtype: torch.dtype) -> str:
     # What networks compute depends on what they have drawn.
     phases = () if measured.workload.is_network else (FORWARD, BOTH, SECOND)
     for phase in (phase for phase in phases if phase in case.targets):
         expected, actual = (_results(variant, phase) for variant in (reference, measured))
-        if sentence := gate.fault_at_size(expected, actual):
+        if sentence := gate.fault_at_size(expected, actual, dtype):
             return f"{phase} at the size that is timed: {sentence}"
     return ""
 
@@ -195,20 +199,32 @@ def _measure_phase(
                 raise
             del stages[name]
             notes[name] = described(error)
-    needed = cost(variants[REFERENCE].workload, phase, case.reread)
+    costs = _costs(case, phase, variants)
     if not stages:
-        return _Samples(needed, {}, Limits(None, None), notes)
+        return _Samples(costs, {}, {}, notes)
     side = TINY_PRODUCT_SIDE if options.tiny else PRODUCT_SIDE
-    seconds = interleave(stages | probes(needed, side), options.max_rounds, SECONDS_PER_PHASE)
-    found = limits(needed, seconds, side)
-    for name, samples in seconds.items():
-        median, floor = percentiles(samples).median, found.floor(needed)
-        if name not in (*PROBES, BASELINE) and median < floor:
+    dtypes = {torch.bfloat16 if name == BFLOAT16 else torch.float32 for name in stages}
+    seconds = interleave(stages | probes(costs[REFERENCE], side, dtypes), options.max_rounds, SECONDS_PER_PHASE)
+    floors = {}
+    for name in [name for name in seconds if name not in PROBES and name != BASELINE]:
+        needed, dtype = costs[name], torch.bfloat16 if name == BFLOAT16 else torch.float32
+        median = percentiles(seconds[name]).median
+        floors[name] = limits(costs[REFERENCE], seconds, side, dtype).floor(needed)
+        if median < floors[name]:
             why = f"{1e3 * median:.3g} ms for {needed.min_bytes} bytes and {needed.flops:.3g} FLOP"
-            notes[name] = f"{IMPOSSIBLE}{why}, which take at least {1e3 * floor:.3g} ms here"
+            notes[name] = f"{IMPOSSIBLE}{why}, which take at least {1e3 * floors[name]:.3g} ms here"
     timed = {name: s for name, s in seconds.items() if name not in (*PROBES, *notes)}
     saved = {} if phase == FORWARD else {name: _saved(variants[name]) for name in timed if name != BASELINE}
-    return _Samples(needed, timed, found, notes, saved)
+    return _Samples(costs, timed, floors, notes, saved)
+
+
+def _costs(case: Case, phase: str, variants: Mapping[str, Variant]) -> dict[str, Cost]:
+    """Returns what a phase needs by variant: in bfloat16 as many products, and fewer bytes."""
+    needed = cost(variants[REFERENCE].workload, phase, case.reread)
+    costs = dict.fromkeys(variants, needed)
+    if BFLOAT16 in variants and not variants[BFLOAT16].workload.is_network:
+        costs[BFLOAT16] = replace(needed, min_bytes=pass_bytes(variants[BFLOAT16].workload, phase, case.reread))
+    return costs
 
 
 def _saved(variant: Variant) -> int:
@@ -223,10 +239,12 @@ def _peaks(phase: str, variants: Mapping[str, Variant]) -> dict[str, int]:
     return {name: growth_bytes(variant.stage(phase)()) for name, variant in variants.items()}
 
 
-def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, options: Options) -> CpuRow:
+def _row(case: Case, phase: str, name: str, measured: _Samples, options: Options) -> CpuRow:
     samples = measured.seconds.get(name)
     median, p20, p80 = percentiles([1e3 * t for t in samples]) if samples else (None, None, None)
-    demanded = Target() if name in (REFERENCE, COMPILE, PEER) or options.tiny else target
+    targets = {options.backend: case.targets, BFLOAT16: case.bfloat16_targets}.get(name, {})
+    demanded = targets.get(phase, Target()) if not options.tiny else Target()
+    title = case.title + (", bfloat16" if name == BFLOAT16 else "")
 
     def against(other: str) -> float | None:
         if not samples or other not in measured.seconds or other == name:
@@ -235,7 +253,7 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, 
 
     return CpuRow(
         case=case.name,
-        title=case.title + (" (tiny)" if options.tiny else ""),
+        title=title + (" (tiny)" if options.tiny else ""),
         suite=case.suite,
         phase=phase,
         variant=name,
@@ -246,16 +264,18 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, target: Target, 
         vs_reference=against(REFERENCE),
         vs_compile=against(COMPILE),
         vs_peer=against(PEER),
-        vs_baseline=against(BASELINE),
+        vs_baseline=against(BASELINE) if name == options.backend else None,
+        vs_float32=against(options.backend) if name == BFLOAT16 else None,
         saved_bytes=measured.saved.get(name),
         peak_bytes=measured.peak.get(name),
-        min_bytes=measured.cost.min_bytes,
-        flops=measured.cost.flops,
-        floor_ms=1e3 * measured.limits.floor(measured.cost) if samples else None,
+        min_bytes=measured.costs[REFERENCE if name == PEER else name].min_bytes,
+        flops=measured.costs[REFERENCE].flops,
+        floor_ms=1e3 * measured.floors[name] if samples else None,
         target_reference=demanded.reference,
         target_compile=demanded.compiled,
         target_peak=demanded.peak,
         target_baseline=demanded.baseline,
+        target_float32=demanded.float32,
         note=measured.notes.get(name, ""),
         peer=f"{options.family}: {Path(options.peer).resolve().name}" if options.peer else "",
         chip=processor(),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from .. import markdown
-from ..variants import COMPILE, PEER, REFERENCE
+from ..variants import BFLOAT16, COMPILE, PEER, REFERENCE
 
 HEADER = (
     "case",
@@ -34,16 +34,18 @@ class CpuRow:
     """One variant in one phase of one case; factors above 1 mean faster, None means not measured.
 
     Attributes:
-        variant: "reference", "compile" (torch.compile of the reference), "peer" or a backend's name.
+        variant: "reference", "compile" (torch.compile of the reference), "peer", a backend's name, or "bfloat16": the
+            same backend with images in bfloat16.
         median_ms, p20_ms, p80_ms: Milliseconds.
         rounds: How often it was timed.
-        vs_reference, vs_compile, vs_peer, vs_baseline: Median over the rounds of the other's time over this one's; the
-            baseline is the case without the part whose cost it measures.
+        vs_reference, vs_compile, vs_peer, vs_baseline, vs_float32: Median over the rounds of the other's time over this
+            one's; the baseline is the case without the part whose cost it measures, and float32 the backend's own time
+            beside that of bfloat16.
         saved_bytes: What autograd keeps for backward.
         peak_bytes: Peak of resident memory above what was there before the pass.
         min_bytes, flops: The fewest bytes that the pass moves, and the fewest multiplications and additions.
         floor_ms: What the pass can't be faster than on this machine, by either.
-        target_reference, target_compile, target_peak, target_baseline: What the variant must reach.
+        target_reference, target_compile, target_peak, target_baseline, target_float32: What the variant must reach.
         note: Why there is no time: for want of parity, or because the machine can't be so fast, among others.
         peer: The family and the folder of somebody's own copy of the operators, where one was measured.
         chip, cores, torch, commit: The processor's name, the cores used, PyTorch's version, and the checkout's commit.
@@ -62,6 +64,7 @@ class CpuRow:
     vs_compile: float | None
     vs_peer: float | None
     vs_baseline: float | None
+    vs_float32: float | None
     saved_bytes: int | None
     peak_bytes: int | None
     min_bytes: int | None
@@ -71,6 +74,7 @@ class CpuRow:
     target_compile: float | None
     target_peak: float | None
     target_baseline: float | None
+    target_float32: float | None
     note: str
     peer: str
     chip: str
@@ -134,6 +138,7 @@ def _verdicts(reference: CpuRow, measured: CpuRow) -> str:
         ("{:.2g}x compile", measured.target_compile, measured.vs_compile, operator.ge),
         ("{:.2g} of peak", measured.target_peak, peak, operator.le),
         ("{:g}x the baseline's time", measured.target_baseline, _baseline_multiple(measured), operator.le),
+        ("{:.2g}x float32", measured.target_float32, measured.vs_float32, operator.ge),
     )
     verdicts = []
     for demand, target, value, is_reached in demands:
@@ -177,9 +182,11 @@ def cells(rows: Sequence[CpuRow]) -> tuple[list[list[str]], list[str]]:
         multiple = _baseline_multiple(measured)
         if multiple is not None:
             notes.append(f"Of {measured.title}, {measured.phase}: {multiple:.3g}x the baseline's time.")
-        if compiled is not None and compiled.note:
+        if measured.vs_float32 is not None:
+            notes.append(f"{measured.title}, {measured.phase}: {measured.vs_float32:.3g}x our own float32.")
+        if compiled is not None and compiled.note and measured.variant != BFLOAT16:
             notes.append(f"No torch.compile of {measured.title}, {measured.phase}: {compiled.note}.")
-        if PEER in others and others[PEER].note:
+        if PEER in others and others[PEER].note and measured.variant != BFLOAT16:
             notes.append(f"The peer's {measured.title}, {measured.phase}: {others[PEER].note}.")
     return lines, notes
 
@@ -189,14 +196,14 @@ def setting(rows: Sequence[CpuRow]) -> str:
     row = rows[0]
     peer = f" Peer: {row.peer}, whose operators on the CPU are its own plain PyTorch." if row.peer else ""
     return (
-        f"{row.chip}, {row.cores} cores, float32, torch {row.torch}, commit {row.commit}; medians of runs taken in "
-        "turns. A pass is without the passes before it: backward, second order. Arrows: reference → ours. x compile: "
-        "against torch.compile of the reference. saved: kept by autograd for backward, parameters apart (of a training "
-        "step: in G main). peak: growth of resident memory during the pass, results included. min: the fewest bytes, "
-        "every tensor moved once. GFLOP: the fewest multiplications and additions, in convolutions, FIRs and matrix "
-        "products. of roofline: the least time for these (at the rate of a copy of as many bytes, in whichever cache "
-        "they fit, or of a large matrix product or convolution, timed in the same rounds) as a share of the time."
-        + peer
+        f"{row.chip}, {row.cores} cores, float32 where a row doesn't say bfloat16, torch {row.torch}, commit "
+        f"{row.commit}; medians of runs taken in turns. A pass is without the passes before it: backward, second "
+        "order. Arrows: reference → ours. x compile: against torch.compile of the reference. saved: kept by autograd "
+        "for backward, parameters apart (of a training step: in G main). peak: growth of resident memory during the "
+        "pass, results included. min: the fewest bytes, every tensor moved once. GFLOP: the fewest multiplications and "
+        "additions, in convolutions, FIRs and matrix products. of roofline: the least time for these (at the rate of a "
+        "copy of as many bytes, in whichever cache they fit, or of a large matrix product or convolution, timed in the "
+        "same rounds) as a share of the time." + peer
     )
 
 

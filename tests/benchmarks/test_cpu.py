@@ -22,6 +22,7 @@ from benchmarks.setting import ROOT
 from benchmarks.timing import percentiles
 from benchmarks.variants import Variant
 from benchmarks.workloads import BACKWARD, BOTH, FORWARD, IMAGE_OPERATORS, SECOND, STEP
+from hsr_kernels._precision import bfloat16_unit
 from tests.selection import every_other
 
 BY_NAME = {case.name: case for case in CASES}
@@ -106,13 +107,15 @@ print(memory.growth_bytes(run))
 def test_every_case_runs_tiny(name):
     case = BY_NAME[name]
     rows = list(measure.measure_case(case, TINY))
-    assert [(r.phase, r.variant) for r in rows] == [(p, v) for p in case.targets for v in ("reference", "cpu")]
+    variants = ["reference", "cpu", *(["bfloat16"] if case.bfloat16_targets and bfloat16_unit() else [])]
+    assert [(r.phase, r.variant) for r in rows] == [(p, v) for p in case.targets for v in variants]
     for row in rows:
         assert row.rounds == 3
         assert row.p20_ms is not None and row.median_ms is not None and row.p80_ms is not None
         assert 0 < row.p20_ms <= row.median_ms <= row.p80_ms
         assert (row.saved_bytes is None) == (row.phase == FORWARD)
         assert (row.vs_reference is None) == (row.variant == "reference")
+        assert (row.vs_float32 is None) == (row.variant != "bfloat16")
         assert row.min_bytes > 0 and row.flops is not None and 0 < row.floor_ms < row.median_ms
 
 
@@ -133,6 +136,19 @@ def test_ratios_come_from_the_paired_times(monkeypatch):
     assert (reference.median_ms, reference.vs_reference) == (pytest.approx(600.0), None)
     assert (measured.median_ms, measured.vs_reference) == (pytest.approx(200.0), pytest.approx(3.0))
     assert measured.vs_baseline == pytest.approx(0.5)
+
+
+def test_bfloat16_is_compared_with_both_in_float32(monkeypatch):
+    monkeypatch.setattr(measure, "bfloat16_unit", lambda: "AMX")
+    seconds = {"reference": [0.4] * 3, "cpu": [0.2] * 3, "bfloat16": [0.05] * 3}
+    # Products of bfloat16 are bounded by their own probes.
+    seconds |= {"product": [0.06] * 3, "convolution": [1.0] * 3, "product in bfloat16": [1e-3] * 3}
+    monkeypatch.setattr(measure, "interleave", lambda stages, *_: {n: seconds[n] for n in stages if n in seconds})
+    rows = list(measure.measure_case(dataclasses.replace(BY_NAME["styled"], targets={BOTH: Target()}), TINY))
+    assert [(row.vs_reference, row.vs_float32, row.note) for row in rows] == [
+        (None, None, ""), (pytest.approx(2.0), None, ""), (pytest.approx(8.0), pytest.approx(4.0), ""),
+    ]  # fmt: skip
+    assert rows[2].min_bytes < rows[1].min_bytes and rows[2].flops == rows[1].flops
 
 
 def planted(monkeypatch, name: str, fault):
@@ -364,9 +380,15 @@ def test_every_speed_that_the_project_sets_itself_has_its_case():
         ("filtered_lrelu_radial", BOTH): Target(3.0),
         ("styled", BOTH): Target(1.3),
         ("styled_up", BOTH): Target(1.5),
-        ("feature_loss", BOTH): Target(2.5, peak=1 / 3),
+        ("feature_loss", BOTH): Target(3.5, peak=1 / 3),
         ("training_step", STEP): Target(1.5),
         ("training_step_augmented", STEP): Target(baseline=1.15),
+    }
+    in_bfloat16 = {(c.name, phase): t for c in CASES for phase, t in c.bfloat16_targets.items() if t != Target()}
+    assert in_bfloat16 == {
+        ("styled", BOTH): Target(3.0),
+        ("feature_loss", BOTH): Target(8.0),
+        ("training_step", STEP): Target(4.5, float32=2.9),
     }
     assert all(isinstance(case, Case) for case in CASES)
     assert IMAGE_OPERATORS.keys() <= BY_NAME.keys()
