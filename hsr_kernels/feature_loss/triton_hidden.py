@@ -54,30 +54,33 @@ def feature_hidden_kernel(
     first_y, end_y = program_y * windows_down, tl.minimum(program_y * windows_down + windows_down, th)
     pixel = tl.arange(0, BP)
     sample, pitch = pixel // width, w + BP
+    # The product's columns: one row of the tile after another.
+    column = tl.arange(0, ROWS * BP)
+    column_row, column_sample = column // BP, tl.max_constancy(column % BP // width, 8)
     bias = tl.load(b1 + row, mask=row < k, other=0.0).to(tl.float32)[:, None]
     first_tile_x = window_begin(first_x, w, tw) // 8 * 8
     # This is more than one tile only where a window exceeds a tile.
     for tile_x in range(first_tile_x, window_end(end_x - 1, w, tw), width):
         pixel_x = tile_x + pixel % width
+        # Triton doesn't see that widths are multiples of 8 here.
+        column_x = tl.max_contiguous(tl.multiple_of(tile_x + column % BP % width, 8), 8)
         pixel_mask = (sample < samples) & (first_sample + sample < n) & (pixel_x < w)
-        pixel_offsets = sample * (c * (h * w)) + pixel_x * pixel_stride
+        column_mask = (column_sample < samples) & (first_sample + column_sample < n) & (column_x < w)
+        column_offsets = column_sample * (c * (h * w)) + (column_row * w + column_x) * pixel_stride
         total = tl.zeros([BK, BP], tl.float32)
         for y in range(window_begin(first_y, h, th), window_end(end_y - 1, h, th), ROWS):
-            z0 = tl.zeros([BK, BP], tl.float32) + bias
-            z1 = z0
+            product = tl.zeros([BK, ROWS * BP], tl.float32) + bias
+            row_mask = column_mask & (y + column_row < h)
             for first_channel in range(0, c, BC):
                 channel = first_channel + tl.arange(0, BC)
-                x_mask = (channel < c)[:, None] & pixel_mask[None, :]
                 w_offsets = row[:, None] * c + channel[None, :]
-                x_offsets = channel[:, None] * channel_stride + (pixel_offsets + y * w * pixel_stride)[None, :]
+                x_offsets = channel[:, None] * channel_stride + (column_offsets + y * w * pixel_stride)[None, :]
                 weights = tl.load(w1 + w_offsets, mask=(row < k)[:, None] & (channel < c)[None, :], other=0.0)
-                x0 = tl.load(x + x_offsets, mask=x_mask, other=0.0)
-                z0 = tl.dot(weights, x0, z0, input_precision=PRECISION)
-                if ROWS == 2:
-                    x1 = tl.load(x + w * pixel_stride + x_offsets, mask=x_mask & (y + 1 < h), other=0.0)
-                    z1 = tl.dot(weights, x1, z1, input_precision=PRECISION)
+                x_tile = tl.load(x + x_offsets, mask=(channel < c)[:, None] & row_mask[None, :], other=0.0)
+                product = tl.dot(weights, x_tile, product, input_precision=PRECISION)
+            rows = _split_rows(product, ROWS)
             for tile_y in tl.static_range(ROWS):
-                z = z0 if tile_y == 0 else z1
+                z = rows[tile_y]
                 if relu_mask is not None:
                     bits_mask = pixel_mask & (y + tile_y < h)
                     pixels = (y + tile_y) * w + pixel_x
@@ -93,6 +96,18 @@ def feature_hidden_kernel(
         # The next tile adds to what this one stored, which another thread may then read.
         if WINDOWS_EXCEED_TILES:
             tl.debug_barrier()
+
+
+@triton.jit
+def _split_rows(product, ROWS: tl.constexpr):
+    """Returns the rows of a tile, a tuple of [BK, BP], from [BK, ROWS * BP]."""
+    BK: tl.constexpr = product.shape[0]
+    HALF: tl.constexpr = product.shape[1] // 2
+    if ROWS == 1:
+        return (product,)
+    else:
+        upper, lower = tl.split(tl.permute(tl.reshape(product, [BK, 2, HALF]), (0, 2, 1)))
+        return _split_rows(upper, ROWS // 2) + _split_rows(lower, ROWS // 2)
 
 
 @triton.jit

@@ -30,7 +30,8 @@ from .triton_projection import (
 )
 
 # Tilings by how tl.dot multiplies, as large as registers allow, which were counted ahead of time for each kind of chip.
-# BK, BC, BP, ROWS and COLUMNS of feature_hidden_kernel. "small" is for unaligned shapes, and for chips other than sm_90
+# BK, BC, BP, ROWS and COLUMNS of feature_hidden_kernel, whose product is ROWS * BP pixels wide: 64 at a time would read
+# shared memory faster than Hopper can. "small" is for unaligned shapes, and for chips other than sm_90
 # and sm_100: their tensor cores take operands from registers, which leaves fewer registers to everything else.
 _HIDDEN_TILINGS = {
     "half": (128, 64, 64, 2, 16),
