@@ -197,7 +197,7 @@ def _show_phases(case: Case, operators: bool) -> None:
 
 
 def overhead_table(csv: Path | None = None) -> None:
-    """Measures the host's time per eager call of small tensors on the cuda backend, forward and without gradients.
+    """Measures the host's time per eager call of small tensors on the cuda backend, without gradients and with them.
 
     Without a device launches are counted and not run (this builds the tests' emulated extension), so the driver's share
     of a launch isn't in it; with one it is. PyTorch's operations compute on the device, and without one on the CPU.
