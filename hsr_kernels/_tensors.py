@@ -25,6 +25,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns x in a dtype; PyTorch takes longer to find that it has that dtype already."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def is_channels_last(x: torch.Tensor) -> bool:
     """Whether images [N, C, H, W] are to be treated as channels_last: their channels lie next to each other."""
     return x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous()
@@ -37,6 +42,8 @@ def image_format(x: torch.Tensor) -> torch.memory_format:
 
 def dense_image(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     """`x` without gaps, copied only where it has some, and its layout code."""
+    if x.is_contiguous():
+        return x, NCHW
     memory_format = image_format(x)
     return x.contiguous(memory_format=memory_format), NHWC if memory_format == torch.channels_last else NCHW
 
@@ -50,6 +57,8 @@ def laid_out_like(x: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
 
 def dense(x: torch.Tensor) -> torch.Tensor:
     """`x` without gaps or overlaps, in its own order of dimensions; copied only where it has some."""
+    if x.is_contiguous():
+        return x
     model = torch.empty_like(x, device="meta")
     return laid_out_like(x, model)
 

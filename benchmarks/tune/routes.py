@@ -106,20 +106,21 @@ def passes(layer: Layer, device_name: str, backend: str) -> dict[tuple[str, str]
     w = vector(layer.outputs, layer.inputs, *kernel).to(dtype)
     vectors = vector(layer.batch, layer.outputs), vector(layer.batch, 1, side, side), vector(layer.outputs)
     forward, input_gradient, weight_gradient = PASSES
+    kernels = ops.kernels[backend]
     calls: dict[tuple[str, str], Callable[[], Any]] = {
         (forward, CONVOLUTION): partial(
-            autograd.convolution_route, x, w, s, *vectors, None, layer_plan, applied, backend
+            autograd.convolution_route, x, w, s, *vectors, None, layer_plan, applied, kernels
         ),
         (input_gradient, CONVOLUTION): partial(
-            autograd.input_gradient, dv, w, x, s, None, (side, side), layer_plan, backend
+            autograd.input_gradient, dv, w, x, s, None, (side, side), layer_plan, kernels
         ),
-        (weight_gradient, CONVOLUTION): partial(autograd.weight_gradient, x, s, None, dv, w, layer_plan, backend),
+        (weight_gradient, CONVOLUTION): partial(autograd.weight_gradient, x, s, None, dv, w, layer_plan, kernels),
     }
     if backend == TRITON:
         calls |= {
-            (forward, FUSED): partial(ops.modulated_conv2d_layer[TRITON], x, w, s, *vectors, padding, *applied.args),
-            (input_gradient, FUSED): partial(ops.modulated_conv2d_layer_bwd[TRITON], dv, w, x, s, padding),
-            (weight_gradient, FUSED): partial(ops.modulated_conv2d_layer_weight[TRITON], x, s, dv, kernel, padding),
+            (forward, FUSED): partial(kernels.modulated_conv2d_layer, x, w, s, *vectors, padding, *applied.args),
+            (input_gradient, FUSED): partial(kernels.modulated_conv2d_layer_bwd, dv, w, x, s, padding),
+            (weight_gradient, FUSED): partial(kernels.modulated_conv2d_layer_weight, x, s, dv, kernel, padding),
         }
     return calls
 

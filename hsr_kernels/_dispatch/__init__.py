@@ -7,7 +7,7 @@ measured    what is faster on this GPU, as far as it was measured
 operators   the choice, once per call of a public function
 library     the native operators that the chosen backend runs
 functions   the autograd Functions around them
-replay      launches that are repeated without all of this
+replay      calls that are repeated without all of this
 explain     what can be asked about it
 """
 
@@ -18,7 +18,7 @@ def reset_choices() -> None:
     """Forgets all that was looked up and chosen, so that the next call looks again.
 
     That is: the environment variables HSR_KERNELS_BACKEND, HSR_KERNELS_ROUTE and HSR_KERNELS_MEASURED, the table of
-    measurements, what was missing, the backends chosen, remembered launches and warnings given. What `use_backend` and
+    measurements, what was missing, the backends chosen, remembered calls and warnings given. What `use_backend` and
     `use_route` asked for stays, and so do extensions that are loaded.
     """
     for setting in request.SETTINGS:

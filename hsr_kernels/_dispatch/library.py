@@ -7,6 +7,7 @@ An operator is a contract that every backend keeps, and has one overload per bac
 chosen here.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,9 @@ _library = torch.library.Library("hsr_kernels", "DEF")
 _DISPATCH_KEYS = {"cpu": ("CPU",), "triton": ("CUDA", "CPU"), "cuda": ("CUDA", "CPU")}
 # The implementation of `hsr_kernels::<name>.triton`, for hsr_kernels.aot.
 triton_operators: dict[str, "_Kernel"] = {}
+
+# The overloads of each folder's operators, by package, backend and name.
+_defined: dict[tuple[str, str], dict[str, Callable[..., Any]]] = {}
 
 
 class _Kernel:
@@ -67,7 +71,47 @@ def define(
         operator = getattr(getattr(torch.ops.hsr_kernels, name), backend)
         torch.library.register_vmap(f"hsr_kernels::{overload}", _one_by_one(operator), lib=_library)
         overloads[backend] = operator
+        _defined.setdefault((package, backend), {})[name] = operator
     return overloads
+
+
+class Kernels:
+    """The operators of a folder as one backend runs them: `kernels.bias_act(...)`; `has` tells which there are.
+
+    Attributes:
+        backend: Its name.
+        dispatched: The same, through PyTorch's dispatcher.
+    """
+
+    def __init__(
+        self, backend: str, functions: Mapping[str, Callable[..., Any]], dispatched: "Kernels | None" = None
+    ) -> None:
+        self.backend = backend
+        self.dispatched = dispatched or self
+        self.__dict__ |= functions
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        raise AttributeError(f"{self.backend} has no operator {name}")
+
+    def has(self, name: str) -> bool:
+        """Whether the backend implements an operator."""
+        return name in self.__dict__
+
+
+def kernels(package: str) -> dict[str, Kernels]:
+    """The operators of the folder `package`, all of which have been defined, by backend."""
+    return {backend: Kernels(backend, found) for (of, backend), found in _defined.items() if of == package}
+
+
+@functools.cache
+def undispatched(package: str, backend: str) -> Kernels:
+    """The functions that the operators of a folder call, for plain tensors that nothing watches: see replay.py.
+
+    PyTorch's dispatcher takes as long as some of them.
+    """
+    module = importlib.import_module(f"{package}.{backend}_impl")
+    operators = _defined[package, backend]
+    return Kernels(backend, {name: getattr(module, name) for name in operators}, Kernels(backend, operators))
 
 
 def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:

@@ -150,7 +150,7 @@ def cuda() -> ModuleType:
 
 
 def _loaded(name: str) -> ModuleType:
-    module, reason = load(name)
+    module, reason = _load(name)
     if module is None:
         raise RuntimeError(reason)
     return module

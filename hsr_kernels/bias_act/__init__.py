@@ -10,14 +10,17 @@ triton_impl   the operators in Triton: kernels and launches
 cuda_impl     the operators in CUDA, and launches that can be repeated
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import is_grad_enabled
 from torch.compiler import is_compiling
 
 from .. import _checks
-from .._dispatch import operators, request
-from .._dispatch.replay import TENSOR_TYPES, Launches, is_watched, may_run
+from .._dispatch import native, operators, request
+from .._dispatch.replay import Calls, is_plain, is_watched
 from . import autograd, reference
+from .activations import Epilogue
 from .activations import epilogue as epilogue_of
 
 _operator = operators.register(
@@ -27,7 +30,7 @@ _operator = operators.register(
     triton=operators.on_triton(autograd.bias_act),
     cuda=operators.on_cuda(autograd.bias_act),
 )
-_launches = Launches()
+_calls = Calls()
 
 
 def bias_act(
@@ -63,22 +66,17 @@ def bias_act(
 
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
-    key = None
+    key, is_differentiated = None, False
     # Inline, as each call of a Python function costs as much as a tenth of the launch: see _dispatch/replay.py.
-    if (
-        not is_compiling()
-        and type(x) in TENSOR_TYPES
-        and may_run(x.is_cuda, request.BACKEND.used)
-        and (b is None or type(b) in TENSOR_TYPES)
-        and not is_watched()
-        and not (is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)))
-    ):
+    if not is_compiling() and is_plain(x) and (b is None or is_plain(b)) and not is_watched():
+        is_differentiated = is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
         b_key = None if b is None else (b.shape, b.is_contiguous(), b.dtype, b.device)
         strides = x.is_contiguous() or x.stride()
-        key = (x.shape, strides, x.dtype, x.device, b_key, dim, act, alpha, gain, clamp, request.BACKEND.used)
+        options = (dim, act, alpha, gain, clamp, is_differentiated, request.BACKEND.used, native.triton_recorded)
+        key = (x.shape, strides, x.dtype, x.device, b_key, options)
         try:
-            if launch := _launches.get(key):
-                return launch(x, b)
+            if call := _calls.get(key):
+                return call(x, b)
         # An argument that can't be hashed is an error, which the checks below report.
         except TypeError:
             key = None
@@ -95,8 +93,24 @@ def bias_act(
     dim = dim if b is not None else 0
     choice = _operator.choose(x)
     y = _operator.run(choice, x.device, x, b, dim, epilogue)
-    if key is not None and choice.backend == "cuda":
+    if key is not None:
+        _calls.note(key, _repeatable(choice.backend, x, b, dim, epilogue, is_differentiated))
+    return y
+
+
+def _repeatable(
+    backend: str, x: torch.Tensor, b: torch.Tensor | None, dim: int, epilogue: Epilogue, is_differentiated: bool
+) -> Callable[..., torch.Tensor] | None:
+    """Returns what a call with tensors like these does once its arguments are checked and its backend is chosen."""
+    if epilogue.gain == 0 or backend == "reference":
+        return None
+    launches = None
+    if backend == "cuda":
         from . import cuda_impl
 
-        _launches.note(key, cuda_impl.prepared(x, b, dim, epilogue))
-    return y
+        if cuda_impl.takes_as_it_is(x, b):
+            launches = cuda_impl.Launches(x, b, dim, epilogue)
+            if not is_differentiated:
+                return launches.forward
+    apply = autograd.BiasAct.apply
+    return lambda x, b: apply(x, b, dim, epilogue, backend, launches)

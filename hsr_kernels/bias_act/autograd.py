@@ -8,6 +8,8 @@ into y: dx = dy * slope(y), and the node of y passes the rest on to x and b. Swi
 import torch
 
 from .._dispatch.functions import Function
+from .._dispatch.replay import is_repeatable
+from .._tensors import cast
 from . import ops, reference
 from .activations import Epilogue
 
@@ -17,20 +19,22 @@ def bias_act(backend: str, x: torch.Tensor, b: torch.Tensor | None, dim: int, ep
     # The output is zero everywhere: nothing can be recovered from it.
     if epilogue.gain == 0:
         return reference.bias_act(x, b, dim, epilogue)
-    return BiasAct.apply(x, b, dim, epilogue, backend)
+    return BiasAct.apply(x, b, dim, epilogue, backend, None)
 
 
 @Function
 class BiasAct(torch.autograd.Function):
-    """y from x and b."""
+    """y from x and b; by remembered `launches`, which are None elsewhere."""
 
     @staticmethod
-    def forward(x, b, dim, epilogue, backend):
+    def forward(x, b, dim, epilogue, backend, launches):
+        if launches is not None:
+            return launches.forward(x, b)
         return ops.bias_act[backend](x, b, dim, *epilogue.args)
 
     @staticmethod
     def setup_context(ctx, inputs, y):
-        x, b, ctx.dim, ctx.epilogue, ctx.backend = inputs
+        x, b, ctx.dim, ctx.epilogue, ctx.backend, ctx.launches = inputs
         ctx.b_dtype = None if b is None else b.dtype
         if not ctx.epilogue.from_output:
             ctx.save_for_backward(x, b)
@@ -44,8 +48,11 @@ class BiasAct(torch.autograd.Function):
         ref, b = ctx.saved_tensors
         needs_db = ctx.needs_input_grad[1]
         ref = dy if ref is None else ref
-        dx, db = BiasActBackward.apply(dy, ref, b, ctx.dim, ctx.epilogue, needs_db, ctx.backend)
-        return dx, db.to(ctx.b_dtype) if needs_db else None, None, None, None
+        if ctx.launches is not None and is_repeatable(ctx.launches.strides, dy, ref):
+            dx, db = ctx.launches.backward(dy, ref, b, needs_db)
+        else:
+            dx, db = BiasActBackward.apply(dy, ref, b, ctx.dim, ctx.epilogue, needs_db, ctx.backend)
+        return dx, cast(db, ctx.b_dtype) if needs_db else None, None, None, None, None
 
 
 @Function

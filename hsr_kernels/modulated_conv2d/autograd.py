@@ -14,7 +14,9 @@ doesn't resample may be one kernel instead, convolution included (routes.py), if
 import torch
 
 from .._dispatch.functions import Function
-from .._tensors import accumulation_dtype, is_channels_last
+from .._dispatch.library import Kernels
+from .._dispatch.replay import may_skip_dispatcher
+from .._tensors import accumulation_dtype, cast, is_channels_last
 from ..bias_act.activations import Epilogue
 from ..bias_act.autograd import bias_act
 from ..conv2d import autograd as _conv
@@ -23,10 +25,8 @@ from ..upfirdn2d.autograd import Upfirdn2d
 from ..upfirdn2d.geometry import filter_taps
 from . import ops
 from .demodulation import parameters, plus
+from .layer import Layer
 from .routes import FUSED, Routes
-from .routes import choose as choose_routes
-
-_IDENTITY = Epilogue("linear", 0.0, 1.0, -1.0)
 
 
 @Function
@@ -34,17 +34,18 @@ class ScaleChannels(torch.autograd.Function):
     """u = x * s, in channels_last; bilinear."""
 
     @staticmethod
-    def forward(x, s, backend):
-        return ops.scale_channels[backend](x, s)
+    def forward(x, s, kernels):
+        return kernels.scale_channels(x, s)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, ctx.backend = inputs
+        *tensors, kernels = inputs
+        ctx.kernels = kernels.dispatched
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, du):
-        return *ScaleChannelsBackward.apply(du, *ctx.saved_tensors, ctx.backend), None
+        return *ScaleChannelsBackward.apply(du, *ctx.saved_tensors, ctx.kernels), None
 
 
 @Function
@@ -52,23 +53,24 @@ class ScaleChannelsBackward(torch.autograd.Function):
     """(dx, ds) from du; dx in the layout of x."""
 
     @staticmethod
-    def forward(du, x, s, backend):
-        return ops.scale_channels_bwd[backend](du, x, s)
+    def forward(du, x, s, kernels):
+        return kernels.scale_channels_bwd(du, x, s)
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
-        *tensors, ctx.backend = inputs
+        *tensors, kernels = inputs
+        ctx.kernels = kernels.dispatched
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, ddx, dds):
         du, x, s = ctx.saved_tensors
         # The kernel has no derivatives of its own.
-        if ctx.backend in ops.scale_channels_bwd_bwd and not torch.is_grad_enabled():
-            return *ops.scale_channels_bwd_bwd[ctx.backend](ddx, dds, du, x, s), None
-        ddu, ds = ScaleChannelsBackward.apply(ddx, du, s, ctx.backend)
-        ddu = ddu + ScaleChannels.apply(x, dds, ctx.backend)
-        return ddu, ScaleChannels.apply(du, dds, ctx.backend), ds, None
+        if ctx.kernels.has("scale_channels_bwd_bwd") and not torch.is_grad_enabled():
+            return *ctx.kernels.scale_channels_bwd_bwd(ddx, dds, du, x, s), None
+        ddu, ds = ScaleChannelsBackward.apply(ddx, du, s, ctx.kernels)
+        ddu = ddu + ScaleChannels.apply(x, dds, ctx.kernels)
+        return ddu, ScaleChannels.apply(du, dds, ctx.kernels), ds, None
 
 
 @Function
@@ -76,15 +78,16 @@ class EpilogueBackward(torch.autograd.Function):
     """(dz, dd, dnoise, db) from dy, with what they need recovered from y; for piecewise linear activations."""
 
     @staticmethod
-    def forward(dy, y, d, noise, b, epilogue, needs_dnoise, backend):
-        run = ops.modulated_conv2d_epilogue_bwd[backend]
+    def forward(dy, y, d, noise, b, epilogue, needs_dnoise, kernels):
+        run = kernels.modulated_conv2d_epilogue_bwd
         dz, dd, db, dnoise = run(dy, y, d, noise, b, needs_dnoise, *epilogue.args)
         dnoise = dnoise.sum_to_size(noise.shape) if needs_dnoise else None
         return dz, dd if d is not None else None, dnoise, db if b is not None else None
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
-        *tensors, ctx.epilogue, _, ctx.backend = inputs
+        *tensors, ctx.epilogue, _, kernels = inputs
+        ctx.kernels = kernels.dispatched
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
@@ -129,7 +132,7 @@ def _second_order(ctx, ddz, ddd, ddnoise, ddb):
     n, c = y.shape[:2]
     ratio = dy.new_zeros((n, c), dtype=accumulation_dtype(y.dtype)) if ddd is None else ddd / d
     ddb = dy.new_zeros(c, dtype=accumulation_dtype(y.dtype)) if ddb is None else ddb
-    gdy, gy, gnoise, sums = ops.modulated_conv2d_epilogue_bwd_bwd[ctx.backend](
+    gdy, gy, gnoise, sums = ctx.kernels.modulated_conv2d_epilogue_bwd_bwd(
         ddz, ratio, ddnoise, ddb, dy, y, d, noise, b,
         noise is not None and ctx.needs_input_grad[3], *ctx.epilogue.args,
     )  # fmt: skip
@@ -161,75 +164,105 @@ class ModulatedConv2d(torch.autograd.Function):
     """y of a layer; w is as its convolution takes it, and s, d, noise and b have the accumulation dtype."""
 
     @staticmethod
-    def forward(x, w, s, d, noise, b, f, plan, epilogue, routes, backend):
-        if routes.forward == FUSED:
-            return ops.modulated_conv2d_layer[backend](x, w, s, d, noise, b, plan.convolution.padding, *epilogue.args)
-        return convolution_route(x, w, s, d, noise, b, f, plan, epilogue, backend)
+    def forward(x, w, s, d, noise, b, f, layer):
+        if layer.routes.forward == FUSED:
+            padding = layer.plan.convolution.padding
+            return layer.kernels.modulated_conv2d_layer(x, w, s, d, noise, b, padding, *layer.fused_epilogue.args)
+        return convolution_route(x, w, s, d, noise, b, f, layer.plan, layer.fused_epilogue, layer.kernels)
 
     @staticmethod
     def setup_context(ctx, inputs, y):
-        *tensors, ctx.plan, ctx.epilogue, ctx.routes, ctx.backend = inputs
+        *tensors, ctx.layer = inputs
         x, w, *_, f = tensors
         # The images that go into the convolution have u_size, those that come out of it v_size.
-        ctx.u_size, ctx.v_size, _ = ctx.plan.sizes(x, (w.shape[2], w.shape[3]), filter_taps(f))
+        sizes = ctx.layer.sizes or ctx.layer.plan.sizes(x, (w.shape[2], w.shape[3]), filter_taps(f))
+        ctx.u_size, ctx.v_size, _ = sizes
         ctx.save_for_backward(*tensors, y)
 
     @staticmethod
     def backward(ctx, dy):
         x, w, s, d, noise, b, f, y = ctx.saved_tensors
-        plan, backend = ctx.plan, ctx.backend
+        plan, routes, kernels = ctx.layer.plan, ctx.layer.routes, ctx.layer.kernels
+        # The fused kernels have no derivatives of their own.
+        if torch.is_grad_enabled():
+            routes = Routes()
+        # Hooks of saved tensors, which return what they like, treat all of them alike.
+        if not may_skip_dispatcher(dy, x, y):
+            kernels = kernels.dispatched
         needs_x, needs_w, needs_s = ctx.needs_input_grad[:3]
         needs_w = needs_w and not _conv.weight_gradients_disabled()
         needs_dnoise = ctx.needs_input_grad[4]
-        dv, dd, dnoise, db = EpilogueBackward.apply(dy, y, d, noise, b, ctx.epilogue, needs_dnoise, backend)
-        # The fused kernels have no derivatives of their own.
-        routes = Routes() if torch.is_grad_enabled() else ctx.routes
-        dx = ds = dw = None
+        dv, dd, dnoise, db = EpilogueBackward.apply(dy, y, d, noise, b, ctx.layer.fused_epilogue, needs_dnoise, kernels)
         if plan.after is not None:
-            dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_size, filter_taps(f)), backend)
-        needs_xs = needs_x or needs_s
-        if needs_w and needs_xs and backend in ops.scale_channels_fwd_bwd and _has_joint_gradients(plan, routes):
-            du = _input_gradient(dv, w, f, x, ctx.u_size, plan, backend)
-            u, dx, ds = ops.scale_channels_fwd_bwd[backend](du, x, s)
-            dw = _weight_gradient(u, dv, w, plan)
-            return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
-        if needs_w and needs_xs and routes.is_projection(w):
-            dx, ds, dw = ops.modulated_conv2d_projection_bwd[backend](dv, w, x, s)
-            return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
-        if needs_w and routes.weight_gradient == FUSED:
-            dw = ops.modulated_conv2d_layer_weight[backend](x, s, dv, w.shape[2:], plan.convolution.padding)
-        elif needs_w:
-            dw = weight_gradient(x, s, f, dv, w, plan, backend)
-        if needs_xs and routes.input_gradient == FUSED:
-            dx, ds = ops.modulated_conv2d_layer_bwd[backend](dv, w, x, s, plan.convolution.padding)
-        elif needs_xs:
-            dx, ds = input_gradient(dv, w, x, s, f, ctx.u_size, plan, backend)
-        return dx, dw, ds, dd, dnoise, db, None, None, None, None, None
+            dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_size, filter_taps(f)), kernels.backend)
+        dx, dw, ds = _gradients(dv, x, w, s, f, ctx.u_size, plan, routes, kernels, needs_x or needs_s, needs_w)
+        return dx, dw, ds, dd, dnoise, db, None, None
 
 
-def convolution_route(x, w, s, d, noise, b, f, plan, epilogue, backend):
+def _gradients(dv, x, w, s, f, u_size, plan, routes, kernels, needs_xs, needs_w):
+    """Computes (dx, dw, ds), as far as they are needed, from the gradient dv of the convolution's output."""
+    if needs_w and needs_xs:
+        if routes.is_projection(w):
+            dx, ds, dw = kernels.modulated_conv2d_projection_bwd(dv, w, x, s)
+            return dx, dw, ds
+        if _has_joint_gradients(plan, routes, kernels):
+            return _joint_gradients(dv, x, w, s, f, u_size, plan, kernels)
+    padding = plan.convolution.padding
+    dx = ds = dw = None
+    if needs_w and routes.weight_gradient == FUSED:
+        dw = kernels.modulated_conv2d_layer_weight(x, s, dv, w.shape[2:], padding)
+    elif needs_w:
+        dw = weight_gradient(x, s, f, dv, w, plan, kernels)
+    if needs_xs and routes.input_gradient == FUSED:
+        dx, ds = kernels.modulated_conv2d_layer_bwd(dv, w, x, s, padding)
+    elif needs_xs:
+        dx, ds = input_gradient(dv, w, x, s, f, u_size, plan, kernels)
+    return dx, dw, ds
+
+
+def convolution_route(x, w, s, d, noise, b, f, plan, epilogue, kernels):
     """Computes y by the convolution route: PyTorch's convolution between the native operators."""
-    v = _convolve(_before_convolution(x, s, f, plan, backend), w, plan)
+    v = _convolve(_before_convolution(x, s, f, plan, kernels), w, plan)
     channels_last = is_channels_last(x)
     if plan.after is None:
-        return ops.modulated_conv2d_epilogue[backend](v, d, noise, b, channels_last, *epilogue.args)
+        return kernels.modulated_conv2d_epilogue(v, d, noise, b, channels_last, *epilogue.args)
     g = plan.after
     fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
-    return ops.modulated_conv2d_fir_epilogue[backend](v, *fir, d, noise, b, channels_last, *epilogue.args)
+    return kernels.modulated_conv2d_fir_epilogue(v, *fir, d, noise, b, channels_last, *epilogue.args)
 
 
-def _has_joint_gradients(plan: Plan, routes: Routes) -> bool:
-    """Whether u, for the weight's gradient, can be had with the input's gradients in one pass, and nothing follows."""
+def _has_joint_gradients(plan: Plan, routes: Routes, kernels: Kernels) -> bool:
+    """Whether one call computes both gradients of the convolution, or of what is around it, and nothing follows.
+
+    On CPUs it is faster to have a transposed convolution of one's own.
+    """
     takes_convolution = FUSED not in (routes.input_gradient, routes.weight_gradient)
-    return takes_convolution and plan.before is None and not torch.is_grad_enabled()
+    return takes_convolution and plan.before is None and kernels.backend != "cpu" and not torch.is_grad_enabled()
 
 
-def input_gradient(dv, w, x, s, f, u_size, plan, backend):
+def _joint_gradients(dv, x, w, s, f, u_size, plan, kernels):
+    """Computes (dx, dw, ds) by the convolution route, with no further derivative."""
+    if kernels.has("scale_channels_fwd_bwd"):
+        du = _input_gradient(dv, w, f, x, u_size, plan, kernels)
+        u, dx, ds = kernels.scale_channels_fwd_bwd(du, x, s)
+        return dx, _weight_gradient(u, dv, w, plan), ds
+    u, step = kernels.scale_channels(x, s), plan.convolution
+    du, dw, _ = torch.ops.aten.convolution_backward(
+        dv, u, w, None, (step.stride, step.stride), step.padding, (1, 1), step.transposed, (0, 0), 1,
+        (True, True, False),
+    )  # fmt: skip
+    # No more images are in memory at a time than one gradient after the other would need.
+    del u
+    dx, ds = kernels.scale_channels_bwd(du, x, s)
+    return dx, dw, ds
+
+
+def input_gradient(dv, w, x, s, f, u_size, plan, kernels):
     """Computes (dx, ds) by the convolution route, from the gradient dv of the convolution's output."""
-    return ScaleChannelsBackward.apply(_input_gradient(dv, w, f, x, u_size, plan, backend), x, s, backend)
+    return ScaleChannelsBackward.apply(_input_gradient(dv, w, f, x, u_size, plan, kernels), x, s, kernels)
 
 
-def _input_gradient(dv, w, f, x, u_size, plan, backend):
+def _input_gradient(dv, w, f, x, u_size, plan, kernels):
     """Computes du, the gradient of the scaled input."""
     spec = _spec(plan)
     if plan.convolution.transposed:
@@ -238,13 +271,13 @@ def _input_gradient(dv, w, f, x, u_size, plan, backend):
         du = _conv.ConvTranspose2d.apply(dv, w, None, spec.transposed(u_size, dv.shape, w.shape))
     if plan.before is not None:
         before_f = f if plan.filtered else None
-        du = Upfirdn2d.apply(du, before_f, plan.before.adjoint(x.shape[2:], filter_taps(before_f)), backend)
+        du = Upfirdn2d.apply(du, before_f, plan.before.adjoint(x.shape[2:], filter_taps(before_f)), kernels.backend)
     return du
 
 
-def weight_gradient(x, s, f, dv, w, plan, backend):
+def weight_gradient(x, s, f, dv, w, plan, kernels):
     """Computes dw by the convolution route, from the gradient dv of the convolution's output."""
-    return _weight_gradient(_before_convolution(x, s, f, plan, backend), dv, w, plan)
+    return _weight_gradient(_before_convolution(x, s, f, plan, kernels), dv, w, plan)
 
 
 def _weight_gradient(u, dv, w, plan):
@@ -253,9 +286,9 @@ def _weight_gradient(u, dv, w, plan):
     return _conv.WeightGradient.apply(u, dv, w.shape, _spec(plan))
 
 
-def _before_convolution(x, s, f, plan, backend):
-    u = ScaleChannels.apply(x, s, backend)
-    return u if plan.before is None else Upfirdn2d.apply(u, f if plan.filtered else None, plan.before, backend)
+def _before_convolution(x, s, f, plan, kernels):
+    u = ScaleChannels.apply(x, s, kernels)
+    return u if plan.before is None else Upfirdn2d.apply(u, f if plan.filtered else None, plan.before, kernels.backend)
 
 
 def _convolve(u, w, plan):
@@ -282,33 +315,36 @@ def modulated_conv2d(
     epilogue: Epilogue,
 ) -> torch.Tensor:
     """See `hsr_kernels.modulated_conv2d`."""
-    routes = choose_routes(backend, x, weight.shape, plan.resamples)
-    # The fused kernel needs no scaled weights: it scales the images as it reads them.
-    if not demodulate and routes.forward != FUSED and _is_small_projection(weight, plan):
+    layer = Layer.of(ops.kernels[backend], x, weight, plan, demodulate, flip_weight, epilogue)
+    return run(layer, x, weight, styles, noise, f, bias)
+
+
+def run(
+    layer: Layer,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    noise: torch.Tensor | None,
+    f: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Computes y of a layer from its tensors, which are those that it was decided for or like them."""
+    if layer.is_small_projection:
         y = _project(x, weight, styles)
         y = y if noise is None else y + noise.to(y.dtype)
-        return bias_act(backend, y, bias, 1, epilogue)
+        return bias_act(layer.kernels.backend, y, bias, 1, layer.epilogue)
 
     dtype = accumulation_dtype(x.dtype)
-    w, s, d = parameters(backend, x, weight, styles, plan.convolution.transposed, demodulate, flip_weight)
+    w, s, d = parameters(layer, x, weight, styles)
     if noise is not None:
-        noise = noise.to(dtype)
+        noise = cast(noise, dtype)
         # Kernels take maps only: a map is small beside the images, and a single number isn't worth kernels of its own.
         if noise.ndim == 0:
-            size = plan.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
+            size = layer.plan.output_size(x, (weight.shape[2], weight.shape[3]), filter_taps(f))
             noise = noise.expand(1, 1, *size).contiguous()
-    # The backward pass recovers the convolution's result from y, which only some activations allow.
-    is_fused = epilogue.piecewise_linear and epilogue.from_output
-    b = bias.to(dtype) if is_fused and bias is not None else None
-    fused_epilogue = epilogue if is_fused else _IDENTITY
-    y = ModulatedConv2d.apply(x, w, s.to(dtype), d, noise, b, f, plan, fused_epilogue, routes, backend)
-    return y if is_fused else bias_act(backend, y, bias, 1, epilogue)
-
-
-def _is_small_projection(weight: torch.Tensor, plan: Plan) -> bool:
-    """Returns whether the layer is a 1x1 convolution to few channels (ToRGB): scaling its weights is cheaper."""
-    is_pointwise = plan.before is None and plan.after is None and plan.convolution.padding == (0, 0)
-    return is_pointwise and weight.shape[2:] == (1, 1) and weight.shape[0] * 4 <= weight.shape[1]
+    b = cast(bias, dtype) if layer.is_fused and bias is not None else None
+    y = ModulatedConv2d.apply(x, w, cast(s, dtype), d, noise, b, f, layer)
+    return y if layer.is_fused else bias_act(layer.kernels.backend, y, bias, 1, layer.epilogue)
 
 
 def _project(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:

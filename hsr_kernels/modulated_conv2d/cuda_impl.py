@@ -11,14 +11,14 @@ from .._tensors import DTYPE_CODES, NHWC, address, dense_image, device_and_strea
 from ..upfirdn2d.cuda_impl import as_taps, fir_args, passes_of, run_passes
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.passes import FirPass
-from .gpu_common import as_float32, noise_stride, sum_blocks, sum_parts
+from .gpu_common import as_float32, noise_stride, sum_blocks
 
 # The kernel with the epilogue in its stores takes filters of this (height, width).
 _FUSED_TAPS = (4, 4)
 
 
 def scale_channels(x, s):
-    u = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    u = torch.empty_like(x, memory_format=torch.channels_last)
     x, layout = dense_image(x)
     n, c, h, w = x.shape
     s = as_float32(s)
@@ -34,18 +34,17 @@ def scale_channels_bwd(du, x, s):
     dx, du, s = torch.empty_like(x), du.contiguous(memory_format=torch.channels_last), as_float32(s)
     n, c, h, w = x.shape
     parts, _ = cuda.tile_sums(n, c, h * w)
-    partial = x.new_empty((n, parts, c), dtype=torch.float32)
+    partial = x.new_empty((n, c) if parts == 1 else (n, parts, c), dtype=torch.float32)
     cuda.scale_channels_bwd(
         du.data_ptr(), x.data_ptr(), s.data_ptr(), dx.data_ptr(), partial.data_ptr(), (n, c, h * w), layout,
         DTYPE_CODES[x.dtype], device_and_stream(x),
     )  # fmt: skip
-    return dx, sum_parts(partial)
+    return dx, partial if parts == 1 else partial.sum(1)
 
 
 def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, clamp):
     z = z.contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    y = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=memory_format)
+    y = torch.empty_like(z, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     d, noise, b = as_float32(d), as_float32(noise), as_float32(b)
     native.cuda().modulated_conv2d_epilogue(
         z.data_ptr(), y.data_ptr(), *_epilogue_args(d, noise, b, z), tuple(z.shape), int(channels_last),
@@ -80,15 +79,15 @@ def modulated_conv2d_fir_epilogue(
 def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp):
     y, layout = dense_image(y)
     dy = laid_out_like(dy, y)
-    dz = torch.empty(y.shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+    dz = torch.empty_like(y, memory_format=torch.channels_last)
     d, noise, b = as_float32(d), as_float32(noise), as_float32(b)
     sums, dnoise = _partial_sums(y, 2, needs_dnoise)
     native.cuda().modulated_conv2d_epilogue_bwd(
         dy.data_ptr(), y.data_ptr(), dz.data_ptr(), *_epilogue_args(d, noise, b, y), sums.data_ptr(), address(dnoise),
         tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
-    dd, db = sum_parts(sums)
-    return dz, dd, db.sum(0), sum_blocks(dnoise, sums)
+    dd, db = sums if sums.ndim == 3 else sums.sum(2)
+    return dz, dd, db[0] if db.shape[0] == 1 else db.sum(0), sum_blocks(dnoise, sums)
 
 
 def modulated_conv2d_epilogue_bwd_bwd(
@@ -106,7 +105,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
         *_epilogue_args(d, noise, b, y), gdy.data_ptr(), gy.data_ptr(), sums.data_ptr(), address(gnoise),
         tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
-    return gdy, gy, sum_blocks(gnoise, sums), sum_parts(sums)
+    return gdy, gy, sum_blocks(gnoise, sums), sums if sums.ndim == 3 else sums.sum(2)
 
 
 def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
@@ -116,10 +115,10 @@ def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
     w = s = None
     if needs_w:
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        w = torch.empty(weight.shape, dtype=dtype, device=weight.device, memory_format=memory_format)
+        w = torch.empty_like(weight, dtype=dtype, memory_format=memory_format)
     if needs_s:
-        s = torch.empty((n, c), dtype=torch.float32, device=weight.device)
-    d = torch.empty((n, o), dtype=torch.float32, device=weight.device)
+        s = torch.empty_like(styles, dtype=torch.float32)
+    d = styles.new_empty((n, o), dtype=torch.float32)
     native.cuda().demodulation(
         weight.data_ptr(), styles.data_ptr(), address(w), address(s), d.data_ptr(), (n, o, c, kh * kw),
         (DTYPE_CODES[weight.dtype], DTYPE_CODES[styles.dtype], DTYPE_CODES[dtype]), dtype == torch.float16, flip,
@@ -134,8 +133,11 @@ def _epilogue_args(d, noise, b, images):
 
 
 def _partial_sums(images, kinds, needs_map):
-    """Makes room for sums: per channel [kinds, N, parts, C]; per pixel [blocks of channels, N, 1, H, W], or None."""
+    """Makes room for sums: per channel [kinds, N, parts, C], or [kinds, N, C] of a single part; per pixel [blocks of
+    channels, N, 1, H, W], or None.
+    """
     n, c, h, w = images.shape
     parts, blocks = native.cuda().tile_sums(n, c, h * w)
-    sums = images.new_empty((kinds, n, parts, c), dtype=torch.float32)
+    shape = (kinds, n, c) if parts == 1 else (kinds, n, parts, c)
+    sums = images.new_empty(shape, dtype=torch.float32)
     return sums, sums.new_empty((blocks, n, 1, h, w)) if needs_map else None

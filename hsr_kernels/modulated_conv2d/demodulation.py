@@ -4,8 +4,10 @@
 import torch
 
 from .._dispatch.functions import Function, is_differentiated
-from .._tensors import accumulation_dtype
-from . import ops, reference
+from .._dispatch.replay import may_skip_dispatcher
+from .._tensors import accumulation_dtype, cast
+from . import reference
+from .layer import Layer
 
 # One launch takes convolution kernels of no more taps: this is kMaxPieceWeights of csrc/cuda/demodulation.cu.
 MAX_TAPS = 4608
@@ -14,40 +16,30 @@ MAX_ELEMENTS = 1 << 30
 
 
 def parameters(
-    backend: str,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    styles: torch.Tensor,
-    transposed: bool,
-    demodulate: bool,
-    flip_weight: bool,
+    layer: Layer, x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Prepares the parameters, in one launch on a GPU.
 
     Args:
-        backend: The backend of the layer.
+        layer: The layer.
         x: Images [N, C, H, W] of the layer.
         weight: [O, C, kh, kw].
         styles: [N, C].
-        transposed: Whether its convolution is transposed.
-        demodulate, flip_weight: As in `hsr_kernels.modulated_conv2d`.
 
     Returns:
         w, in the dtype of x: [O, C, kh, kw], or [C, O, kh, kw] where the convolution is transposed; s [N, C]; d [N, O],
         None without demodulation.
     """
-    # conv2d correlates; a transposed convolution convolves.
-    flip = flip_weight == transposed and weight.shape[2] * weight.shape[3] > 1
-    d = None
-    if demodulate and backend in ops.demodulation and _is_one_launch(weight, styles):
-        w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not transposed, backend)
+    transposed, flip, d = layer.plan.convolution.transposed, layer.flip, None
+    if layer.demodulate and layer.kernels.has("demodulation") and _is_one_launch(weight, styles):
+        w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not transposed, layer.kernels)
         w, s = _like_source(w, weight), _like_source(s, styles)
     else:
-        if demodulate:
+        if layer.demodulate:
             weight, styles = reference.prescale(x.dtype, weight, styles)
             dtype = accumulation_dtype(x.dtype)
             d = factors(weight.to(dtype), styles.to(dtype))
-        w, s = weight.to(x.dtype), styles
+        w, s = cast(weight, x.dtype), styles
         w = w.flip([2, 3]) if flip else w
     return w.transpose(0, 1) if transposed else w, s, d
 
@@ -85,18 +77,18 @@ class Demodulation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(weight, styles, dtype, flip, channels_last, backend):
+    def forward(weight, styles, dtype, flip, channels_last, kernels):
         is_scaled = dtype == torch.float16
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         needs_w = is_scaled or flip or weight.dtype != dtype or not weight.is_contiguous(memory_format=memory_format)
         needs_s = is_scaled or styles.dtype != torch.float32
-        w, s, d = ops.demodulation[backend](weight, styles, dtype, flip, channels_last, needs_w, needs_s)
+        w, s, d = kernels.demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s)
         return w if needs_w else None, s if needs_s else None, d
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
-        weight, styles, dtype, ctx.flip, *_ = inputs
-        ctx.dtype, ctx.backend = dtype, inputs[-1]
+        weight, styles, dtype, ctx.flip, _, kernels = inputs
+        ctx.dtype, ctx.kernels = dtype, kernels
         ctx.is_scaled = dtype == torch.float16
         ctx.save_for_backward(weight, styles, *outputs[1:])
         ctx.set_materialize_grads(False)
@@ -106,28 +98,31 @@ class Demodulation(torch.autograd.Function):
         weight, styles, s, d = ctx.saved_tensors
         needs_weight, needs_styles = ctx.needs_input_grad[:2]
         # The kernel has no derivatives of its own.
-        if ctx.backend in ops.demodulation_bwd and dd is not None and not torch.is_grad_enabled():
+        if ctx.kernels.has("demodulation_bwd") and dd is not None and not torch.is_grad_enabled():
             return *_first_order(ctx, weight, styles, styles if s is None else s, d, dw, ds, dd), *[None] * 4
         w_factor, s_factor = _prescaling_factors(weight, styles) if ctx.is_scaled else (None, None)
         if dw is not None:
             dw = (dw.flip([2, 3]) if ctx.flip else dw).float()
         if dd is not None:
             w, s = _times(weight.float(), w_factor), _times(styles.float(), s_factor)
-            # The gradient of the sum under the root.
-            denergy = dd * d.pow(3) * -0.5
+            # Of the gradient of the sum under the root this is -2 times as much.
+            denergy = dd * d.pow(3)
             if needs_weight:
-                dw = plus(dw, w * (denergy.t() @ s.square() * 2)[:, :, None, None])
+                product = (denergy.t() @ s.square()).view(*w.shape[:2], 1, 1)
+                dw = -w * product if dw is None else torch.addcmul(dw, w, product, value=-1)
             if needs_styles:
-                ds = plus(ds, s * (denergy @ w.square().sum([2, 3]) * 2))
-        dw = _times(dw, w_factor).to(weight.dtype) if needs_weight and dw is not None else None
-        ds = _times(ds, s_factor).to(styles.dtype) if needs_styles and ds is not None else None
+                product = torch.addmm(s, denergy, w.square().sum([2, 3]), beta=0, alpha=-1)
+                ds = s * product if ds is None else torch.addcmul(ds, s, product)
+        dw = cast(_times(dw, w_factor), weight.dtype) if needs_weight and dw is not None else None
+        ds = cast(_times(ds, s_factor), styles.dtype) if needs_styles and ds is not None else None
         return dw, ds, None, None, None, None
 
 
 def _first_order(ctx, weight, styles, s, d, dw, ds, dd):
     """Computes the gradients of weight and styles by the native operator."""
-    run = ops.demodulation_bwd[ctx.backend]
-    dweight, denergy, energy, factors = run(weight, styles, s, d, dw, dd, ctx.dtype, ctx.flip)
+    tensors = weight, styles, s, d, dw, dd
+    run = (ctx.kernels if may_skip_dispatcher(*tensors) else ctx.kernels.dispatched).demodulation_bwd
+    dweight, denergy, energy, factors = run(*tensors, ctx.dtype, ctx.flip)
     if not ctx.needs_input_grad[1]:
         return dweight, None
     gradient = denergy @ energy

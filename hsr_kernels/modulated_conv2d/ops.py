@@ -12,6 +12,7 @@ d is [N, O], noise [N or 1, 1, H, W], b [O]: all in the accumulation dtype.
 import torch
 
 from .._dispatch.library import define
+from .._dispatch.library import kernels as kernels_of
 from .._tensors import accumulation_dtype, dense_image, is_channels_last
 from ..upfirdn2d.geometry import filter_taps, geometry_of
 
@@ -163,3 +164,5 @@ demodulation_bwd = define(
     fake=_fake_demodulation_bwd,
     backends=("triton",),
 )
+
+kernels = kernels_of(__package__)

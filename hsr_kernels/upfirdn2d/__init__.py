@@ -12,13 +12,13 @@ triton_impl   launches of the Triton kernels
 triton_fir    these kernels
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
 from .. import _checks
 from .._dispatch import operators
-from .._dispatch.replay import Launches, key_of
+from .._dispatch.replay import Calls, key_of
 from . import autograd, reference
 from .geometry import Geometry, check_filter, filter_taps, native_limit, validate
 
@@ -29,7 +29,7 @@ _operator = operators.register(
     triton=operators.on_triton(autograd.upfirdn2d),
     cuda=operators.on_cuda(autograd.upfirdn2d),
 )
-_launches = Launches()
+_calls = Calls()
 
 
 def upfirdn2d(
@@ -64,22 +64,39 @@ def upfirdn2d(
 
     Source: the operator of StyleGAN2 (Karras et al., CVPR 2020).
     """
-    key = key_of(x, f, "upfirdn2d", up, down, padding, flip_filter, gain)
-    if launch := _launches.get(key):
-        return launch(x, f)
+    key = _key(x, f, "upfirdn2d", up, down, padding, flip_filter, gain)
+    if call := _calls.get(key):
+        return call(x, f)
     f = check_filter(f)
     return _run(key, x, f, validate(x, f, up, down, padding, flip_filter, gain))
+
+
+def _key(x: torch.Tensor, f: torch.Tensor | None, *options: object) -> Hashable:
+    # A filter of 16 bits is cast before it is taken.
+    is_cast = isinstance(f, torch.Tensor) and f.dtype.itemsize < 4
+    return None if is_cast else key_of((x, f), *options)
 
 
 def _run(key: Hashable, x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
     """Runs a call whose launch isn't remembered yet, and remembers it under `key` unless that is None."""
     choice = _operator.choose(x, native_limit(f, max(geometry.up + geometry.down)))
     y = _operator.run(choice, x.device, x, f, geometry)
-    if key is not None and choice.backend == "cuda":
+    if key is not None and choice.backend != "reference":
+        _calls.note(key, _repeatable(choice.backend, x, f, geometry))
+    return y
+
+
+def _repeatable(
+    backend: str, x: torch.Tensor, f: torch.Tensor | None, geometry: Geometry
+) -> Callable[..., torch.Tensor]:
+    """Returns what a call with tensors like these does once its arguments are checked and its backend is chosen."""
+    if backend == "cuda" and not (torch.is_grad_enabled() and x.requires_grad):
         from . import cuda_impl
 
-        _launches.note(key, cuda_impl.prepare_launch(x, f, geometry))
-    return y
+        if launch := cuda_impl.prepare_launch(x, f, geometry):
+            return launch
+    apply = autograd.Upfirdn2d.apply
+    return lambda x, f: apply(x, f, geometry, backend)
 
 
 def setup_filter(
@@ -147,9 +164,9 @@ def filter2d(
     gain: float = 1,
 ) -> torch.Tensor:
     """Filters images and keeps their size; `padding` comes on top. Arguments as for `upfirdn2d`."""
-    key = key_of(x, f, "filter2d", padding, flip_filter, gain)
-    if launch := _launches.get(key):
-        return launch(x, f)
+    key = _key(x, f, "filter2d", padding, flip_filter, gain)
+    if call := _calls.get(key):
+        return call(x, f)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
     f = check_filter(f)
     fh, fw = filter_taps(f)
@@ -166,9 +183,9 @@ def upsample2d(
     gain: float = 1,
 ) -> torch.Tensor:
     """Enlarges images by `up`, centred and of the same brightness; `padding` comes on top. See `upfirdn2d`."""
-    key = key_of(x, f, "upsample2d", up, padding, flip_filter, gain)
-    if launch := _launches.get(key):
-        return launch(x, f)
+    key = _key(x, f, "upsample2d", up, padding, flip_filter, gain)
+    if call := _calls.get(key):
+        return call(x, f)
     upx, upy = _checks.pair("up", up)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
     f = check_filter(f)
@@ -189,9 +206,9 @@ def downsample2d(
     gain: float = 1,
 ) -> torch.Tensor:
     """Filters images and keeps every down-th pixel, centred; `padding` comes on top. See `upfirdn2d`."""
-    key = key_of(x, f, "downsample2d", down, padding, flip_filter, gain)
-    if launch := _launches.get(key):
-        return launch(x, f)
+    key = _key(x, f, "downsample2d", down, padding, flip_filter, gain)
+    if call := _calls.get(key):
+        return call(x, f)
     downx, downy = _checks.pair("down", down)
     x0, x1, y0, y1 = _checks.padding4("padding", padding)
     f = check_filter(f)

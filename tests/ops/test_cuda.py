@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the CUDA backend promises beyond the table of cases, in the emulator: order, launches, the host's work."""
 
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ import hsr_kernels as hk
 from benchmarks.overhead import Operations
 from benchmarks.parity.inputs import draw, evaluate
 from benchmarks.parity.tolerances import bound, error, norm
-from hsr_kernels._dispatch import native
+from hsr_kernels._dispatch import native, operators
 from hsr_kernels.conv2d import autograd as convolutions
 from tests.cases import BY_NAME, FIR4
 
@@ -176,6 +177,165 @@ def test_calls_that_require_a_gradient_are_not_replayed(argument):
     assert call(x, b).requires_grad
     with torch.no_grad():
         assert not call(x, b).requires_grad
+
+
+def test_calls_under_autograd_are_checked_once(monkeypatch, emulator):
+    """And what is remembered of them depends on which tensors are differentiated no more than the results do."""
+    for x, b in ((X.clone().requires_grad_(), B), (X, B.clone().requires_grad_()), (X, B)):
+        call(x, b)
+    monkeypatch.setattr(operators.Operator, "choose", None)
+    leaves, v = [torch.randn_like(X).requires_grad_(), torch.randn_like(B).requires_grad_()], torch.randn_like(X)
+    emulator.emulator_reset()
+    gradients = torch.autograd.grad(call(*leaves), leaves, v)
+    assert emulator.emulator_launches() == ["bias_act", "bias_act_bwd_rows"]
+    monkeypatch.undo()
+    torch.testing.assert_close(gradients, torch.autograd.grad(reference_call(*leaves), leaves, v))
+    # An activation that bends has a second derivative with respect to its input, which a repeated call must not lose.
+    for _ in range(2):
+        leaf = X.clone().requires_grad_()
+        (first,) = torch.autograd.grad(hk.bias_act(leaf, act="tanh"), leaf, torch.ones_like(X), create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), leaf)
+        torch.testing.assert_close(second, -2 * X.tanh() * (1 - X.tanh() ** 2))
+
+
+def test_views_that_stand_for_other_numbers_are_not_replayed():
+    """PyTorch negates the view of a conjugate's imaginary part when it's read; its memory holds the opposite."""
+    call(X, B), call(X, B)
+    for x, b in ((torch._neg_view(X), B), (X, torch._neg_view(B))):
+        torch.testing.assert_close(call(x, b), reference_call(x, b))
+
+
+def styled_tensors() -> list[torch.Tensor]:
+    """Images, weight, styles, noise, bias."""
+    images = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    return [images, torch.randn(8, 8, 3, 3), torch.randn(2, 8), torch.randn(1, 1, 4, 4), torch.randn(8)]
+
+
+def styled(x, weight, styles, noise, bias) -> torch.Tensor:
+    return hk.modulated_conv2d(x, weight, styles, noise, padding=1, bias=bias, act="lrelu", clamp=256.0)
+
+
+def derivatives(tensors: list[torch.Tensor], v: torch.Tensor, order: int = 2) -> list[torch.Tensor]:
+    """y of a styled layer; its gradients for the cotangent v; with order 2 those of a penalty on the images' one."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    y = styled(*leaves)
+    first = torch.autograd.grad(y, leaves, v, create_graph=order == 2)
+    second = torch.autograd.grad(first[0].square().sum(), leaves) if order == 2 else ()
+    return [y.detach(), *(t.detach() for t in (*first, *second))]
+
+
+def assert_like_reference(tensors: list[torch.Tensor], v: torch.Tensor, order: int = 2) -> None:
+    actual = derivatives(tensors, v, order)
+    with hk.use_backend("reference"):
+        expected = derivatives([t.double() for t in tensors], v.double(), order)
+    for a, b in zip(actual, expected, strict=True):
+        scale = b.abs().max().item()
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("order", (1, 2))
+def test_repeated_layers_take_tensors_as_they_are(order):
+    """Whatever layout, size or kind of noise the tensors of earlier calls had."""
+    x, weight, styles, noise, bias = styled_tensors()
+    spaced = torch.randn(2, 8, 4, 8)[..., ::2]
+    other_layouts = [x.contiguous(), weight, styles, noise, bias], [spaced, weight, styles, noise, bias]
+    for tensors in (
+        [x, weight, styles, noise, bias], *other_layouts,
+        [x, weight.contiguous(memory_format=torch.channels_last), styles, noise, bias],
+        [x, weight, torch.randn(8, 2).t(), noise, torch.randn(16)[::2]],
+        [x, weight, styles, torch.randn(4, 4), bias], [x, weight, styles, torch.randn(2, 1, 4, 1), bias],
+        [x, weight, styles, torch.randn(()), bias], [x[:, :, :3], weight, styles, noise[:, :, :3], bias],
+    ):  # fmt: skip
+        for _ in range(2):
+            drawn = [t.normal_() for t in tensors]
+            assert_like_reference(drawn, torch.randn(2, 8, *drawn[0].shape[2:]), order)
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last))
+def test_repeated_calls_take_any_gradient(layout):
+    """In other layouts, expanded, or negated when it's read."""
+    tensors, v, x = styled_tensors(), torch.randn(2, 8, 4, 4).contiguous(memory_format=layout), X.clone()
+    for dy in (v, v, v[:, :1].expand_as(v), torch._neg_view(v)):
+        assert_like_reference(tensors, dy, order=1)
+    v = torch.randn_like(X).contiguous(memory_format=layout)
+    for dy in (v, v, v[:, :1].expand_as(v), torch._neg_view(v)):
+        x.requires_grad_()
+        dx = [torch.autograd.grad(f(x, B), x, dy)[0] for f in (call, reference_call)]
+        torch.testing.assert_close(*dx)
+
+
+@pytest.mark.parametrize("differentiated", (False, True))
+def test_repeated_calls_of_fir_functions_take_tensors_as_they_are(differentiated):
+    taps, square = torch.tensor([1.0, 3.0, 2.0]), torch.randn(3, 3)
+    channels_last = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    for x, f in (
+        (torch.randn(2, 4, 6, 6), taps), (channels_last, taps), (torch.randn(2, 4, 6, 12)[..., ::2], taps),
+        (torch.randn(2, 4, 6, 6).transpose(2, 3), taps), (torch.randn(2, 4, 6, 6), square),
+        (torch.randn(2, 4, 6, 6), square.t()), (torch.randn(2, 4, 6, 6), square[::2]),
+        (torch.randn(2, 4, 6, 6), taps.half()), (torch.randn(2, 4, 6, 6).half(), taps),
+    ):  # fmt: skip
+        v = torch.randn(2, 4, 12, 12, dtype=x.dtype)
+
+        def results(x: torch.Tensor, f: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
+            x = x.detach().requires_grad_(differentiated)
+            y = hk.upsample2d(x, f)
+            return [y.detach(), *(torch.autograd.grad(y, x, v) if differentiated else ())]
+
+        with hk.use_backend("reference"):
+            truth, same_dtype = results(x.double(), f.double(), v.double()), results(x, f, v)
+        for actual in (results(x, f, v), results(x, f, v)):
+            for a, b, c in zip(actual, same_dtype, truth, strict=True):
+                assert error(a, c, "max") <= bound(x.dtype, error(b, c, "max"), norm(c, "max"))
+
+
+def test_hooks_may_return_other_layouts_of_what_a_repeated_call_kept():
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t, lambda t: t.clone(memory_format=torch.contiguous_format)
+    )
+    for _ in range(2):
+        with hooks:
+            assert_like_reference(styled_tensors(), torch.randn(2, 8, 4, 4), order=1)
+            x = X.contiguous(memory_format=torch.channels_last).requires_grad_()
+            v = torch.randn_like(x)
+            dx = [torch.autograd.grad(f(x, B), x, v)[0] for f in (call, reference_call)]
+            torch.testing.assert_close(*dx)
+
+
+def calls_made(function: Callable[[], object]) -> int:
+    """How many functions a call enters, Python's and C's: its work for the host as a number that doesn't vary."""
+    count = 0
+
+    def note(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_repeated_calls_under_autograd_enter_few_functions():
+    """Fewer by a third than calls that are checked and decided; `python -m benchmarks overhead` tells microseconds."""
+    tensors, v = styled_tensors(), torch.randn(2, 8, 4, 4)
+    leaves = [t.requires_grad_() for t in tensors]
+
+    def styled_gradients():
+        torch.autograd.grad(styled(*leaves), leaves, v)
+
+    x, b = X.clone().requires_grad_(), B.clone().requires_grad_()
+    for run, limit in ((styled_gradients, 450), (lambda: torch.autograd.grad(call(x, b), (x, b), X), 140)):
+        run(), run()
+        assert calls_made(run) <= limit
+
+
+def test_profilers_see_the_operator():
+    call(X, B), call(X, B)
+    with torch.profiler.profile() as profile:
+        call(X, B)
+    assert "hsr_kernels::bias_act" in {event.key for event in profile.key_averages()}
 
 
 def test_modes_and_compilers_see_the_operator():
