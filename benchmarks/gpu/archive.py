@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hsr_kernels.aot import record
+from hsr_kernels.aot import record, warm
 
 from . import cache, kernels, recording
 
@@ -19,21 +19,21 @@ KERNELS_PER_LINE = 100
 def make(archive: Path, arch: str, processes: int, tests: bool, say: Callable[[str], None]) -> list[str]:
     """Compiles what the cases (and the GPU's tests) launch, and packs it; returns what failed, as sentences."""
     chip = record.CHIPS[arch]
-    launches, faults = kernels.recorded(kernels.calls(), chip)
+    launches, faults = warm.recorded(kernels.calls(), chip)
     say(f"{len(launches)} kernels of the cases")
     if tests:
         keys = {launch.key for launch in launches}
         added = [launch for launch in recording.launches(arch) if launch.key not in keys]
         say(f"{len(added)} kernels more of the tests")
-        launches = kernels.largest_first([*launches, *added])
+        launches = warm.largest_first([*launches, *added])
 
-    def tell(count: int) -> None:
-        if count % KERNELS_PER_LINE == 0:
-            say(f"{count} of {len(launches)} compiled")
+    def tell(count: int, total: int) -> None:
+        if count and count % KERNELS_PER_LINE == 0:
+            say(f"{count} of {total} compiled")
 
     with tempfile.TemporaryDirectory() as folder:
         with _caching_in(folder):
-            faults += kernels.compile_all(launches, chip, processes, tell)
+            faults += warm.failures(warm.compile_missing(launches, chip, processes, tell))
         cache.declare(Path(folder), arch, len(launches))
         count = cache.pack(Path(folder), archive)
     say(f"{archive}: {count} kernels, {archive.stat().st_size / 1e6:.1f} MB")

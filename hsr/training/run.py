@@ -27,6 +27,7 @@ from .checkpoint import BEST, restore
 from .evaluation import Evaluator
 from .graphs import SWITCHED_OFF, require_graphs
 from .grids import SampleGrid
+from .kernels import prepare
 from .logs import RunLog
 from .loop import TrainingLoop
 from .machine import decide_threads
@@ -86,6 +87,7 @@ def _train(options: TrainOptions, plan: Plan, ranks: Ranks, console: Console) ->
     train_set = split.train
     with ranks.one_per_machine_first():
         encoder = _encoder(plan, train_set, console)
+        prepare(config, train_set, encoder, plan.device, ranks.count, console)
     torch.manual_seed(config.seed)
     trainer = Trainer(config, train_set, encoder, plan.device, ranks)
     _announce_graphs(trainer, bool(options.machine.profile), console)

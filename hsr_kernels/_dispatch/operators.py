@@ -62,7 +62,7 @@ class Implementation:
 
     def why_not(self, device: torch.device | None, dtype: torch.dtype | None) -> str:
         """The reason why this can't run on a device and dtype (None: any); empty where it can."""
-        recorded = self.native == "triton" and native.triton_recorded
+        recorded = self.native in ("triton", None) and native.triton_recorded
         if self.native is not None and not recorded and (reason := native.missing(self.native)):
             return reason
         simulated = device is not None and device.type == "cpu" and self.native in native.simulated()

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m hsr_kernels.aot` compiles every GPU kernel without a GPU and fails if one would be slow or not run."""
+"""`python -m hsr_kernels.aot` compiles every GPU kernel without a GPU and fails if one would be slow or not run.
 
+With --warm it compiles those of some work into Triton's cache, where the first launch finds them.
+"""
+
+import importlib
 import importlib.util
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import tyro
 from rich.console import Console
@@ -12,16 +19,21 @@ from rich.console import Console
 from .._dispatch.native import triton_interprets
 
 console = Console(width=None if sys.stdout.isatty() else 200)
+CHECKED_CHIPS = "sm_80,sm_90,sm_100,sm_120"
+# Styled layers by themselves, and what `hsr train` runs.
+WARMED_WORK = "hsr_kernels.aot.workload:styled_layers,hsr.training.kernels:calls"
 
 
 def main(
-    arch: str = "sm_80,sm_90,sm_100,sm_120",
+    arch: str = "",
     kernel: str = "",
     sample: bool = False,
     full: str = "",
     dtype: str = "fp32,fp16,bf16",
     csv: Path | None = None,
     cuda: str = "",
+    warm: bool = False,
+    workload: str = WARMED_WORK,
 ) -> None:
     """Compiles the Triton kernels in every way that the operators launch them, without a GPU, and checks them.
 
@@ -35,20 +47,34 @@ def main(
     Exits with 1 where a kernel doesn't compile, spills registers, needs more shared memory than the chip has, computes
     a tl.dot in tf32, fp16 or bf16 without tensor cores, or is never launched.
 
+    With --warm nothing is checked: what --workload launches is compiled, on all cores, into Triton's cache
+    (TRITON_CACHE_DIR), unless it is there. The first launch on such a GPU then finds it, with the same versions of
+    this package, Python and Triton. Exits with 1 where a kernel doesn't compile or a call fails.
+
     Args:
         arch: Chips to compile for, separated by commas: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120, and AMD's
-            gfx942, gfx950, gfx1100.
+            gfx942, gfx950, gfx1100. The default is sm_80,sm_90,sm_100,sm_120, and with --warm this machine's GPU.
         kernel: Only the kernels whose name contains this.
         sample: Each kernel once per dtype and precision of products, in its largest tile, instead of in full.
         full: Chips of --arch to compile for in full, although there is --sample.
         dtype: Dtypes of the images, separated by commas: fp32, fp16, bf16.
         csv: Also write one line per compiled kernel, with its whole signature, to this file.
         cuda: Chips of --arch that hsr_kernels._cuda must have code for.
+        warm: Fill Triton's cache instead.
+        workload: What --warm compiles the kernels of, separated by commas: MODULE:FUNCTION, whose function yields
+            names and calls of the package's functions, which are made on tensors without data.
     """
     if importlib.util.find_spec("triton") is None:
         _fail("Triton isn't installed")
     if triton_interprets():
         _fail("TRITON_INTERPRET=1 makes Triton interpret its kernels, which then can't be compiled: unset it")
+    if warm:
+        return _warm(arch, workload, kernel)
+    _check(arch or CHECKED_CHIPS, kernel, sample, full, dtype, csv, cuda)
+
+
+def _check(arch: str, kernel: str, sample: bool, full: str, dtype: str, csv: Path | None, cuda: str) -> None:
+    """Compiles and checks kernels; the arguments are those of `main`."""
     # These import Triton, which needn't be installed.
     from . import native, record, report, workload
     from .build import build_all
@@ -91,6 +117,43 @@ def main(
         raise SystemExit(1)
 
 
+def _warm(arch: str, workload: str, kernel: str) -> None:
+    """Fills Triton's cache for chips, or for this machine's GPU if there is none among the arguments."""
+    import torch
+
+    from . import record, warm
+
+    if not arch and not torch.cuda.is_available():
+        _fail("there is no GPU here whose kernels could be compiled: name one by --arch, such as --arch sm_90")
+    chips = [record.CHIPS[name] for name in _parse_names("arch", arch, list(record.CHIPS))] if arch else [
+        record.chip_at_hand()]  # fmt: skip
+    sources = [_function(name.strip()) for name in workload.split(",")]
+    processes, faults = len(os.sched_getaffinity(0)), []
+    for chip in chips:
+        began = time.perf_counter()
+        calls: Iterator[warm.NamedCall] = (call for source in sources for call in source())
+        with console.status(f"Finding the kernels for {chip.name}") as status:
+            outcome = warm.warm(
+                calls, chip, processes, lambda done, total: status.update(f"Compiled {done} of {total} kernels"), kernel
+            )
+        console.print(outcome.described(chip, processes, time.perf_counter() - began), highlight=False)
+        faults += [f"{fault} ({chip.name})" for fault in outcome.faults]
+    for fault in faults:
+        console.print(fault, highlight=False, markup=False, soft_wrap=True)
+    if faults:
+        raise SystemExit(1)
+
+
+def _function(name: str) -> Callable[[], Iterator[tuple[str, Callable[[], None]]]]:
+    """Returns the function MODULE:FUNCTION; exits where there is none."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        _fail(f"--workload must name functions as MODULE:FUNCTION, got {name!r} ({error})")
+    return found
+
+
 def _parse_names(option: str, value: str, choices: list[str]) -> list[str]:
     """Returns the distinct names in a comma-separated list; exits if one is none of the choices."""
     names = list(dict.fromkeys(name.strip() for name in value.split(",")))
@@ -99,7 +162,7 @@ def _parse_names(option: str, value: str, choices: list[str]) -> list[str]:
     return names
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str) -> NoReturn:
     print(sentence, file=sys.stderr)
     raise SystemExit(2)
 

@@ -3,6 +3,7 @@
 
 import contextlib
 import io
+import os
 import re
 import subprocess
 import tempfile
@@ -43,6 +44,7 @@ class Build:
         shared: Bytes of shared memory of a block: on AMD's chips the LDS of a work-group.
         tensor_core: Kinds of tensor-core instructions, or "none".
         problems: What is wrong, in sentences.
+        seconds: Processor time that compiling took, the assembler's included.
     """
 
     launch: Launch
@@ -52,6 +54,7 @@ class Build:
     shared: int = 0
     tensor_core: str = "none"
     problems: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def build_all(
@@ -101,17 +104,30 @@ def build(launch: Launch, chip: Chip) -> Build:
 
 def fill_cache(launch: Launch, chip: Chip) -> Build:
     """Compiles `launch` into Triton's cache if it isn't there yet; the only problem reported is a failure."""
+    began = _processor_seconds()
     _, failure = _compile(launch, chip)
-    return Build(launch, chip, problems=(failure,) if failure else ())
+    return Build(launch, chip, problems=(failure,) if failure else (), seconds=_processor_seconds() - began)
+
+
+def _processor_seconds() -> float:
+    """Returns the processor time of this process, and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
+def compile_source(kind: type[ASTSource], launch: Launch, chip: Chip) -> Any:
+    """Returns Triton's compiled kernel as a real launch would have it, but not loaded; `kind` is its form in Triton."""
+    source = kind(launch.function, launch.signature, launch.constants, launch.attributes)
+    with warnings.catch_warnings():
+        # A real launch warns once of Triton's default for fused multiply-adds; here the warning is noise.
+        warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
+        return triton.compile(source, target=chip.target, options=launch.options)
 
 
 def _compile(launch: Launch, chip: Chip) -> tuple[Any, str]:
-    """Returns (Triton's compiled kernel, "") as a real launch would have it, but not loaded, or (None, failure)."""
-    source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
+    """Returns (Triton's compiled kernel, "") or (None, failure)."""
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
-            return triton.compile(source, target=chip.target, options=launch.options), ""
+        with contextlib.redirect_stdout(io.StringIO()):
+            return compile_source(ASTSource, launch, chip), ""
     except Exception as error:
         text = " ".join(f"{error}".split())
         return None, f"{type(error).__name__}: {text[:400]}"

@@ -94,6 +94,24 @@ def calls(dtypes: Iterable[torch.dtype] = tuple(DTYPES.values())) -> Iterator[Ca
                         yield partial(_with_tf32, allow_tf32, fused)
 
 
+def styled_layers() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yields styled layers of StyleGAN2, and those to RGB, with first derivatives, each with a name."""
+    lrelu: dict[str, Any] = {"act": "lrelu", "clamp": 256}
+    up: dict[str, Any] = {"up": 2, "resample_filter": _FIR4, "flip_weight": False}
+    n, c, side = 8, 256, 64
+    tensors = ((n, c, side, side), (c, c, 3, 3), (n, c), (c,))
+    layers: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...], ...]]] = {
+        "a layer": (partial(_styled_layer, **lrelu), (*tensors, (side, side))),
+        "a layer going up": (partial(_styled_layer, **lrelu, **up), (*tensors, (2 * side, 2 * side))),
+        "a layer to RGB": (_to_rgb, ((n, c, side, side), (3, c, 1, 1), (n, c), (3,))),
+    }
+    for name, (function, shapes) in layers.items():
+        for dtype in (torch.float32, torch.float16):
+            for layout in _LAYOUTS:
+                layer = Call("modulated_conv2d", function, shapes, layout, orders=1, first_alone=False)
+                yield f"{name} in {dtype}, {layout}", partial(layer.run, dtype)
+
+
 def _with_tf32(allow: bool, function: Callable[[], None]) -> None:
     with _tf32(allow):
         function()

@@ -17,9 +17,9 @@ import torch
 pytest.importorskip("triton")
 
 import hsr_kernels as hk
-from benchmarks.gpu import cache, kernels, recording, report
+from benchmarks.gpu import cache, recording, report
 from benchmarks.setting import ROOT
-from hsr_kernels.aot import record
+from hsr_kernels.aot import record, warm
 from tests.selection import FULL
 
 SM90 = record.CHIPS["sm_90"]
@@ -48,7 +48,7 @@ def written(folder: Path) -> dict[Path, int]:
 def test_kernels_are_found_again_in_another_folder(tmp_path):
     x, b = torch.empty(2, 16, 8, 8), torch.empty(16)
     calls = [(act, partial(hk.bias_act, x, b, act=act)) for act in ("lrelu", "relu")]
-    launches, _ = kernels.recorded(calls, SM90)
+    launches, _ = warm.recorded(calls, SM90)
     (tmp_path / "launches").write_bytes(pickle.dumps(launches))
     made, carried = tmp_path / "made", tmp_path / "elsewhere" / "carried"
     keys = compile_into(made, tmp_path / "launches").keys()

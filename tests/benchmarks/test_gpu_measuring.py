@@ -13,7 +13,7 @@ from benchmarks.gpu.results import collect
 from benchmarks.variants import COPY
 from benchmarks.workloads import BOTH, FORWARD, SCHEDULE
 from hsr_kernels._dispatch import measured, native, request
-from hsr_kernels.aot import record
+from hsr_kernels.aot import record, warm
 
 NAMES = ("feature_loss_bf16", "bias_act_fp32_last", "upsample2d_bf16", "styled_256_bf16", "styled_up_256_fp16")
 
@@ -128,7 +128,7 @@ def test_kernels_of_training_and_of_its_features_are_compiled_beforehand():
     calls = dict(kernels.calls())
     assert {case.name for case in GPU_CASES if BOTH in case.targets} <= calls.keys()
     chosen = ["feature_loss_bf16", "feature_loss_bf16 in channels_last", "training, G path length", "training, D R1"]
-    found = {name: kernels.recorded([(name, calls[name])], record.CHIPS["sm_90"]) for name in chosen}
+    found = {name: warm.recorded([(name, calls[name])], record.CHIPS["sm_90"]) for name in chosen}
     assert all(faults == [] for _, faults in found.values()), found
     keys = {name: {launch.key for launch in launches} for name, (launches, _) in found.items()}
     assert keys[chosen[1]] - keys[chosen[0]], "channels_last features have kernels of their own"
@@ -140,5 +140,5 @@ def test_kernels_of_training_and_of_its_features_are_compiled_beforehand():
     def broken() -> None:
         raise RuntimeError("no such layer\nand more")
 
-    launches, faults = kernels.recorded([("a", broken), (chosen[3], calls[chosen[3]])], record.CHIPS["sm_90"])
+    launches, faults = warm.recorded([("a", broken), (chosen[3], calls[chosen[3]])], record.CHIPS["sm_90"])
     assert faults == ["a: RuntimeError: no such layer"] and launches

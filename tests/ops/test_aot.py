@@ -314,10 +314,35 @@ def test_command_line(recorded, monkeypatch, capsys, tmp_path):
     assert all(line.split(",")[4] == "0" and int(line.split(",")[3]) > 16 for line in lines)
 
 
+def some_work():
+    """Names and calls, as --workload takes them."""
+    yield "two kernels", lambda: copy_kernel[1,](torch.empty(64), torch.empty(64), 64, 64)
+    yield "a fault", lambda: 1 / 0
+
+
+def test_the_cache_is_filled_from_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(build, "build_all", lambda jobs, processes, work: [work(*job) for job in jobs])
+    for kernel, sentence in (("copy", "1 kernels for sm_90: 1 compiled into "), ("copy", "all were in"), ("no", "0 ")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(warm=True, arch="sm_90", kernel=kernel, workload=f"{__name__}:some_work")
+        assert stop.value.code == 1
+        out = " ".join(capsys.readouterr().out.split())
+        assert sentence in out and out.endswith("a fault: ZeroDivisionError: division by zero (sm_90)")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(warm=True)
+    assert stop.value.code == 2 and "there is no GPU here" in capsys.readouterr().err
+
+
 def test_bad_arguments_give_one_sentence(capsys, monkeypatch):
     for options, sentence in (
         ({"arch": "sm_90,sm_1"}, "--arch must be a comma-separated list out of sm_80, sm_86,"),
-        ({"arch": ""}, "got ''"),
+        ({"arch": ","}, "got ','"),
+        ({"warm": True, "arch": "sm_1"}, "--arch must be a comma-separated list out of sm_80, sm_86,"),
+        (
+            {"warm": True, "arch": "sm_90", "workload": "json:nothing"},
+            "must name functions as MODULE:FUNCTION, got 'json",
+        ),
         ({"arch": "sm_90", "full": "sm_80"}, "--full must be a comma-separated list out of sm_90, got 'sm_80'"),
         ({"dtype": "fp64"}, "--dtype must be a comma-separated list out of fp32, fp16, bf16, got 'fp64'"),
         ({"kernel": "nonsense"}, "no kernel is called 'nonsense'; there are "),
