@@ -82,33 +82,40 @@ def fir_taps(
 @triton.jit
 def _split_vectors(tile, A: tl.constexpr, B: tl.constexpr, VECTOR: tl.constexpr):
     """Returns the columns of a tile [A, B, VECTOR], each [A, B], which stay in their thread."""
-    parts = (tile,)
-    for i in tl.static_range(4):
-        if (2 << i) <= VECTOR:
-            evens, odds = (), ()
-            for j in tl.static_range(1 << i):
-                even, odd = tl.split(tl.reshape(parts[j], [A, B, VECTOR >> (i + 1), 2]))
-                evens += (even,)
-                odds += (odd,)
-            parts = evens + odds
-    columns = ()
-    for j in tl.static_range(VECTOR):
-        columns += (tl.reshape(parts[j], [A, B]),)
+    if VECTOR == 1:
+        columns = (tl.reshape(tile, [A, B]),)
+    else:
+        columns = (tile,)
+        # No operation that isn't needed: Triton looks, from each access to memory, at what is before and after each
+        # operation, so the time to compile grows with the square of their number.
+        for i in tl.static_range(4):
+            if (2 << i) <= VECTOR:
+                evens, odds = (), ()
+                for j in tl.static_range(1 << i):
+                    pairs = columns[j]
+                    if (2 << i) < VECTOR:
+                        pairs = tl.reshape(pairs, [A, B, VECTOR >> (i + 1), 2])
+                    even, odd = tl.split(pairs)
+                    evens += (even,)
+                    odds += (odd,)
+                columns = evens + odds
     return columns
 
 
 @triton.jit
 def _join_vectors(columns, START: tl.constexpr, A: tl.constexpr, B: tl.constexpr, VECTOR: tl.constexpr):
     """Returns VECTOR of `columns` from START on as one tile [A, B, VECTOR]: the inverse of `_split_vectors`."""
-    parts = ()
-    for j in tl.static_range(VECTOR):
-        parts += (tl.reshape(columns[START + j], [A, B, 1]),)
+    parts = _slice(columns, START, VECTOR)
+    if VECTOR == 1:
+        parts = (tl.reshape(parts[0], [A, B, 1]),)
     for i in tl.static_range(4):
         if (2 << i) <= VECTOR:
             pairs = ()
             for j in tl.static_range(VECTOR >> (i + 1)):
                 pair = tl.join(parts[j], parts[j + (VECTOR >> (i + 1))])
-                pairs += (tl.reshape(pair, [A, B, 2 << i]),)
+                if i > 0:
+                    pair = tl.reshape(pair, [A, B, 2 << i])
+                pairs += (pair,)
             parts = pairs
     return parts[0]
 
