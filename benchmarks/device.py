@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import hsr_kernels
+from hsr_kernels import _gpu
 
 from .setting import commit
 from .timing import Time, percentiles, seconds_per_call
@@ -71,10 +72,11 @@ def machine() -> dict[str, str]:
 
 
 def architecture() -> str | None:
-    """The GPU's, such as "sm_90"; None where there is none."""
+    """The GPU's, such as "sm_90" or, of AMD's, "gfx942"; None where there is none."""
     if rehearsing() or not torch.cuda.is_available():
         return None
-    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+    chip = _gpu.chip(None)
+    return chip if _gpu.is_amd() else f"sm_{chip.replace('.', '')}"
 
 
 def rehearse(item: str) -> None:

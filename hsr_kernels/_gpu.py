@@ -43,6 +43,11 @@ class Gpu:
         return 4 if self.family == NVIDIA else 2
 
     @property
+    def needs_small_product_tiles(self) -> bool:
+        """Whether products take more registers than NVIDIA's: RDNA's keep each operand in both halves of a wave."""
+        return self.family == RDNA
+
+    @property
     def has_asynchronous_products(self) -> bool:
         """Whether tensor cores read their operands from shared memory, which leaves registers to everything else."""
         return self.generation in (9, 10)

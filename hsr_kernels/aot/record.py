@@ -258,6 +258,10 @@ def record(calls: Iterable[Callable[[], None]], chips: Sequence[Chip]) -> dict[C
     return totals
 
 
+# What a GPU has in common with all of its family.
+_OF_A_FAMILY = ("family", "lanes", "max_stages", "needs_small_product_tiles")
+
+
 class _WatchedGpu:
     """A GPU that notes whether more of it was asked for than its family."""
 
@@ -265,7 +269,7 @@ class _WatchedGpu:
         self.gpu, self.result = gpu, result
 
     def __getattr__(self, name: str) -> Any:
-        self.result.depends_on_chip |= name not in ("family", "lanes", "max_stages")
+        self.result.depends_on_chip |= name not in _OF_A_FAMILY
         return getattr(self.gpu, name)
 
 

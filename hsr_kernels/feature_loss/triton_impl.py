@@ -244,6 +244,7 @@ def feature_loss(x, target, w1, b1, w2, b2, gain):
 def _product(s: _Scales) -> tuple[tuple[int, int, int], dict[str, Any]]:
     """The tiling of the second layer's products, and the options of their launches."""
     bm, bn, bc = _PRODUCT_TILINGS[s.kind]
+    bc = min(bc, 32) if s.gpu.needs_small_product_tiles else bc
     stages = 2 if s.kind == "ieee" else 3
     # Scalar loads have an address for every element, which occupies registers.
     if s.product_alignment < 8:
@@ -353,6 +354,8 @@ def _bwd_data(s: _Scales, dpooled, relu_mask, loss, dloss, mean_factors, x) -> l
     layout = _memory_format(s.channels_last)
     outputs = [g if g.is_contiguous(memory_format=layout) else torch.empty_like(g, memory_format=layout) for g in dx]
     bk, bc, bp = _BWD_DATA_TILINGS[s.kind]
+    if s.kind == "half" and s.gpu.needs_small_product_tiles:
+        bc, bp = 128, 32
     bc = power_of_2(max(s.c), 16, bc)
     starts = _starts([cdiv(c, bc) * cdiv(h * w, bp) * s.n for c, (h, w) in zip(s.c, s.hw, strict=True)])
     feature_hidden_bwd_data_kernel[(starts[-1],)](
@@ -372,9 +375,11 @@ def _bwd_weight(s: _Scales, dpooled, relu_mask, loss, dw1, db1) -> tuple[list[to
     Where there is one part, it lies in dw1 or db1 itself.
     """
     bk, bc, bp = _BWD_WEIGHT_TILINGS[s.kind]
-    # Twice as many channels would spill registers there.
+    # Larger tiles would spill registers there.
     if s.kind == "tf32" and s.gpu.generation == 10:
         bc = 64
+    elif s.kind == "half" and s.gpu.needs_small_product_tiles:
+        bk, bc = 32, 64
     bc = power_of_2(max(s.c), 16, bc)
     blocks = [cdiv(k, bk) * cdiv(c, bc) for k, c in zip(s.k, s.c, strict=True)]
     tiles = [cdiv(h * w, bp) * s.n for h, w in s.hw]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import _checks
+from .. import _checks, _gpu
 from .._tensors import image_format
 from .._triton import cdiv, launch_options, on_device_of, power_of_2
 from ..upfirdn2d.geometry import filter_taps
@@ -21,8 +21,8 @@ from .triton_fused import filtered_lrelu_kernel
 _THREADS = 128
 # By the factor down. Left to itself, ptxas spills registers, so that more programs fit.
 _MAX_REGISTERS = {2: 168, 4: 224}
-# Upsampled pixels of a step.
-_UP_ROWS, _UP_COLUMNS = 32, 64
+# Upsampled pixels of a step. Chips that need small tiles have fewer columns, and load no step ahead.
+_UP_ROWS, _UP_COLUMNS, _UP_COLUMNS_SMALL = 32, 64, 32
 # A byte of the mask has the codes of so many columns. Tiles don't share bytes.
 _COLUMNS_PER_BYTE = 4
 # A program takes at least so many steps, where enough programs are left, as it has to make its matrices first.
@@ -56,8 +56,8 @@ def _axis(resamplings: Resamplings, axis: int, up: int, outputs: int, size: int,
     return _Axis(cdiv(up - pad_up, factor), up, pad_up, pad_down, outputs, (size + taps - 2) // factor + 1)
 
 
-def _axes(resamplings: Resamplings, up_taps: int, down_taps: int) -> tuple[_Axis, _Axis]:
-    """Returns the tilings (of rows in steps, of columns in tiles).
+def _axes(resamplings: Resamplings, up_taps: int, down_taps: int, up_columns: int) -> tuple[_Axis, _Axis]:
+    """Returns the tilings (of rows in steps, of columns in tiles of `up_columns` upsampled ones).
 
     A step's upsampled rows end with the last tap of its last output; the step before has the taps that lie above them.
     A tile has all taps of its outputs, and their number is such that the next tile begins with a byte of the mask.
@@ -67,9 +67,9 @@ def _axes(resamplings: Resamplings, up_taps: int, down_taps: int) -> tuple[_Axis
     rows = _axis(resamplings, 1, up_row, _UP_ROWS // down_y, _UP_ROWS, up_taps)
     pad = resamplings.down.padding[0]
     up_column = -cdiv(pad, _COLUMNS_PER_BYTE) * _COLUMNS_PER_BYTE
-    outputs = (_UP_COLUMNS - down_taps + pad + up_column) // down_x + 1
+    outputs = (up_columns - down_taps + pad + up_column) // down_x + 1
     multiple = _COLUMNS_PER_BYTE // math.gcd(_COLUMNS_PER_BYTE, down_x)
-    columns = _axis(resamplings, 0, up_column, outputs // multiple * multiple, _UP_COLUMNS, up_taps)
+    columns = _axis(resamplings, 0, up_column, outputs // multiple * multiple, up_columns, up_taps)
     return rows, columns
 
 
@@ -79,7 +79,9 @@ def _launch(x, fu, fd, b, y, mask, needs_sums, resamplings, alpha, gain, clamp, 
     (up_height, up_width), (out_height, out_width) = resamplings.sizes(height, width, fu, fd)
     fu, up_offset, up_stride, _ = FirPass(resamplings.up, fu, filter_taps(fu)).filter_args
     fd, down_offset, down_stride, _ = FirPass(resamplings.down, fd, filter_taps(fd)).filter_args
-    rows, columns = _axes(resamplings, fu.shape[0], fd.shape[0])
+    is_small = _gpu.of(x).needs_small_product_tiles
+    up_columns, stages = (_UP_COLUMNS_SMALL, 1) if is_small else (_UP_COLUMNS, None)
+    rows, columns = _axes(resamplings, fu.shape[0], fd.shape[0], up_columns)
     tiles, end_step = cdiv(out_width, columns.outputs), cdiv(out_height, rows.outputs)
     sums = x.new_zeros((n, c, tiles), dtype=torch.float32) if needs_sums else None
     if not y.numel():
@@ -96,8 +98,8 @@ def _launch(x, fu, fd, b, y, mask, needs_sums, resamplings, alpha, gain, clamp, 
             resamplings.up.gain, fd.shape[0], down_offset, down_stride, resamplings.down.gain, gain,
             alpha * gain, math.inf if clamp < 0 else clamp, planes_per_program, first_step, end_step, columns.outputs,
             up, down, reads_mask, max_number, power_of_2(rows.pixels, 16, 64), power_of_2(columns.pixels, 16, 64),
-            _UP_ROWS, _UP_COLUMNS, power_of_2(rows.outputs, 16, 32), power_of_2(columns.outputs, 16, 32),
-            **launch_options(x, _THREADS, max_registers=_MAX_REGISTERS[down]),
+            _UP_ROWS, up_columns, power_of_2(rows.outputs, 16, 32), power_of_2(columns.outputs, 16, 32),
+            **launch_options(x, _THREADS, stages, _MAX_REGISTERS[down]),
         )  # fmt: skip
     return sums
 

@@ -49,8 +49,8 @@ _TILE_CHANNELS_SMALL = 8
 _PROGRAMS = 4096
 # Left to itself, ptxas would spill registers of kernels that keep sums, so that more programs fit.
 _MAX_REGISTERS = 128
-# A weight gradient adds up this many pixels at a time.
-_WEIGHT_TILE_PIXELS = 32
+# A weight gradient adds up this many pixels at a time; in full float32 fewer on chips that need small tiles.
+_WEIGHT_TILE_PIXELS, _WEIGHT_TILE_PIXELS_SMALL = 32, 16
 # The partial sums of a weight gradient move no more than this share of the images' bytes.
 _MAX_PARTIAL_BYTES_SHARE = 0.11
 # A weight gradient has no more partial sums than this.
@@ -356,12 +356,13 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
     if not (x.numel() and dz.numel()):
         return x.new_zeros((o, kh, kw, c)).permute(0, 3, 1, 2)
     tiling = _PRODUCT_TILINGS[product_kind]
-    columns = tiling.columns_for(o, kh)
-    tiles, out_blocks, in_blocks = cdiv(out_pixels, _WEIGHT_TILE_PIXELS), cdiv(o, columns), cdiv(c, tiling.rows)
-    processors = _gpu.of(x).processors
+    columns, gpu = tiling.columns_for(o, kh), _gpu.of(x)
+    is_small = product_kind == "ieee" and gpu.needs_small_product_tiles
+    tile_pixels = _WEIGHT_TILE_PIXELS_SMALL if is_small else _WEIGHT_TILE_PIXELS
+    tiles, out_blocks, in_blocks = cdiv(out_pixels, tile_pixels), cdiv(o, columns), cdiv(c, tiling.rows)
     max_parts = int(_MAX_PARTIAL_BYTES_SHARE * (x.nbytes + dz.nbytes) / (2 * 4 * kh * kw * o * c))
     programs = kh * kw * out_blocks * in_blocks
-    parts_per_sample, samples_per_part = _split(n, tiles, programs, processors, min(max_parts, _MAX_PARTS))
+    parts_per_sample, samples_per_part = _split(n, tiles, programs, gpu.processors, min(max_parts, _MAX_PARTS))
     tiles_per_part = cdiv(tiles, parts_per_sample)
     parts_per_sample = cdiv(tiles, tiles_per_part)
     parts = cdiv(n, samples_per_part) * parts_per_sample
@@ -370,7 +371,7 @@ def modulated_conv2d_layer_weight(x, s, dz, kernel, padding):
         modulated_conv2d_layer_weight_kernel[(programs * parts,)](
             x, as_float32(s), dz, dw, n, c, o, height * width, height, width, out_pixels, dz.shape[3], *padding,
             out_blocks, tiles, samples_per_part, parts_per_sample, tiles_per_part, kh, kw, _needs_int64_offsets(x, dz),
-            input_precision(product_kind), _WEIGHT_TILE_PIXELS, tiling.rows, columns, **tiling.options(x),
+            input_precision(product_kind), tile_pixels, tiling.rows, columns, **tiling.options(x),
         )  # fmt: skip
     dw = dw[0] if parts == 1 else dw.sum(0)
     return dw.to(x.dtype).permute(0, 3, 1, 2)

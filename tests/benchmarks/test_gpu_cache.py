@@ -17,8 +17,10 @@ import torch
 pytest.importorskip("triton")
 
 import hsr_kernels as hk
+from benchmarks import device
 from benchmarks.gpu import cache, recording, report
 from benchmarks.setting import ROOT
+from hsr_kernels import _gpu
 from hsr_kernels.aot import record, warm
 from tests.selection import FULL
 
@@ -113,3 +115,13 @@ def test_what_gpu_tests_launch_is_recorded():
     """Without a GPU, past the place where a test first looks at values."""
     found = recording.launches("sm_90", ("tests/ops/test_gpu.py", "-k", "repeated and styled-triton"))
     assert {"modulated_conv2d_epilogue_kernel", "modulated_conv2d_epilogue_bwd_kernel"} <= {x.kernel for x in found}
+
+
+@pytest.mark.parametrize("is_amd, chip, name", (
+    (False, "9.0", "sm_90"), (False, "12.0", "sm_120"), (True, "gfx942", "gfx942"),
+))  # fmt: skip
+def test_an_architecture_has_its_makers_name(monkeypatch, is_amd, chip, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_gpu, "is_amd", lambda: is_amd)
+    monkeypatch.setattr(_gpu, "chip", lambda index: chip)
+    assert device.architecture() == name and name in record.CHIPS

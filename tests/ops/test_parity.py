@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.parity import tolerances
 from benchmarks.parity.inputs import LAYOUTS, Inputs, draw, evaluate
-from hsr_kernels import use_backend, use_route
+from hsr_kernels import _gpu, use_backend, use_route
 from hsr_kernels.modulated_conv2d import autograd as modulated
 from tests.cases import BY_NAME, CASES, FIR12, LARGE_CASES, Case
 from tests.native import CUDA_DEVICES, TRITON_DEVICES, requires_native
@@ -185,6 +185,27 @@ def test_fused_route_matches_float64_reference(case, backend, device, layout, dt
         monkeypatch.delattr(modulated, name)
     with use_route("fused"):
         check(case, backend, device, layout, dtype, order)
+
+
+# Kernels of products, in the tiles of chips that need small ones; the rest of this file has the others.
+_SMALL_TILES = (
+    ("filtered_lrelu-stylegan3", torch.float16, None),
+    ("filtered_lrelu-wide", torch.bfloat16, None),
+    ("filtered_lrelu-up-2-down-4", torch.float16, None),
+    ("feature_projection_loss-grow-equal-shrink", torch.float16, None),
+    ("modulated_conv2d-styled", torch.float32, "fused"),
+)
+
+
+@pytest.mark.interpret
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("name, dtype, route", _SMALL_TILES)
+def test_small_tiles_match_float64_reference(name, dtype, route, monkeypatch):
+    rdna = _gpu.amd("gfx1100", 2)
+    assert rdna.needs_small_product_tiles and not _gpu.NO_GPU.needs_small_product_tiles
+    monkeypatch.setattr(_gpu, "of", lambda tensor: rdna)
+    with use_route(route):
+        check(BY_NAME[name], "triton", "cpu", "channels_last", dtype, 1)
 
 
 _TRITON = [pytest.param("triton", device, marks=mark) for device, mark in TRITON_DEVICES.items()]
