@@ -15,6 +15,7 @@ FIR4_SEPARABLE = setup_filter([1, 3, 3, 1], separable=True)
 FIR12 = setup_filter([0.015, 0.044, -0.068, -0.118, 0.491, 1.138, 1.138, 0.491, -0.118, -0.068, 0.044, 0.015])
 FIR3X5 = setup_filter([[1.0, 2.0, 3.0, -1.0, 0.5], [4.0, -2.0, 6.0, 1.0, 1.0], [0.3, 2.0, 1.0, -1.0, 2.0]])
 ROW6 = setup_filter([[1.0, 2, -1, 3, 2, 1]])
+ODD5_SEPARABLE = setup_filter([1.0, -2, 3, 2, 0.5], separable=True)
 ODD7_SEPARABLE = setup_filter([1.0, -2, 3, 4, 2, -1, 0.5], separable=True)
 # As StyleGAN3-R downsamples: a function of the distance from the centre, which isn't separable.
 _AXIS = torch.arange(12) - 5.5
@@ -118,6 +119,9 @@ def _filtered_lrelu() -> list[Case]:
         case("wide", (1, 2, 5, 75), FIR4_SEPARABLE, FIR4_SEPARABLE, up=2, down=2, padding=(3, 2, 3, 2), clamp=1.2),
         case("many-channels", (2, 35, 5, 4), FIR4, FIR4_SEPARABLE, up=2, down=2, padding=(3, 2, 3, 2), clamp=1.0),
         case("no-bias-up", (2, 3, 5, 6), FIR4, None, bias=False, up=2, padding=(2, 1, 2, 1)),
+        # A discriminator's, with bytes of the mask that end early; and more columns than a tile of channels_last has.
+        case("blur", (2, 6, 7, 9), None, FIR4_SEPARABLE, padding=2, clamp=1.2),
+        case("blur-tiles", (1, 35, 5, 18), None, ODD5_SEPARABLE, padding=(3, 1, -1, 4), flip_filter=True, clamp=1.0),
         case("no-filter-down", (2, 3, 8, 7), None, None, up=1, down=3, padding=(1, 2, -1, 0)),
         case("crop", (1, 2, 12, 11), FIR4, FIR4_SEPARABLE, up=2, down=2, padding=(-3, 5, -6, 2), clamp=1.0),
         case("crop-beyond-image", (1, 2, 3, 2), FIR4, None, up=2, padding=(9, -5, -7, 8), bias=False,

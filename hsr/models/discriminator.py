@@ -21,7 +21,7 @@ from .generator import (
     channels_at,
     low_precision_resolutions,
 )
-from .layers import Conv2dLayer, FullyConnected
+from .layers import Conv2dLayer, FullyConnected, shrinking_pair
 from .mapping import LatentMLP
 
 
@@ -63,7 +63,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor, parameters: Mapping[EqualizedLayer, Prepared]) -> Tensor:
         """Maps x [N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
-        y = self.conv1(self.conv0(x, parameters[self.conv0]), parameters[self.conv1])
+        y = shrinking_pair(self.conv0, self.conv1, x, parameters)
         return y if self.skip is None else self.skip(x, parameters[self.skip]) + y
 
 

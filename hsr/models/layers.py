@@ -7,12 +7,12 @@ Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from hsr_kernels import bias_act, conv2d_resample, modulated_conv2d, setup_filter
+from hsr_kernels import bias_act, conv2d_resample, filtered_lrelu, modulated_conv2d, setup_filter
 from hsr_kernels._dispatch.functions import Function, is_transformed
 
 from .. import parts
@@ -169,9 +169,38 @@ class Conv2dLayer(FilteredModule, EqualizedLayer):
         x = conv2d_resample(
             x, weight, f=self.resample_filter if self.down > 1 else None, down=self.down, padding=self.padding
         )
+        return self._activate(x, bias)
+
+    def _activate(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.is_bare:
             return x
         return bias_act(x, bias, act=self.activation, gain=self.act_gain, clamp=self.clamp)
+
+
+def shrinking_pair(
+    first: Conv2dLayer, second: Conv2dLayer, x: Tensor, parameters: Mapping[EqualizedLayer, Prepared]
+) -> Tensor:
+    """Returns second(first(x)) for layers of which the first has a leaky ReLU and the second shrinks its images.
+
+    The FIR filter of the second one is in one operator with the leaky ReLU before it.
+    """
+    weight, bias = parameters[first]
+    x = conv2d_resample(x, weight, padding=first.padding)
+    before = second.padding + (len(RESAMPLE_TAPS) - second.down + 1) // 2
+    after = second.padding + (len(RESAMPLE_TAPS) - second.down) // 2
+    x = filtered_lrelu(
+        x,
+        fd=second.resample_filter,
+        b=bias,
+        padding=(before, after, before, after),
+        gain=first.act_gain,
+        clamp=first.clamp,
+    )
+    weight, bias = parameters[second]
+    # These pixels are what the operator crops to centre its strided convolution, which the filter has done already.
+    before, after = (second.down - 1) // 2, second.down // 2
+    x = conv2d_resample(x, weight, down=second.down, padding=(before, after, before, after))
+    return second._activate(x, bias)
 
 
 class StyledLayer(FilteredModule):

@@ -200,6 +200,14 @@ def _filtered_lrelu() -> Iterator[Call]:
     call(64, 38, 12, up=4, down=4, clamp=None)
     call(256, 54, 9, fd=_RADIAL12)
     yield from layer_calls
+    # The activations of a discriminator before its strided convolutions.
+    for c, side in ((64, 256), (512, 8)):
+        for orders in (0, 2):
+            yield Call("filtered_lrelu", _blurred_activation, ((4, c, side, side), (c,)), torch.channels_last, orders)
+
+
+def _blurred_activation(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return hk.filtered_lrelu(x, fd=_FIR4_SEPARABLE, b=b, padding=2, clamp=256)
 
 
 def _activation(x: torch.Tensor, b: torch.Tensor, **options: Any) -> torch.Tensor:

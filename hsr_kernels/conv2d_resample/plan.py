@@ -108,6 +108,8 @@ def plan(
             return Plan(Geometry(down=(down, down), padding=padding, flip_filter=flip_filter), Convolution(), None)
         return Plan(None, Convolution(), Geometry(up=(up, up), padding=padding, flip_filter=flip_filter, gain=gain))
     if down > 1:
+        if (fh, fw) == (1, 1) and x0 == x1 >= 0 and y0 == y1 >= 0:
+            return Plan(None, Convolution(stride=down, padding=(y0, x0)), None)
         return Plan(Geometry(padding=padding, flip_filter=flip_filter), Convolution(stride=down), None)
 
     # A transposed convolution gives the full correlation of the zero-inserted image less its last up - 1 zeros.

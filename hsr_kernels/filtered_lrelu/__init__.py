@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The activation of StyleGAN3: upsample, leaky ReLU, downsample, so that what the kink adds doesn't alias.
 
-reference     the specification, in plain PyTorch
-geometry      sizes and padding of the two resamplings
-ops           the native operators
-autograd      derivatives over the native operators, and the composition of other operators
-routes        which of the two runs on the triton backend; the cuda backend has the composition alone
-cpu_impl      the operators on the CPU
-triton_impl   the operators by the fused Triton kernel
-triton_fused  the kernel
+reference          the specification, in plain PyTorch
+geometry           sizes and padding of the two resamplings
+ops                the native operators
+autograd           derivatives over the native operators, and the composition of other operators
+routes             which of the two runs on the triton backend; the cuda backend has the composition alone
+cpu_impl           the operators on the CPU
+triton_impl        the operators in Triton: launches of the fused kernel, or of those with one filter
+triton_fused       the kernel
+triton_one_filter  kernels and launches of channels_last images without a filter for upsampling
+triton_common      what these kernels share
 """
 
 import math

@@ -43,6 +43,10 @@ def composition(
     epilogue: Epilogue,
 ) -> torch.Tensor:
     """The same from the kernels of bias_act and upfirdn2d, with upsampled images in memory."""
+    if fu is None and resamplings.keeps_resolution:
+        # The leaky ReLU leaves the zeros of padding as they are.
+        x = _bias_act.bias_act(backend, x, b, 1, epilogue)
+        return _upfirdn2d.upfirdn2d(backend, x, fd, resamplings.merged)
     if b is not None:
         x = _bias_act.bias_act(backend, x, b, 1, epilogue_of("linear", None, None, None, x.dtype))
     x = _upfirdn2d.upfirdn2d(backend, x, fu, resamplings.up)
@@ -98,7 +102,7 @@ class FilteredLrelu(torch.autograd.Function):
 
 @Function
 class MaskedResamplings(torch.autograd.Function):
-    """(dx, db) from dy: linear, by the slopes that the mask holds; db is float64 and empty unless needed.
+    """(dx, db) from dy: linear, by the slopes that the mask holds; db has the dtype of sums and is empty unless needed.
 
     The filters come in the order in which they apply.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arithmetic of sizes: two resamplings, one up and one down, with upsampled images in between."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,19 @@ class Resamplings:
         """What `resamplings_of` takes, as the native operators have it in their schemas."""
         up, down = self.up, self.down
         return up.up, up.padding, up.gain, down.down, down.padding, down.gain, up.flip_filter
+
+    @property
+    def merged(self) -> Geometry:
+        """The one resampling that both are, where neither has a factor and only one of them has a filter."""
+        padding = [before + after for before, after in zip(self.up.padding, self.down.padding, strict=True)]
+        return replace(
+            self.up, padding=(padding[0], padding[1], padding[2], padding[3]), gain=self.up.gain * self.down.gain
+        )
+
+    @property
+    def keeps_resolution(self) -> bool:
+        """Whether neither has a factor."""
+        return self.up.up == self.down.down == (1, 1)
 
     def sizes(
         self, height: int, width: int, fu: torch.Tensor | None, fd: torch.Tensor | None

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+from .._tensors import is_channels_last
 from .geometry import Resamplings
 
 COMPOSITION = "bias_act and upfirdn2d one after the other, with upsampled images in memory"
@@ -13,6 +14,8 @@ FUSED_FACTORS = ((2, 2), (4, 4))
 # With more taps its tiles overlap too much.
 MAX_FUSED_TAPS = 24
 FUSED_DTYPES = (torch.float16, torch.bfloat16)
+# With more taps the kernel without upsampling computes leaky ReLUs more often than it is worth.
+MAX_TAPS_AFTER_ACTIVATION = 6
 
 
 def why_not_fused(
@@ -24,12 +27,27 @@ def why_not_fused(
         x, fu, fd: The call's.
         resamplings: The call's; None doesn't ask about them.
     """
+    if fu is None and fd is not None:
+        return _why_not_one_filter(x, fd, resamplings)
     if x.dtype not in FUSED_DTYPES:
         return "the fused kernel takes float16 and bfloat16 only"
     if any(f is None or f.ndim != 1 or f.shape[0] > MAX_FUSED_TAPS for f in (fu, fd)):
         return f"the fused kernel takes separable filters of at most {MAX_FUSED_TAPS} taps only"
     if resamplings and not {resamplings.up.up, resamplings.down.down} <= set(FUSED_FACTORS):
         return "the fused kernel takes the factors 2 and 4 only"
+    return ""
+
+
+def _why_not_one_filter(x: torch.Tensor, fd: torch.Tensor, resamplings: Resamplings | None) -> str:
+    if not is_channels_last(x):
+        return "without a filter for upsampling the fused kernel takes channels_last images only"
+    if fd.ndim != 1 or fd.shape[0] > MAX_TAPS_AFTER_ACTIVATION:
+        return (
+            "without a filter for upsampling the fused kernel takes separable filters of at most "
+            f"{MAX_TAPS_AFTER_ACTIVATION} taps only"
+        )
+    if resamplings and not resamplings.keeps_resolution:
+        return "without a filter for upsampling the fused kernel takes the factor 1 only"
     return ""
 
 
@@ -52,4 +70,5 @@ def describe(
     elif reason := why_not_fused(x, fu, fd):
         yield f"{COMPOSITION}: {reason}"
     else:
-        yield f"one fused kernel where up and down are 2 or 4, otherwise {COMPOSITION}"
+        factors = "1" if fu is None else "2 or 4"
+        yield f"one fused kernel where up and down are {factors}, otherwise {COMPOSITION}"

@@ -22,6 +22,8 @@ units, which do them in more time than all of this.
 import triton
 import triton.language as tl
 
+from .triton_common import activate, limited, packed, slopes, unpacked
+
 # Their values aren't worth a compilation.
 DO_NOT_SPECIALIZE = [
     "planes", "channels", "height", "width", "up_height", "up_width", "mask_pitch", "out_height", "out_width",
@@ -44,19 +46,13 @@ def _band(f, offset, tap, stride, taps, gain, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _limited(value, limit):
-    """Returns value limited to [-limit, limit]; NaN stays NaN."""
-    return tl.clamp(value, -limit, limit, tl.PropagateNan.ALL)
-
-
-@triton.jit
 def _operand(value, DTYPE: tl.constexpr, MAX: tl.constexpr):
     """Returns float32 values as operands of a product; with a MAX none is infinite.
 
     Infinity times the zeros of a band is NaN, which would spread over the tile.
     """
     if MAX is not None:
-        value = _limited(value, MAX)
+        value = limited(value, MAX)
     return value.to(DTYPE)
 
 
@@ -70,34 +66,6 @@ def _image_tile(x, offsets, mask, bias, MAX: tl.constexpr):
             value = tl.where(mask, value + bias, 0.0)
         tile = _operand(value, tile.dtype, MAX)
     return tile
-
-
-@triton.jit
-def _activate(u, gain, gain_below_zero, clamp):
-    """Returns (y, codes) of the leaky ReLU: bit 0 of a code says that u isn't above 0, bit 1 that y is clamped."""
-    y = u * tl.where(u > 0, gain, gain_below_zero)
-    code = tl.where(u > 0, 0, 1) + tl.where(tl.abs(y) >= clamp, 2, 0)
-    return _limited(y, clamp), code
-
-
-@triton.jit
-def _slopes(code, gain, gain_below_zero):
-    """Returns the derivative of the leaky ReLU where it noted these codes."""
-    return tl.where((code & 2) != 0, 0.0, tl.where((code & 1) != 0, gain_below_zero, gain))
-
-
-@triton.jit
-def _packed(code, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Returns bytes [ROWS, COLUMNS / 4] of codes [ROWS, COLUMNS]: the first of four stands in the lowest bits."""
-    shift = tl.arange(0, 4)[None, None, :] * 2
-    return tl.sum(tl.reshape(code, [ROWS, COLUMNS // 4, 4]) << shift, 2).to(tl.uint8)
-
-
-@triton.jit
-def _unpacked(codes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Returns the inverse of `_packed`; further bits are set too."""
-    shift = tl.arange(0, 4)[None, None, :] * 2
-    return tl.reshape(codes.to(tl.int32)[:, :, None] >> shift, [ROWS, COLUMNS])
 
 
 @triton.jit
@@ -143,12 +111,12 @@ def _activate_tile(
 ):  # fmt: skip
     """Returns the leaky ReLU of u, whose codes it stores, or with READS_MASK u times the slopes of stored codes."""
     if READS_MASK:
-        code = _unpacked(tl.load(codes, mask=codes_mask, other=0), ROWS, COLUMNS)
-        return u * _slopes(code, gain, gain_below_zero)
+        code = unpacked(tl.load(codes, mask=codes_mask, other=0), ROWS, COLUMNS)
+        return u * slopes(code, gain, gain_below_zero)
     else:
-        y, code = _activate(u, gain, gain_below_zero, clamp)
+        y, code = activate(u, gain, gain_below_zero, clamp)
         if codes is not None:
-            tl.store(codes, _packed(code, ROWS, COLUMNS), mask=codes_mask)
+            tl.store(codes, packed(code, ROWS, COLUMNS), mask=codes_mask)
         return y
 
 

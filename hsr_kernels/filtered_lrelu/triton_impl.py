@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launches of the fused Triton kernel of filtered_lrelu, which stands in triton_fused.py.
 
-The kernel takes contiguous images: others are copied, and so is the output of channels_last images.
+The kernel takes contiguous images: others are copied, and so is the output of channels_last images. What has no filter
+for upsampling goes to triton_one_filter.py.
 """
 
 import math
@@ -17,6 +18,7 @@ from ..upfirdn2d.passes import FirPass
 from .geometry import Resamplings, resamplings_of
 from .ops import empty_output, mask_shape
 from .triton_fused import filtered_lrelu_kernel
+from .triton_one_filter import activate_and_filter, filter_and_slope
 
 _THREADS = 128
 # By the factor down. Left to itself, ptxas spills registers, so that more programs fit.
@@ -107,6 +109,8 @@ def _launch(x, fu, fd, b, y, mask, needs_sums, resamplings, alpha, gain, clamp, 
 def filtered_lrelu(x, fu, fd, b, *args):
     *resampling_args, _, alpha, gain, clamp, needs_mask = args
     resamplings = resamplings_of(*resampling_args)
+    if fu is None:
+        return activate_and_filter(x, fd, b, resamplings.merged, alpha, gain, clamp, needs_mask)
     y = empty_output(x, resamplings, fu, fd, torch.contiguous_format)
     # Codes of pixels that no output needs aren't written: the slopes that they stand for meet zeros alone.
     mask = x.new_empty(mask_shape(x, resamplings, fu, fd), dtype=torch.uint8) if needs_mask else None
@@ -121,10 +125,12 @@ def filtered_lrelu(x, fu, fd, b, *args):
 def filtered_lrelu_bwd(dy, mask, fu, fd, *args):
     *resampling_args, _, alpha, gain, clamp, channels_last, needs_db = args
     resamplings = resamplings_of(*resampling_args)
+    if fu is None or fd is None:
+        return filter_and_slope(dy, mask, fu, fd, resamplings.merged, alpha, gain, clamp, channels_last, needs_db)
     _checks.shape("mask", mask, mask_shape(dy, resamplings, fu, fd))
     dx = empty_output(dy, resamplings, fu, fd, torch.contiguous_format)
     sums = _launch(
         dy.contiguous(), fu, fd, None, dx, mask.contiguous(), needs_db, resamplings, alpha, gain, clamp, True, None
     )
-    db = sums.sum((0, 2), dtype=torch.float64) if needs_db else dy.new_empty(0, dtype=torch.float64)
+    db = sums.sum((0, 2)) if needs_db else dy.new_empty(0, dtype=torch.float32)
     return dx.contiguous(memory_format=torch.channels_last) if channels_last else dx, db

@@ -121,16 +121,29 @@ def _join_vectors(columns, START: tl.constexpr, A: tl.constexpr, B: tl.constexpr
 
 
 @triton.jit
+def _activated(pixel, mask, activation):
+    """Returns the leaky ReLU of pixels, 0 where there are none; see `fir_tile`."""
+    bias, gain, gain_below_zero, clamp = activation
+    value = pixel + bias
+    value *= tl.where(value > 0, gain, gain_below_zero)
+    value = tl.clamp(value, -clamp, clamp, tl.PropagateNan.ALL)
+    return tl.where(mask, value, 0.0)
+
+
+@triton.jit
 def _load_pixels(
-    x, column, row_mask, width, column_stride,
+    x, column, row_mask, width, column_stride, activation,
     PIXELS: tl.constexpr, FIRST_PIXEL: tl.constexpr, VECTOR: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Returns PIXELS pixels of a row for each lane, float32: a tuple of [A, B]."""
     pixels = ()
     if VECTOR == 1:
         for i in tl.static_range(PIXELS):
-            pixel = tl.load(x + i * column_stride, mask=row_mask & _in_range(column + i, width), other=0.0)
-            pixels += (pixel.to(tl.float32),)
+            mask = row_mask & _in_range(column + i, width)
+            pixel = tl.load(x + i * column_stride, mask=mask, other=0.0).to(tl.float32)
+            if activation is not None:
+                pixel = _activated(pixel, mask, activation)
+            pixels += (pixel,)
     else:
         columns = ()
         for k in tl.static_range((FIRST_PIXEL + PIXELS - 1) // VECTOR + 1):
@@ -203,6 +216,7 @@ def fir_tile(
     UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr, PHASE_X: tl.constexpr,
     PHASE_Y: tl.constexpr, TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, FILTER: tl.constexpr, ROW_GROUPS: tl.constexpr,
     COLUMN_GROUPS: tl.constexpr, FIRST_PIXEL: tl.constexpr, VECTOR: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+    activation=None,
 ):  # fmt: skip
     """Returns ROW_GROUPS * UP_Y rows of COLUMN_GROUPS * UP_X outputs for each lane: a tuple of [A, B], row by row.
 
@@ -215,6 +229,8 @@ def fir_tile(
             the vector of it, whose pixel FIRST_PIXEL is the lane's first.
         lane_mask: Lanes that have a plane and a channel.
         taps: As `fir_taps` returns them.
+        activation: (bias, gain, gain below zero, clamp) of a leaky ReLU that pixels go through first; needs a VECTOR
+            of 1.
     """
     WINDOW_X: tl.constexpr = (TAPS_X + UP_X - 2 - PHASE_X) // UP_X + 1
     WINDOW_Y: tl.constexpr = (TAPS_Y + UP_Y - 2 - PHASE_Y) // UP_Y + 1
@@ -226,8 +242,8 @@ def fir_tile(
     for i in tl.static_range((ROW_GROUPS - 1) * DOWN_Y + WINDOW_Y):
         row_mask = lane_mask & _in_range(row + i, height)
         pixels = _load_pixels(
-            x, column, row_mask, width, column_stride, (COLUMN_GROUPS - 1) * DOWN_X + WINDOW_X, FIRST_PIXEL, VECTOR,
-            A, B,
+            x, column, row_mask, width, column_stride, activation, (COLUMN_GROUPS - 1) * DOWN_X + WINDOW_X, FIRST_PIXEL,
+            VECTOR, A, B,
         )  # fmt: skip
         x += row_stride
         # An outer product is applied along a row of pixels once, for all rows of outputs.

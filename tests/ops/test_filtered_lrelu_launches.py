@@ -97,3 +97,20 @@ def test_all_derivatives_take_the_route_of_the_call(dtype, fu, fd, factors, kern
         (sentence,) = hk.explain("filtered_lrelu", x, fu, fd).details
     assert {launch.kernel for launch in found.launches.values()} == kernels
     assert sentence.startswith("bias_act" if dtype == torch.float32 or fd is RADIAL12 else "one fused kernel where")
+
+
+@pytest.mark.parametrize("layout, forward, backward", (
+    (torch.channels_last, "filtered_lrelu_one_filter_kernel", "filtered_lrelu_one_filter_bwd_kernel"),
+    (torch.contiguous_format, "bias_act_kernel", "bias_act_bwd_kernel"),
+))  # fmt: skip
+def test_a_leaky_relu_before_a_fir_is_one_launch_in_channels_last(layout, forward, backward):
+    with record.recording(record.CHIPS["sm_90"]) as found:
+        x = torch.empty(2, 8, 16, 16).contiguous(memory_format=layout).requires_grad_()
+        b = torch.empty(8, requires_grad=True)
+        y = hk.filtered_lrelu(x, None, FIR4_SEPARABLE, b, padding=2)
+        torch.autograd.grad(y, (x, b), torch.empty_like(y))
+        (sentence,) = hk.explain("filtered_lrelu", x, None, FIR4_SEPARABLE).details
+    kernels = {launch.kernel for launch in found.launches.values()}
+    is_fused = layout == torch.channels_last
+    assert kernels == {forward, backward} | (set() if is_fused else {"upfirdn2d_kernel"})
+    assert sentence.startswith("one fused kernel" if is_fused else "bias_act")
