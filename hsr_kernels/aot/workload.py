@@ -249,7 +249,7 @@ def _modulated() -> Iterator[Call]:
 
     layer_calls: list[Call] = []
     lrelu: dict[str, Any] = {"act": "lrelu", "clamp": 256}
-    up: dict[str, Any] = {"up": 2, "resample_filter": _FIR4, "flip_weight": False}
+    up: dict[str, Any] = {"up": 2, "resample_filter": _FIR4_SEPARABLE, "flip_weight": False}
     for c, side in _FEATURE_MAPS[::2]:
         noise = (4, 1, side, side)
         call(_styled_layer, c, c, 3, (side, side), (c,), noise, **lrelu)
@@ -258,7 +258,7 @@ def _modulated() -> Iterator[Call]:
     for h, w in _ODD_SIZES:
         call(_styled_layer, 5, 7, 3, (h, w), (7,), (1, 1, h, w), **lrelu)
         call(_styled_layer, 5, 7, 3, (h, w), (7,), (1, 1, 2 * h, 2 * w), **lrelu, **up)
-    for options in ({}, up):
+    for options in ({}, up | {"resample_filter": _FIR4}):
         call(_bare_layer, 64, 64, 3, (64, 64), **options)
         call(_styled_layer, 64, 64, 3, (64, 64), (64,), (), act="swish", **options)
         call(_styled_layer, 64, 64, 3, (64, 64), (64,), (), act="linear", **options)

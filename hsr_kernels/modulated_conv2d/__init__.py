@@ -13,7 +13,8 @@ triton_impl           launches of the Triton kernels, and their tilings
 triton_parameters     launches of the kernels of demodulation
 triton_pointwise      kernels before and after the convolution
 triton_demodulation   kernels of demodulation, and of its gradient
-triton_fir_epilogue   the kernel after it in a layer that upsamples
+triton_fir_epilogue   kernels after it in a layer that upsamples
+triton_fir_launches   launches of these
 triton_conv           kernels with the convolution inside
 triton_common         what these kernels share
 gpu_common            what cuda_impl and triton_impl share

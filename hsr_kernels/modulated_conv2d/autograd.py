@@ -26,7 +26,7 @@ from ..upfirdn2d.geometry import filter_taps
 from . import ops
 from .demodulation import parameters, plus
 from .layer import Layer
-from .routes import FUSED, Routes
+from .routes import FUSED, Routes, is_fir_fused
 
 
 @Function
@@ -181,7 +181,7 @@ class ModulatedConv2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        x, w, s, d, noise, b, f, y = ctx.saved_tensors
+        x, w, s, *_, f, y = ctx.saved_tensors
         plan, routes, kernels = ctx.layer.plan, ctx.layer.routes, ctx.layer.kernels
         # The fused kernels have no derivatives of their own.
         if torch.is_grad_enabled():
@@ -191,12 +191,27 @@ class ModulatedConv2d(torch.autograd.Function):
             kernels = kernels.dispatched
         needs_x, needs_w, needs_s = ctx.needs_input_grad[:3]
         needs_w = needs_w and not _conv.weight_gradients_disabled()
-        needs_dnoise = ctx.needs_input_grad[4]
-        dv, dd, dnoise, db = EpilogueBackward.apply(dy, y, d, noise, b, ctx.layer.fused_epilogue, needs_dnoise, kernels)
-        if plan.after is not None:
-            dv = Upfirdn2d.apply(dv, f, plan.after.adjoint(ctx.v_size, filter_taps(f)), kernels.backend)
+        dv, dd, dnoise, db = _epilogue_gradients(ctx, dy, kernels)
         dx, dw, ds = _gradients(dv, x, w, s, f, ctx.u_size, plan, routes, kernels, needs_x or needs_s, needs_w)
         return dx, dw, ds, dd, dnoise, db, None, None
+
+
+def _epilogue_gradients(ctx, dy, kernels):
+    """Returns (dv, dd, dnoise, db) of what follows a convolution: the epilogue, after a FIR where a layer upsamples."""
+    *_, d, noise, b, f, y = ctx.saved_tensors
+    plan, epilogue, needs_dnoise = ctx.layer.plan, ctx.layer.fused_epilogue, ctx.needs_input_grad[4]
+    if plan.after is None:
+        return EpilogueBackward.apply(dy, y, d, noise, b, epilogue, needs_dnoise, kernels)
+    g = plan.after.adjoint(ctx.v_size, filter_taps(f))
+    # The kernel has no derivatives of its own.
+    if kernels.has("modulated_conv2d_fir_epilogue_bwd") and not torch.is_grad_enabled() and is_fir_fused(y, f, g):
+        fir = (f, g.up, g.down, g.padding, g.flip_filter, g.gain)
+        run = kernels.modulated_conv2d_fir_epilogue_bwd
+        dv, dd, db, dnoise = run(dy, y, *fir, d, noise, b, needs_dnoise, *epilogue.args)
+        dnoise = dnoise.sum_to_size(noise.shape) if needs_dnoise else None
+        return dv, dd if d is not None else None, dnoise, db if b is not None else None
+    dz, dd, dnoise, db = EpilogueBackward.apply(dy, y, d, noise, b, epilogue, needs_dnoise, kernels)
+    return Upfirdn2d.apply(dz, f, g, kernels.backend), dd, dnoise, db
 
 
 def _gradients(dv, x, w, s, f, u_size, plan, routes, kernels, needs_xs, needs_w):

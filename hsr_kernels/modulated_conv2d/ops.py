@@ -41,6 +41,12 @@ def _fake_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, gain, clamp
     return _empty(y.shape, y), vector, vector.new_empty(c), dnoise
 
 
+def _fake_fir_epilogue_bwd(dy, y, f, up, down, padding, flip_filter, fir_gain, d, noise, b, needs_dnoise, *act):
+    dz, *sums = _fake_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, *act)
+    fir = (f, up, down, padding, flip_filter, fir_gain)
+    return _fake_fir_epilogue(dz, *fir, d, noise, b, True, *act), *sums
+
+
 def _fake_epilogue_bwd_bwd(ddz, ratio, ddnoise, ddb, dy, y, d, noise, b, needs_gnoise, act, alpha, gain, clamp):
     n, c, h, w = y.shape
     sums = y.new_empty((3, n, c), dtype=accumulation_dtype(y.dtype))
@@ -114,6 +120,14 @@ modulated_conv2d_epilogue_bwd = define(
     " -> (Tensor, Tensor, Tensor, Tensor)",
     __package__,
     fake=_fake_epilogue_bwd,
+)
+# The same with the transpose of the FIR that comes before the epilogue: dz is what that returns.
+modulated_conv2d_fir_epilogue_bwd = define(
+    f"modulated_conv2d_fir_epilogue_bwd(Tensor dy, Tensor y, {_FIR}, {_VECTORS}, bool needs_dnoise, {_ACT})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    __package__,
+    fake=_fake_fir_epilogue_bwd,
+    backends=("triton",),
 )
 modulated_conv2d_epilogue_bwd_bwd = define(
     "modulated_conv2d_epilogue_bwd_bwd(Tensor ddz, Tensor ratio, Tensor? ddnoise, Tensor ddb, Tensor dy, Tensor y, "

@@ -17,11 +17,16 @@ from .. import _precision
 from .._dispatch import measured, operators, request
 from .._dispatch.request import CONVOLUTION, FUSED
 from .._tensors import is_channels_last
+from ..upfirdn2d.geometry import Geometry
 
 OP = "modulated_conv2d"
 PASSES = ("forward", "input gradient", "weight gradient")
 # A column of tensor-core tiles holds this many output channels. A layer with no more, such as ToRGB, is memory-bound.
 MAX_MEMORY_BOUND_OUTPUTS = 16
+# A FIR of more taps reads the pixels of its images too often to be fused with the epilogue's gradient.
+MAX_FUSED_TAPS = 6
+# Fewer channels aren't read in vectors, for which that kernel lacks registers.
+MIN_FUSED_CHANNELS = 16
 # Sums over more of them would take too many registers.
 MAX_PROJECTION_OUTPUTS = 4
 
@@ -56,6 +61,13 @@ def problem(direction: str, kernel: int, c: int, o: int, pixels: int, product_ki
         product_kind: As `products` returns it.
     """
     return measured.Problem(OP, f"{direction} {kernel}x{kernel}", product_kind, "channels_last", (c, o, pixels))
+
+
+def is_fir_fused(y: torch.Tensor, f: torch.Tensor | None, fir: Geometry) -> bool:
+    """Whether one Triton kernel takes the epilogue's gradient and the transpose `fir` of the FIR before it."""
+    is_short = f is not None and f.ndim == 1 and f.shape[0] <= MAX_FUSED_TAPS
+    has_vectors = is_channels_last(y) and y.shape[1] >= MIN_FUSED_CHANNELS
+    return is_short and has_vectors and fir.up == fir.down == (1, 1)
 
 
 def choose(backend: str, x: torch.Tensor, weight: torch.Size, resamples: bool) -> Routes:

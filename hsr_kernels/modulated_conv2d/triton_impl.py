@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launches of the Triton kernels of a modulated layer.
 
-The kernels stand in triton_pointwise.py (before and after PyTorch's convolution), triton_fir_epilogue.py (after it, in
-a layer that upsamples) and triton_conv.py (with the convolution inside); the launches that prepare a layer's parameters
-stand in triton_parameters.py.
+The kernels stand in triton_pointwise.py (before and after PyTorch's convolution) and triton_conv.py (with the
+convolution inside); the launches that prepare a layer's parameters stand in triton_parameters.py, those after the
+convolution of a layer that upsamples in triton_fir_launches.py.
 """
 
 from functools import lru_cache
@@ -14,9 +14,6 @@ import torch
 from .. import _gpu
 from .._tensors import NHWC, dense_image, laid_out_like
 from .._triton import cdiv, fits_int32, launch_options, on_device_of, power_of_2
-from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
-from ..upfirdn2d.triton_impl import THREADS as FIR_THREADS
-from ..upfirdn2d.triton_impl import Pass, channels_last_tiling, passes_of, run_passes
 from .gpu_common import as_float32, noise_stride, sum_blocks, sum_parts
 from .routes import products
 from .triton_common import activation_args, activation_args_with_inverses, input_precision
@@ -25,7 +22,8 @@ from .triton_conv import (
     modulated_conv2d_layer_kernel,
     modulated_conv2d_layer_weight_kernel,
 )
-from .triton_fir_epilogue import modulated_conv2d_fir_epilogue_kernel
+from .triton_fir_launches import modulated_conv2d_fir_epilogue as modulated_conv2d_fir_epilogue
+from .triton_fir_launches import modulated_conv2d_fir_epilogue_bwd as modulated_conv2d_fir_epilogue_bwd
 from .triton_parameters import demodulation as demodulation
 from .triton_parameters import demodulation_bwd as demodulation_bwd
 from .triton_pointwise import (
@@ -213,38 +211,6 @@ def modulated_conv2d_epilogue(z, d, noise, b, channels_last, act, alpha, gain, c
                 *activation_args(act, alpha, gain, clamp), *tiling.args(channels_last),
                 **launch_options(z, _THREADS),
             )  # fmt: skip
-    return y
-
-
-def modulated_conv2d_fir_epilogue(
-    x, f, up, down, padding, flip_filter, fir_gain, d, noise, b, channels_last, act, alpha, gain, clamp
-):
-    geometry = geometry_of(up, down, padding, flip_filter, fir_gain)
-    size = geometry.output_size(x.shape[2], x.shape[3], filter_taps(f))
-    y = torch.empty(
-        (*x.shape[:2], *size), dtype=x.dtype, device=x.device,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-    )  # fmt: skip
-    if not y.numel():
-        return y
-    *separate, fused = passes_of(f, geometry)
-    if not fused.is_unrolled:
-        separate, fused = [*separate, fused], Pass(Geometry(), None, (1, 1))
-    x = x.contiguous(memory_format=torch.channels_last)
-    if separate:
-        x = run_passes(x, separate, torch.float32).contiguous(memory_format=torch.channels_last)
-    n, c, height, width = x.shape
-    g = fused.geometry
-    lines, columns = cdiv(size[0], g.up[1] * fused.row_groups(False)), cdiv(size[1], g.up[0])
-    programs, *tile = channels_last_tiling(n, lines, columns, c, y.element_size())
-    f, *f_layout = fused.filter_args
-    with on_device_of(x):
-        modulated_conv2d_fir_epilogue_kernel[(programs,)](
-            x, f, as_float32(d), as_float32(noise), as_float32(b), y, c, height, width, *size, g.padding[0] // g.up[0],
-            g.padding[2] // g.up[1], *f_layout, noise_stride(noise, size[0] * size[1]), g.gain,
-            *activation_args(act, alpha, gain, clamp), *fused.unrolled_args(), channels_last, *tile,
-            **launch_options(x, FIR_THREADS),
-        )  # fmt: skip
     return y
 
 

@@ -131,8 +131,16 @@ def _activated(pixel, mask, activation):
 
 
 @triton.jit
+def _times_slopes(pixel, y, activation):
+    """Returns pixels times the derivative of a leaky ReLU, recovered from its output y; see `fir_tile`."""
+    inv_gain, gain, gain_below_zero, clamp = activation
+    slope = tl.where(y * inv_gain > 0, gain, gain_below_zero)
+    return pixel * tl.where(tl.abs(y) < clamp, slope, 0.0)
+
+
+@triton.jit
 def _load_pixels(
-    x, column, row_mask, width, column_stride, activation,
+    x, y, column, row_mask, width, column_stride, activation,
     PIXELS: tl.constexpr, FIRST_PIXEL: tl.constexpr, VECTOR: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Returns PIXELS pixels of a row for each lane, float32: a tuple of [A, B]."""
@@ -141,7 +149,10 @@ def _load_pixels(
         for i in tl.static_range(PIXELS):
             mask = row_mask & _in_range(column + i, width)
             pixel = tl.load(x + i * column_stride, mask=mask, other=0.0).to(tl.float32)
-            if activation is not None:
+            if y is not None:
+                of_pixel = tl.load(y + i * column_stride, mask=mask, other=0.0).to(tl.float32)
+                pixel = _times_slopes(pixel, of_pixel, activation)
+            elif activation is not None:
                 pixel = _activated(pixel, mask, activation)
             pixels += (pixel,)
     else:
@@ -216,7 +227,7 @@ def fir_tile(
     UP_X: tl.constexpr, UP_Y: tl.constexpr, DOWN_X: tl.constexpr, DOWN_Y: tl.constexpr, PHASE_X: tl.constexpr,
     PHASE_Y: tl.constexpr, TAPS_X: tl.constexpr, TAPS_Y: tl.constexpr, FILTER: tl.constexpr, ROW_GROUPS: tl.constexpr,
     COLUMN_GROUPS: tl.constexpr, FIRST_PIXEL: tl.constexpr, VECTOR: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-    activation=None,
+    activation=None, y=None,
 ):  # fmt: skip
     """Returns ROW_GROUPS * UP_Y rows of COLUMN_GROUPS * UP_X outputs for each lane: a tuple of [A, B], row by row.
 
@@ -230,7 +241,8 @@ def fir_tile(
         lane_mask: Lanes that have a plane and a channel.
         taps: As `fir_taps` returns them.
         activation: (bias, gain, gain below zero, clamp) of a leaky ReLU that pixels go through first; needs a VECTOR
-            of 1.
+            of 1. With y it is (1 / gain, gain, gain below zero, clamp), and pixels are multiplied by its derivative.
+        y: Pointers like x to the leaky ReLU's output, or None.
     """
     WINDOW_X: tl.constexpr = (TAPS_X + UP_X - 2 - PHASE_X) // UP_X + 1
     WINDOW_Y: tl.constexpr = (TAPS_Y + UP_Y - 2 - PHASE_Y) // UP_Y + 1
@@ -242,10 +254,12 @@ def fir_tile(
     for i in tl.static_range((ROW_GROUPS - 1) * DOWN_Y + WINDOW_Y):
         row_mask = lane_mask & _in_range(row + i, height)
         pixels = _load_pixels(
-            x, column, row_mask, width, column_stride, activation, (COLUMN_GROUPS - 1) * DOWN_X + WINDOW_X, FIRST_PIXEL,
-            VECTOR, A, B,
+            x, y, column, row_mask, width, column_stride, activation, (COLUMN_GROUPS - 1) * DOWN_X + WINDOW_X,
+            FIRST_PIXEL, VECTOR, A, B,
         )  # fmt: skip
         x += row_stride
+        if y is not None:
+            y += row_stride
         # An outer product is applied along a row of pixels once, for all rows of outputs.
         if FILTER == 1:
             pixels = _add_windows(zeros, pixels, taps, 0, TAPS_X, WINDOW_X, PHASE_X, UP_X, DOWN_X, 0, N)
