@@ -22,7 +22,7 @@ from .triton_common import activate, packed, slopes, unpacked
 # Rows of outputs of a lane: leaky ReLUs take the registers of a third one.
 _ROWS = 2
 # Left to itself, ptxas spills registers, so that more programs fit.
-_MAX_REGISTERS = 128
+_MAX_REGISTERS = 168
 # Their values aren't worth a compilation.
 DO_NOT_SPECIALIZE = [
     "height", "width", "out_height", "out_width", "pad_x", "pad_y", "f_offset", "f_stride", "pitch", "blocks", "groups",
