@@ -29,6 +29,7 @@ CUDA_OPS = tuple(op for op in OPS if not op.startswith(("feature_loss", "filtere
 TRITON_OPS = (
     "modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight", "scale_channels_fwd_bwd",
     "scale_channels_bwd_bwd", "demodulation_bwd", "modulated_conv2d_projection_bwd",
+    "modulated_conv2d_fir_epilogue_bwd",
 )  # fmt: skip
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 # Activations as (code, alpha, gain, clamp).
@@ -95,6 +96,10 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
             (x, None, None, None, channels_last, *LRELU),
         ],
         "modulated_conv2d_fir_epilogue": [(x, *FIR, *doubled, channels_last, *LRELU)],
+        "modulated_conv2d_fir_epilogue_bwd": [
+            (dy, y, f, [1, 1], [1, 1], [1, 2, 1, 2], True, 4.0, *epilogue, True, *LRELU),
+            (dy, y, f, [1, 1], [1, 1], [1, 2, 1, 2], True, 4.0, None, None, None, False, *LRELU),
+        ],
         "modulated_conv2d_epilogue_bwd": [(dy, y, *epilogue, True, *LRELU), (dy, y, None, None, None, False, *LRELU)],
         "modulated_conv2d_epilogue_bwd_bwd": [
             (ddx, vector(2, 3), vector(2, 1, 5, 4), vector(3), dy, y, *epilogue, True, *LRELU),
