@@ -21,8 +21,6 @@ from .triton_common import activate, packed, slopes, unpacked
 
 # Rows of outputs of a lane: leaky ReLUs take the registers of a third one.
 _ROWS = 2
-# Left to itself, ptxas spills registers, so that more programs fit.
-_MAX_REGISTERS = 168
 # Their values aren't worth a compilation.
 DO_NOT_SPECIALIZE = [
     "height", "width", "out_height", "out_width", "pad_x", "pad_y", "f_offset", "f_stride", "pitch", "blocks", "groups",
@@ -128,7 +126,7 @@ def activate_and_filter(x, f, b, geometry: Geometry, alpha, gain, clamp, needs_m
                 x, f, b, y, mask, c, height, width, *size, geometry.padding[0],
                 geometry.padding[2], f_offset, f_stride, (c + 3) // 4, blocks, groups, geometry.gain, gain,
                 alpha * gain, math.inf if clamp < 0 else clamp, fir_pass.taps[0], _ROWS, *tile,
-                **launch_options(x, THREADS, max_registers=_MAX_REGISTERS),
+                **launch_options(x, THREADS),
             )  # fmt: skip
     return y, mask if needs_mask else mask.new_empty(0)
 
@@ -152,7 +150,7 @@ def filter_and_slope(dy, mask, fu, fd, geometry: Geometry, alpha, gain, clamp, c
                 dy, f, mask.contiguous(), dx, sums, c, *dy.shape[2:], *size, first.geometry.padding[0],
                 first.geometry.padding[2], f_offset, f_stride, (c + 3) // 4, blocks, size[1], first.geometry.gain,
                 gain, alpha * gain, first.taps[0], first.kind.value, rows, *tile,
-                **launch_options(dx, THREADS, max_registers=_MAX_REGISTERS),
+                **launch_options(dx, THREADS),
             )  # fmt: skip
     db = dx.new_empty(0, dtype=torch.float32) if sums is None else sums.sum(0)
     if fd is not None:

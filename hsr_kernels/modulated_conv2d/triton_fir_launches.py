@@ -12,8 +12,6 @@ from .triton_fir_epilogue import modulated_conv2d_fir_epilogue_bwd_kernel, modul
 
 # Rows of outputs of a lane in the backward, which reads two images.
 _ROWS_BACKWARD = 2
-# Left to itself, ptxas spills registers of the backward, so that more programs fit.
-_MAX_REGISTERS = 168
 
 
 def modulated_conv2d_fir_epilogue(
@@ -70,7 +68,7 @@ def modulated_conv2d_fir_epilogue_bwd(
                 dy, y, f, as_float32(d), as_float32(noise), as_float32(b), dx, sums, dnoise, n, c, height, width,
                 *size, g.padding[0], g.padding[2], f_offset, f_stride, noise_stride(noise, height * width), parts,
                 blocks, groups, g.gain, *activation_args_with_inverses(act, alpha, gain, clamp), fir_pass.taps[0],
-                _ROWS_BACKWARD, *tile, **launch_options(y, THREADS, max_registers=_MAX_REGISTERS),
+                _ROWS_BACKWARD, *tile, **launch_options(y, THREADS),
             )  # fmt: skip
     dd, db = sum_parts(sums)
     return dx, dd, db.sum(0), sum_blocks(dnoise, sums)
