@@ -125,8 +125,8 @@ def _warm(arch: str, workload: str, kernel: str) -> None:
 
     if not arch and not torch.cuda.is_available():
         _fail("there is no GPU here whose kernels could be compiled: name one by --arch, such as --arch sm_90")
-    chips = [record.CHIPS[name] for name in _parse_names("arch", arch, list(record.CHIPS))] if arch else [
-        record.chip_at_hand()]  # fmt: skip
+    names = _parse_names("arch", arch, list(record.CHIPS)) if arch else []
+    chips = [record.CHIPS[name] for name in names] or [record.chip_at_hand()]
     sources = [_function(name.strip()) for name in workload.split(",")]
     processes, faults = len(os.sched_getaffinity(0)), []
     for chip in chips:

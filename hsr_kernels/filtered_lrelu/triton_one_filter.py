@@ -33,7 +33,7 @@ def filtered_lrelu_one_filter_kernel(
     blocks, groups, fir_gain, gain, gain_below_zero, clamp,
     TAPS: tl.constexpr, ROWS: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """y = FIR of the leaky ReLU of x + b, which notes its codes in `mask` [N, height, width, pitch].
+    """y = FIR of the leaky ReLU of x + b, which notes its codes in `mask` [N, height, width, pitch], if there is one.
 
     Lanes, `blocks` of ROWS rows and `groups` columns, are both outputs and pixels of x: enough for the larger image.
     """
@@ -56,13 +56,14 @@ def filtered_lrelu_one_filter_kernel(
     for i in tl.static_range(ROWS):
         y_mask = channel_mask & (first_row + i < out_height) & (column < out_width)
         tl.store(y + i * out_width * channels, outputs[i].to(y.dtype.element_ty), mask=y_mask)
-        pixel_mask = (first_row + i < height) & (column < width)
-        pixel = (first_row + i) * width + column
-        value = tl.load(x + pixel * channels + channel, mask=pixel_mask & channel_mask, other=0.0)
-        _, code = activate(value.to(tl.float32) + bias, gain, gain_below_zero, clamp)
-        byte = tl.program_id(0) % tl.cdiv(channels, B) * (B // 4) + tl.arange(0, B // 4)[None, :]
-        codes = mask + plane * height * width * pitch + pixel * pitch + byte
-        tl.store(codes, packed(code, A, B), mask=pixel_mask & (byte < pitch))
+        if mask is not None:
+            pixel_mask = (first_row + i < height) & (column < width)
+            pixel = (first_row + i) * width + column
+            value = tl.load(x + pixel * channels + channel, mask=pixel_mask & channel_mask, other=0.0)
+            _, code = activate(value.to(tl.float32) + bias, gain, gain_below_zero, clamp)
+            byte = tl.program_id(0) % tl.cdiv(channels, B) * (B // 4) + tl.arange(0, B // 4)[None, :]
+            codes = mask + plane * height * width * pitch + pixel * pitch + byte
+            tl.store(codes, packed(code, A, B), mask=pixel_mask & (byte < pitch))
 
 
 @triton.jit(do_not_specialize=DO_NOT_SPECIALIZE)
@@ -114,8 +115,7 @@ def activate_and_filter(x, f, b, geometry: Geometry, alpha, gain, clamp, needs_m
     fir_pass = Pass(geometry, f, filter_taps(f))
     size = geometry.output_size(height, width, fir_pass.taps)
     y = torch.empty((n, c, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    # Written even if nobody needs it: without this store ptxas keeps more loads in flight, and spills registers.
-    mask = x.new_empty((n, height, width, (c + 3) // 4), dtype=torch.uint8)
+    mask = x.new_empty((n, height, width, (c + 3) // 4), dtype=torch.uint8) if needs_mask else None
     groups = max(width, size[1])
     blocks, programs, tile, _ = _lanes(x, max(height, size[0]), groups, _ROWS)
     b = None if b is None else b.to(x.dtype).contiguous()
@@ -128,7 +128,7 @@ def activate_and_filter(x, f, b, geometry: Geometry, alpha, gain, clamp, needs_m
                 alpha * gain, math.inf if clamp < 0 else clamp, fir_pass.taps[0], _ROWS, *tile,
                 **launch_options(x, THREADS),
             )  # fmt: skip
-    return y, mask if needs_mask else mask.new_empty(0)
+    return y, x.new_empty(0, dtype=torch.uint8) if mask is None else mask
 
 
 def filter_and_slope(dy, mask, fu, fd, geometry: Geometry, alpha, gain, clamp, channels_last, needs_db):
