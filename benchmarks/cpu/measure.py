@@ -149,12 +149,17 @@ def faults(case: Case, variants: Mapping[str, Variant]) -> dict[str, str]:
             continue
         theirs = [None] * len(calls) if name != PEER else [_same_call(call, variant) for call in calls]
         pairs = zip(calls, theirs, strict=True)
-        dtype = torch.bfloat16 if name == BFLOAT16 else case.dtype
-        sentences = (gate.fault(call, variant.backend, dtype, layout, measured) for call, measured in pairs)
-        sentence = next(filter(None, sentences), "") or _fault_at_size(case, variants[REFERENCE], variant, dtype)
+        sentences = (gate.fault(call, variant.backend, _dtype(name), layout, measured) for call, measured in pairs)
+        sentence = next(filter(None, sentences), "")
+        sentence = sentence or _fault_at_size(case, variants[REFERENCE], variant, _dtype(name))
         if sentence:
             found[name] = WRONG + sentence
     return found
+
+
+def _dtype(name: str) -> torch.dtype:
+    """Of the images of a variant."""
+    return torch.bfloat16 if name == BFLOAT16 else torch.float32
 
 
 def _same_call(call: Call, variant: Variant) -> Call:
@@ -203,13 +208,12 @@ def _measure_phase(
     if not stages:
         return _Samples(costs, {}, {}, notes)
     side = TINY_PRODUCT_SIDE if options.tiny else PRODUCT_SIDE
-    dtypes = {torch.bfloat16 if name == BFLOAT16 else torch.float32 for name in stages}
-    seconds = interleave(stages | probes(costs[REFERENCE], side, dtypes), options.max_rounds, SECONDS_PER_PHASE)
+    machine = probes(costs[REFERENCE], side, {_dtype(name) for name in stages})
+    seconds = interleave(stages | machine, options.max_rounds, SECONDS_PER_PHASE)
     floors = {}
     for name in [name for name in seconds if name not in PROBES and name != BASELINE]:
-        needed, dtype = costs[name], torch.bfloat16 if name == BFLOAT16 else torch.float32
-        median = percentiles(seconds[name]).median
-        floors[name] = limits(costs[REFERENCE], seconds, side, dtype).floor(needed)
+        needed, median = costs[name], percentiles(seconds[name]).median
+        floors[name] = limits(costs[REFERENCE], seconds, side, _dtype(name)).floor(needed)
         if median < floors[name]:
             why = f"{1e3 * median:.3g} ms for {needed.min_bytes} bytes and {needed.flops:.3g} FLOP"
             notes[name] = f"{IMPOSSIBLE}{why}, which take at least {1e3 * floors[name]:.3g} ms here"
@@ -244,6 +248,8 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, options: Options
     median, p20, p80 = percentiles([1e3 * t for t in samples]) if samples else (None, None, None)
     targets = {options.backend: case.targets, BFLOAT16: case.bfloat16_targets}.get(name, {})
     demanded = targets.get(phase, Target()) if not options.tiny else Target()
+    # What couldn't be set up has a row with a note alone.
+    needed = measured.costs.get(name, measured.costs[REFERENCE])
     title = case.title + (", bfloat16" if name == BFLOAT16 else "")
 
     def against(other: str) -> float | None:
@@ -268,8 +274,8 @@ def _row(case: Case, phase: str, name: str, measured: _Samples, options: Options
         vs_float32=against(options.backend) if name == BFLOAT16 else None,
         saved_bytes=measured.saved.get(name),
         peak_bytes=measured.peak.get(name),
-        min_bytes=measured.costs[REFERENCE if name == PEER else name].min_bytes,
-        flops=measured.costs[REFERENCE].flops,
+        min_bytes=needed.min_bytes,
+        flops=needed.flops,
         floor_ms=1e3 * measured.floors[name] if samples else None,
         target_reference=demanded.reference,
         target_compile=demanded.compiled,

@@ -268,6 +268,12 @@ def test_failure_to_compile_is_reported(monkeypatch):
     assert "forward+backward: RuntimeError: no compiler." in text(rows)
 
 
+def test_what_cannot_be_compiled_has_a_row_with_the_reason():
+    case = BY_NAME["training_step"]
+    rows = list(measure.measure_case(case, dataclasses.replace(TINY, compiled=True)))
+    assert [(row.median_ms, row.note) for row in rows if row.variant == "compile"] == [(None, case.why_not_compiled)]
+
+
 def test_compiled_double_backward_is_indeed_impossible():
     """The reason that the table gives for the training step."""
     assert "differentiate twice" in BY_NAME["training_step"].why_not_compiled
