@@ -12,6 +12,8 @@ from .triton_fir_epilogue import modulated_conv2d_fir_epilogue_bwd_kernel, modul
 
 # Rows of outputs of a lane in the backward, which reads two images.
 _ROWS_BACKWARD = 2
+# Left to itself, ptxas spills registers on sm_80 where the output has another layout than the input.
+_MAX_REGISTERS_CONTIGUOUS = 255
 
 
 def modulated_conv2d_fir_epilogue(
@@ -41,7 +43,7 @@ def modulated_conv2d_fir_epilogue(
             x, f, as_float32(d), as_float32(noise), as_float32(b), y, c, height, width, *size, g.padding[0] // g.up[0],
             g.padding[2] // g.up[1], *f_layout, noise_stride(noise, size[0] * size[1]), g.gain,
             *activation_args(act, alpha, gain, clamp), *fused.unrolled_args(), channels_last, *tile,
-            **launch_options(x, THREADS),
+            **launch_options(x, THREADS, max_registers=None if channels_last else _MAX_REGISTERS_CONTIGUOUS),
         )  # fmt: skip
     return y
 

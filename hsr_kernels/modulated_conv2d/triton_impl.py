@@ -179,8 +179,9 @@ def _scale_channels_bwd(du, x, s, u):
     if x.numel():
         with on_device_of(x):
             scale_channels_bwd_kernel[tiling.grid](
-                du, x, as_float32(s), dx, u, sums, *tiling.args(layout == NHWC), **launch_options(x, _THREADS)
-            )
+                du, x, as_float32(s), dx, u, sums, *tiling.args(layout == NHWC),
+                **launch_options(x, _THREADS, max_registers=_MAX_REGISTERS),
+            )  # fmt: skip
     return dx, sum_parts(sums[0])
 
 
