@@ -138,7 +138,7 @@ def test_ratios_come_from_the_paired_times(monkeypatch):
     assert measured.vs_baseline == pytest.approx(0.5)
 
 
-def test_bfloat16_is_compared_with_both_in_float32(monkeypatch):
+def test_bfloat16_is_compared_with_both_in_float32(monkeypatch, capsys):
     monkeypatch.setattr(measure, "bfloat16_unit", lambda: "AMX")
     seconds = {"reference": [0.4] * 3, "cpu": [0.2] * 3, "bfloat16": [0.05] * 3}
     # Products of bfloat16 are bounded by their own probes.
@@ -149,6 +149,10 @@ def test_bfloat16_is_compared_with_both_in_float32(monkeypatch):
         (None, None, ""), (pytest.approx(2.0), None, ""), (pytest.approx(8.0), pytest.approx(4.0), ""),
     ]  # fmt: skip
     assert rows[2].min_bytes < rows[1].min_bytes and rows[2].flops == rows[1].flops
+    commands._show(rows)
+    # A table each, and a note on the second.
+    titles = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert titles.count(rows[1].title) == titles.count(rows[2].title) == 1 and rows[1].title != rows[2].title
 
 
 def planted(monkeypatch, name: str, fault):
