@@ -169,17 +169,19 @@ def fault_at_size(
 ) -> str:
     """Returns which of the results at the size that is timed isn't the reference's, as a sentence; empty if none.
 
+    Of a result that vanishes, because its terms cancel, the error is a share of the largest one's norm.
+
     Args:
         expected: The reference's, in float32.
         actual: Those of images of `dtype`.
         dtype: One of MAX_ERROR_AT_SIZE.
     """
+    largest = max((float(truth.norm()) for truth in expected if truth is not None), default=0.0) or 1.0
     for i, (truth, result) in enumerate(zip(expected, actual, strict=True)):
         if truth is None or result is None:
             # A derivative that vanishes identically may be left out.
             truth, result = (t if t is not None else torch.zeros(()) for t in (truth, result))
-        size = float(truth.norm()) or 1.0
-        error = float((result - truth).norm()) / size
+        error = float((result - truth).norm()) / (float(truth.norm()) or largest)
         if not error < MAX_ERROR_AT_SIZE[dtype]:
-            return f"result {i} is off by {error:.1e} of its norm"
+            return f"result {i} is off by {error:.1e} of the norm"
     return ""

@@ -214,8 +214,18 @@ def test_a_result_that_differs_at_the_size_that_is_timed_is_not_timed(monkeypatc
     ((time, note),) = figures("filter2d").values()
     assert (time, note) == (
         None,
-        "wrong: second order at the size that is timed: result 1 is off by 1.0e-01 of its norm",
+        "wrong: second order at the size that is timed: result 1 is off by 1.0e-01 of the norm",
     )
+
+
+def test_errors_of_what_vanishes_are_shares_of_the_largest_result():
+    expected = [torch.full((4,), 1000.0), torch.zeros(3), None]
+    assert gate.fault_at_size(expected, [expected[0], torch.full((3,), 0.5), torch.full((2,), 0.5)]) == ""
+    assert (
+        gate.fault_at_size(expected, [expected[0], torch.full((3,), 2.0), None])
+        == "result 1 is off by 1.7e-03 of the norm"
+    )
+    assert gate.fault_at_size(expected, [expected[0] * 1.002, None, None]) == "result 0 is off by 2.0e-03 of the norm"
 
 
 def test_a_time_that_the_machine_cannot_reach_is_no_figure(monkeypatch):
