@@ -22,7 +22,7 @@ from ..timing import percentiles
 from ..variants import BASELINE, BFLOAT16, COMPILE, PEER, REFERENCE, Variant
 from ..workloads import BOTH, FORWARD, SECOND, Workload
 from .limits import PROBES, PRODUCT_SIDE, TINY_PRODUCT_SIDE, limits, probes
-from .memory import give_freed_memory_back, growth_bytes, saved_bytes
+from .memory import can_give_freed_memory_back, give_freed_memory_back, growth_bytes, saved_bytes
 from .report import IMPOSSIBLE, WRONG, CpuRow
 from .timing import interleave, speedup
 
@@ -78,7 +78,7 @@ def measure_case(case: Case, options: Options) -> Iterator[CpuRow]:
     if options.peer and PEER not in variants:
         wrong[PEER] = _why_no_peer(case, options)
     measured = {phase: _measure_phase(case, phase, variants, wrong, options) for phase in case.targets}
-    if options.measures_peak:
+    if options.measures_peak and can_give_freed_memory_back():
         give_freed_memory_back()
         for phase, samples in measured.items():
             samples.peak = _peaks(phase, {name: variants[name] for name in samples.seconds})

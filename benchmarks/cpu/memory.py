@@ -35,15 +35,47 @@ def saved_bytes(function: Callable[[], object], parameters: Sequence[torch.Tenso
     return total
 
 
+class _HeapInfo(ctypes.Structure):
+    """What glibc's mallinfo2 returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def can_give_freed_memory_back() -> bool:
+    """Whether the C library is glibc 2.33 or newer."""
+    return hasattr(ctypes.CDLL(None), "mallinfo2")
+
+
 def give_freed_memory_back() -> None:
     """Lets this process's resident memory be what is alive, from now on: freed blocks return to the system at once.
 
-    That makes allocating slower, so nothing is timed after it.
+    That makes allocating slower and loses what is free in the heap, so nothing is timed after it.
     """
     libc = ctypes.CDLL(None)
     for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
         libc.mallopt(option, _BLOCK_BYTES)
     libc.malloc_trim(0)
+    _take_free_blocks(libc)
+
+
+def _take_free_blocks(libc: ctypes.CDLL) -> None:
+    """Takes the heap's free blocks out of use, untouched: a call that got one would leave it resident for the next."""
+    libc.mallinfo2.restype = _HeapInfo
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    libc.free.argtypes = (ctypes.c_void_p,)
+    size = 1 << 30
+    while size >= _BLOCK_BYTES:
+        mapped = libc.mallinfo2().hblks
+        block = libc.malloc(size)
+        # No free block is this large: the system was asked for memory.
+        if block is None or libc.mallinfo2().hblks > mapped:
+            libc.free(block)
+            size //= 2
 
 
 def _status(field: str) -> int:
