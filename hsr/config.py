@@ -341,8 +341,6 @@ def _digits() -> Config:
         # Measuring takes a fifth of the time that a tick takes.
         metric_ticks=0,
         metric_images=1000,
-        # In layers this small, threads wait for each other longer than they compute.
-        threads=1,
     )
 
 

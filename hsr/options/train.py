@@ -218,9 +218,7 @@ class MachineOptions:
     """Images of a batch that are computed at a time: fewer need less memory and give the same gradients. A multiple of
     the group of the minibatch standard deviation."""
 
-    threads: Annotated[
-        int | None, Range(1, 1024), option("INT", "(default: 1 (digits), else the fastest, by a measurement)")
-    ] = None
+    threads: Annotated[int | None, Range(1, 1024), option("INT", "(default: the fastest, by a measurement)")] = None
     """Threads that compute on CPUs. Without it, OMP_NUM_THREADS or MKL_NUM_THREADS counts where it is set."""
 
     profile: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
