@@ -10,7 +10,7 @@ from .conv2d_resample import conv2d_resample
 from .feature_loss import feature_projection_loss
 from .filtered_lrelu import filtered_lrelu
 from .grid_sample import grid_sample
-from .modulated_conv2d import modulated_conv2d
+from .modulated_conv2d import modulated_conv2d, modulated_conv2d_parameters
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ __all__ = [
     "filtered_lrelu",
     "grid_sample",
     "modulated_conv2d",
+    "modulated_conv2d_parameters",
     "no_weight_gradients",
     "reset_choices",
     "setup_filter",

@@ -122,9 +122,14 @@ def autocast(value: _OptionalTensor) -> _OptionalTensor:
     """
     if not isinstance(value, torch.Tensor) or not autocast_is_on(value.device):
         return value
-    if value.dtype not in FLOATS or value.dtype == torch.float64:
-        return value
-    return value.to(torch.get_autocast_dtype(value.device.type))
+    return value.to(autocast_dtype(value.dtype, value.device))
+
+
+def autocast_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Returns the dtype that autocast, where it is on, gives tensors of `dtype` on a device; else that dtype itself."""
+    if not autocast_is_on(device) or dtype not in FLOATS or dtype == torch.float64:
+        return dtype
+    return torch.get_autocast_dtype(device.type)
 
 
 def autocast_is_on(device: torch.device) -> bool:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launches of Triton kernels share. It imports Triton, so only they import it."""
+"""What Triton kernels of several operators and their launches share. It imports Triton, so only they import it."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 
 from . import _gpu
 
@@ -47,3 +48,12 @@ def fits_int32(elements: int) -> bool:
 def power_of_2(n: int, minimum: int, maximum: int) -> int:
     """Returns the smallest power of 2 that isn't below n, limited to [minimum, maximum]."""
     return max(minimum, min(maximum, triton.next_power_of_2(max(n, 1))))
+
+
+@triton.jit
+def pick(table, i):
+    """Returns table[i], for a tuple of pointers or of numbers, and an i that is known when the kernel runs."""
+    value = table[0]
+    for j in tl.static_range(1, len(table)):
+        value = tl.where(i == j, table[j], value)
+    return value

@@ -258,6 +258,19 @@ def _modulated() -> list[Case]:
     ]
 
 
+def _demodulated() -> list[Case]:
+    """Modulated layers whose demodulation was computed before."""
+    lrelu: dict[str, Any] = {"act": "lrelu", "clamp": 1.5, "padding": 1}
+    layer = {"x": (2, 8, 8, 8), "weight": (5, 8, 3, 3), "styles": (2, 8), "demodulate": (2, 5)}
+    up = {"x": (3, 6, 4, 5), "weight": (4, 6, 3, 3), "styles": (3, 6), "demodulate": (3, 4), "bias": (4,)}
+    return [
+        Case("modulated_conv2d", "demodulated", layer | {"noise": (2, 1, 8, 8)}, lrelu),
+        Case(
+            "modulated_conv2d", "demodulated-up", up, lrelu | {"up": 2, "resample_filter": FIR4, "flip_weight": False}
+        ),
+    ]
+
+
 def _sampling() -> list[Case]:
     def case(name: str, image: tuple[int, ...], size: tuple[int, int]) -> Case:
         return Case("grid_sample", name, {"input": image, "grid": (image[0], *size, 2)})
@@ -325,7 +338,8 @@ def _large() -> list[Case]:
 
 
 CASES: tuple[Case, ...] = (
-    *_bias_act(), *_fir(), *_filtered_lrelu(), *_convolutions(), *_modulated(), *_sampling(), *_feature_loss()
+    *_bias_act(), *_fir(), *_filtered_lrelu(), *_convolutions(), *_modulated(), *_sampling(), *_feature_loss(),
+    *_demodulated(),
 )  # fmt: skip
 LARGE_CASES = tuple(_large())
 BY_NAME: Mapping[str, Case] = MappingProxyType({str(case): case for case in CASES})

@@ -92,7 +92,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torc
     if name == "grid":
         # Most positions lie inside the image, some outside.
         return 0.6 * values
-    if name == "styles":
+    if name in ("styles", "demodulate"):
         return 1 + 0.5 * values
     if name.startswith("w") and len(shape) > 1:
         return values * max(values[0].numel(), 1) ** -0.5

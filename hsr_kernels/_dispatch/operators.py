@@ -144,11 +144,7 @@ class Operator:
 
     def run(self, choice: Choice, device: torch.device, *args: Any, **options: Any) -> Any:
         """Calls the chosen implementation, without autocast: the public functions have cast what it casts."""
-        function = self.implementations[choice.backend].function
-        if not _checks.autocast_is_on(device):
-            return function(*args, **options)
-        with torch.autocast(device.type, enabled=False):
-            return function(*args, **options)
+        return without_autocast(device, self.implementations[choice.backend].function, *args, **options)
 
     def _decide(
         self,
@@ -181,6 +177,14 @@ class Operator:
         if evidence.startswith("not measured"):
             return Choice(backend, f"the default ({evidence}; {_RULE_OF_THUMB})")
         return Choice(backend, f"the fastest that can run ({evidence})")
+
+
+def without_autocast(device: torch.device, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Calls a function where autocast is off for a device."""
+    if not _checks.autocast_is_on(device):
+        return function(*args, **options)
+    with torch.autocast(device.type, enabled=False):
+        return function(*args, **options)
 
 
 def preferred(device: torch.device) -> tuple[str, ...]:

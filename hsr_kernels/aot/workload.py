@@ -236,6 +236,15 @@ def _to_rgb(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, bias: t
     return hk.modulated_conv2d(x, weight, styles, demodulate=False, bias=bias, clamp=256)
 
 
+def _parameters(*tensors: torch.Tensor) -> torch.Tensor:
+    """Computes those of layers, every other one of which upsamples, from all weights and all styles."""
+    count, dtype = len(tensors) // 2, tensors[0].dtype
+    # Networks have their parameters in float32.
+    weights, styles = ([t.float() for t in part] for part in (tensors[:count], tensors[count:]))
+    layers = [(weight, style, dtype, 1 + i % 2) for i, (weight, style) in enumerate(zip(weights, styles, strict=True))]
+    return torch.cat([t.flatten() for layer in hk.modulated_conv2d_parameters(layers) for t in layer])
+
+
 def _modulated() -> Iterator[Call]:
     def call(function: Callable[..., Any], c: int, o: int, k: int, hw: tuple[int, int],
              *further_shapes: tuple[int, ...], **options: Any) -> None:  # fmt: skip
@@ -265,6 +274,10 @@ def _modulated() -> Iterator[Call]:
     call(_bare_layer, 64, 64, 3, (64, 64), down=2, resample_filter=_FIR4, **lrelu)
     call(_bare_layer, 64, 64, 3, (64, 64), up=2, resample_filter=_FIR12, **lrelu)
     yield from layer_calls
+    # Those of a network for images of 128x128.
+    channels = [(512, 512)] * 6 + [(512, 256), (256, 256), (256, 128), (128, 128)]
+    shapes = (*((o, c, 3, 3) for c, o in channels), *((4, c) for c, _ in channels))
+    yield Call("modulated_conv2d", _parameters, shapes, orders=1, first_alone=False)
 
 
 def _scales(*tensors: torch.Tensor, targets: Sequence[int]) -> torch.Tensor:

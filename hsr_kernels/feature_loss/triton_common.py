@@ -8,14 +8,7 @@ picks its own: the code is there once, and is compiled once, however many scales
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def pick(table, scale):
-    """Returns table[scale], for a tuple of pointers or of numbers."""
-    value = table[0]
-    for i in tl.static_range(1, len(table)):
-        value = tl.where(scale == i, table[i], value)
-    return value
+from .._triton import pick
 
 
 @triton.jit

@@ -10,7 +10,8 @@ layers are matrices [K, N * th * tw], so that the second layer is one matrix pro
 import triton
 import triton.language as tl
 
-from .triton_common import assume_divisible, pick, scale_and_program, window_begin, window_end
+from .._triton import pick
+from .triton_common import assume_divisible, scale_and_program, window_begin, window_end
 
 
 @triton.jit(do_not_specialize=["n"])

@@ -8,7 +8,8 @@ windows, so that each product here is one over the whole batch and runs on tenso
 import triton
 import triton.language as tl
 
-from .triton_common import assume_divisible, pick, product, scale_and_program, unit
+from .._triton import pick
+from .triton_common import assume_divisible, product, scale_and_program, unit
 
 
 @triton.jit

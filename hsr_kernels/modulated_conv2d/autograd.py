@@ -328,10 +328,11 @@ def modulated_conv2d(
     flip_weight: bool,
     bias: torch.Tensor | None,
     epilogue: Epilogue,
+    factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `hsr_kernels.modulated_conv2d`."""
+    """See `hsr_kernels.modulated_conv2d`; `factors` are those of demodulation, if they are there already."""
     layer = Layer.of(ops.kernels[backend], x, weight, plan, demodulate, flip_weight, epilogue)
-    return run(layer, x, weight, styles, noise, f, bias)
+    return run(layer, x, weight, styles, noise, f, bias, factors)
 
 
 def run(
@@ -342,6 +343,7 @@ def run(
     noise: torch.Tensor | None,
     f: torch.Tensor | None,
     bias: torch.Tensor | None,
+    factors: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Computes y of a layer from its tensors, which are those that it was decided for or like them."""
     if layer.is_small_projection:
@@ -350,7 +352,7 @@ def run(
         return bias_act(layer.kernels.backend, y, bias, 1, layer.epilogue)
 
     dtype = accumulation_dtype(x.dtype)
-    w, s, d = parameters(layer, x, weight, styles)
+    w, s, d = parameters(layer, x, weight, styles, factors)
     if noise is not None:
         noise = cast(noise, dtype)
         # Kernels take maps only: a map is small beside the images, and a single number isn't worth kernels of its own.

@@ -3,7 +3,8 @@
 
 import torch
 
-from .._dispatch.functions import Function, is_differentiated
+from .._dispatch.functions import Function, is_batched, is_differentiated
+from .._dispatch.library import Kernels
 from .._dispatch.replay import may_skip_dispatcher
 from .._tensors import accumulation_dtype, cast
 from . import reference
@@ -16,7 +17,7 @@ MAX_ELEMENTS = 1 << 30
 
 
 def parameters(
-    layer: Layer, x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor
+    layer: Layer, x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, d: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Prepares the parameters, in one launch on a GPU.
 
@@ -25,26 +26,37 @@ def parameters(
         x: Images [N, C, H, W] of the layer.
         weight: [O, C, kh, kw].
         styles: [N, C].
+        d: The factors [N, O] for this weight and these styles, if they are there already.
 
     Returns:
         w, in the dtype of x: [O, C, kh, kw], or [C, O, kh, kw] where the convolution is transposed; s [N, C]; d [N, O],
         None without demodulation.
     """
-    transposed, flip, d = layer.plan.convolution.transposed, layer.flip, None
-    if layer.demodulate and layer.kernels.has("demodulation") and _is_one_launch(weight, styles):
-        w, s, d = Demodulation.apply(weight, styles, x.dtype, flip, not transposed, layer.kernels)
-        w, s = _like_source(w, weight), _like_source(s, styles)
+    transposed, flip = layer.plan.convolution.transposed, layer.flip
+    if layer.demodulate and d is None:
+        w, s, d = demodulated(layer.kernels, weight, styles, x.dtype, flip, not transposed)
     else:
-        if layer.demodulate:
-            weight, styles = reference.prescale(x.dtype, weight, styles)
-            dtype = accumulation_dtype(x.dtype)
-            d = factors(weight.to(dtype), styles.to(dtype))
         w, s = cast(weight, x.dtype), styles
         w = w.flip([2, 3]) if flip else w
+        d = None if d is None else cast(d, accumulation_dtype(x.dtype))
     return w.transpose(0, 1) if transposed else w, s, d
 
 
-def _like_source(result: torch.Tensor | None, source: torch.Tensor) -> torch.Tensor:
+def demodulated(
+    kernels: Kernels, weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype, flip: bool, channels_last: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns (w, s, d) of a layer that demodulates images of `dtype`: see `Demodulation`."""
+    if kernels.has("demodulation") and is_one_launch(weight, styles):
+        w, s, d = Demodulation.apply(weight, styles, dtype, flip, channels_last, kernels)
+        return like_source(w, weight), like_source(s, styles), d
+    weight, styles = reference.prescale(dtype, weight, styles)
+    wide = accumulation_dtype(dtype)
+    d = factors(weight.to(wide), styles.to(wide))
+    w = cast(weight, dtype)
+    return w.flip([2, 3]) if flip else w, styles, d
+
+
+def like_source(result: torch.Tensor | None, source: torch.Tensor) -> torch.Tensor:
     """Returns what was made of a parameter, a constant if that is one: a Function's results are all alike."""
     if result is None:
         return source
@@ -60,9 +72,22 @@ def factors(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
     return (styles.square() @ energy.t() + reference.EPS).rsqrt()
 
 
-def _is_one_launch(weight: torch.Tensor, styles: torch.Tensor) -> bool:
+def is_one_launch(weight: torch.Tensor, styles: torch.Tensor) -> bool:
+    """Whether one launch takes this weight [O, C, kh, kw] and these styles [N, C]."""
     fits = weight.shape[2] * weight.shape[3] <= MAX_TAPS and max(weight.numel(), styles.numel()) < MAX_ELEMENTS
     return fits and torch.float64 not in (weight.dtype, styles.dtype)
+
+
+def needs_copies(
+    weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype, flip: bool, channels_last: bool
+) -> tuple[bool, bool]:
+    """Returns whether w and whether s are other tensors than weight and styles themselves."""
+    is_scaled = dtype == torch.float16
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    # Under vmap weights don't tell their layout.
+    needs_w = is_scaled or flip or weight.dtype != dtype or is_batched(weight)
+    needs_w = needs_w or not weight.is_contiguous(memory_format=memory_format)
+    return needs_w, is_scaled or styles.dtype != torch.float32
 
 
 @Function
@@ -78,10 +103,7 @@ class Demodulation(torch.autograd.Function):
 
     @staticmethod
     def forward(weight, styles, dtype, flip, channels_last, kernels):
-        is_scaled = dtype == torch.float16
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        needs_w = is_scaled or flip or weight.dtype != dtype or not weight.is_contiguous(memory_format=memory_format)
-        needs_s = is_scaled or styles.dtype != torch.float32
+        needs_w, needs_s = needs_copies(weight, styles, dtype, flip, channels_last)
         w, s, d = kernels.demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s)
         return w if needs_w else None, s if needs_s else None, d
 
@@ -100,22 +122,28 @@ class Demodulation(torch.autograd.Function):
         # The kernel has no derivatives of its own.
         if ctx.kernels.has("demodulation_bwd") and dd is not None and not torch.is_grad_enabled():
             return *_first_order(ctx, weight, styles, styles if s is None else s, d, dw, ds, dd), *[None] * 4
-        w_factor, s_factor = _prescaling_factors(weight, styles) if ctx.is_scaled else (None, None)
-        if dw is not None:
-            dw = (dw.flip([2, 3]) if ctx.flip else dw).float()
-        if dd is not None:
-            w, s = _times(weight.float(), w_factor), _times(styles.float(), s_factor)
-            # Of the gradient of the sum under the root this is -2 times as much.
-            denergy = dd * d.pow(3)
-            if needs_weight:
-                product = (denergy.t() @ s.square()).view(*w.shape[:2], 1, 1)
-                dw = -w * product if dw is None else torch.addcmul(dw, w, product, value=-1)
-            if needs_styles:
-                product = torch.addmm(s, denergy, w.square().sum([2, 3]), beta=0, alpha=-1)
-                ds = s * product if ds is None else torch.addcmul(ds, s, product)
-        dw = cast(_times(dw, w_factor), weight.dtype) if needs_weight and dw is not None else None
-        ds = cast(_times(ds, s_factor), styles.dtype) if needs_styles and ds is not None else None
-        return dw, ds, None, None, None, None
+        options = {"dtype": ctx.dtype, "flip": ctx.flip}
+        return *composed_gradients(weight, styles, d, dw, ds, dd, needs_weight, needs_styles, **options), *[None] * 4
+
+
+def composed_gradients(weight, styles, d, dw, ds, dd, needs_weight, needs_styles, *, dtype, flip):
+    """Computes the gradients of weight and styles by operations that have derivatives; None stands for zero."""
+    w_factor, s_factor = _prescaling_factors(weight, styles) if dtype == torch.float16 else (None, None)
+    if dw is not None:
+        dw = (dw.flip([2, 3]) if flip else dw).float()
+    if dd is not None:
+        w, s = _times(weight.float(), w_factor), _times(styles.float(), s_factor)
+        # Of the gradient of the sum under the root this is -2 times as much.
+        denergy = dd * d.pow(3)
+        if needs_weight:
+            product = (denergy.t() @ s.square()).view(*w.shape[:2], 1, 1)
+            dw = -w * product if dw is None else torch.addcmul(dw, w, product, value=-1)
+        if needs_styles:
+            product = torch.addmm(s, denergy, w.square().sum([2, 3]), beta=0, alpha=-1)
+            ds = s * product if ds is None else torch.addcmul(ds, s, product)
+    dw = cast(_times(dw, w_factor), weight.dtype) if needs_weight and dw is not None else None
+    ds = cast(_times(ds, s_factor), styles.dtype) if needs_styles and ds is not None else None
+    return dw, ds
 
 
 def _first_order(ctx, weight, styles, s, d, dw, ds, dd):

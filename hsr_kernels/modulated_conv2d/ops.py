@@ -67,6 +67,16 @@ def _fake_layer_weight(x, s, dz, kernel, padding):
     return _empty((dz.shape[1], x.shape[1], *kernel), x)
 
 
+def _fake_demodulation_each(weights, styles, dtype, channels_last, needs_w, needs_s):
+    layers = zip(weights, styles, channels_last, strict=True)
+    found = [_fake_demodulation(weight, s, dtype, False, last, needs_w, needs_s) for weight, s, last in layers]
+    return [t for of_all in zip(*found, strict=True) for t in of_all]
+
+
+def _fake_demodulation_each_bwd(weights, styles, s, d, dw, ds, dd, dtype):
+    return [*(torch.empty_like(dense_image(t)[0]) for t in weights), *(t.new_empty(t.shape) for t in styles)]
+
+
 def _fake_demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
     like = weight.new_empty(0, dtype=dtype)
     w = _empty(weight.shape, like, channels_last) if needs_w else like
@@ -158,6 +168,24 @@ modulated_conv2d_layer_weight = define(
     "modulated_conv2d_layer_weight(Tensor x, Tensor s, Tensor dz, int[] kernel, int[] padding) -> Tensor",
     __package__,
     fake=_fake_layer_weight,
+    backends=("triton",),
+)
+# What `demodulation` returns of several layers with as many samples, weights of one dtype and styles of one: all w, all
+# s, all d. Their taps stay in order.
+demodulation_each = define(
+    "demodulation_each(Tensor[] weights, Tensor[] styles, ScalarType dtype, bool[] channels_last, bool needs_w, "
+    "bool needs_s) -> Tensor[]",
+    __package__,
+    fake=_fake_demodulation_each,
+    backends=("triton",),
+)
+# Returns the gradients of all weights and of all styles from those of w, s and d, where s is the styles in float32 as
+# they were scaled. dw may be an empty list, and what is None in ds stands for zero.
+demodulation_each_bwd = define(
+    "demodulation_each_bwd(Tensor[] weights, Tensor[] styles, Tensor[] s, Tensor[] d, Tensor[] dw, Tensor?[] ds, "
+    "Tensor[] dd, ScalarType dtype) -> Tensor[]",
+    __package__,
+    fake=_fake_demodulation_each_bwd,
     backends=("triton",),
 )
 # Returns weight [O, C, kh, kw] in `dtype`, its taps in reverse order with `flip`; styles [N, C]; and d, for which see

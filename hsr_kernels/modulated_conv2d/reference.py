@@ -24,13 +24,14 @@ def modulated_conv2d(
     flip_weight: bool,
     bias: torch.Tensor | None,
     epilogue: Epilogue,
+    coefficients: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Scales the input channels by the styles, convolves, demodulates, adds noise, bias and activation."""
-    if demodulate:
-        weight, styles = prescale(x.dtype, weight, styles)
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        modulated = weight.to(dtype)[None] * styles.to(dtype)[:, None, :, None, None]
-        coefficients = (modulated.square().sum([2, 3, 4]) + EPS).rsqrt()
+    """Scales the input channels by the styles, convolves, demodulates, adds noise, bias and activation.
+
+    To demodulate it needs coefficients for weight and styles, which `parameters` computes unless they are given.
+    """
+    if demodulate and coefficients is None:
+        weight, styles, coefficients = parameters(weight, styles, x.dtype)
     y = conv2d_resample(
         x * styles.to(x.dtype)[:, :, None, None],
         weight.to(x.dtype),
@@ -39,11 +40,21 @@ def modulated_conv2d(
         groups=1,
         flip_weight=flip_weight,
     )
-    if demodulate:
+    if coefficients is not None:
         y = y * coefficients.to(x.dtype)[:, :, None, None]
     if noise is not None:
         y = y + noise.to(x.dtype)
     return bias_act(y, bias, 1, epilogue)
+
+
+def parameters(
+    weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns weight and styles of a layer whose images have `dtype`, prescaled, and its coefficients [N, O]."""
+    weight, styles = prescale(dtype, weight, styles)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    modulated = weight.to(wide)[None] * styles.to(wide)[:, None, :, None, None]
+    return weight, styles, (modulated.square().sum([2, 3, 4]) + EPS).rsqrt()
 
 
 def prescale(dtype: torch.dtype, weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,10 +4,15 @@
 A program takes one output channel, whose row of weights it reads block by block of channels, and the samples tile by
 tile. Where PRESCALED is set, weight and styles are first divided by their largest magnitudes, as `reference.prescale`
 does for float16; smaller magnitudes count as `min_magnitude`.
+
+In a launch for several layers, what differs between them comes in tuples with one entry per layer, and a program picks
+its own: the code is there once, however many layers there are.
 """
 
 import triton
 import triton.language as tl
+
+from .._triton import pick
 
 # Their values aren't worth a compilation.
 DO_NOT_SPECIALIZE = [
@@ -52,7 +57,18 @@ def demodulation_kernel(
 
     w and s may be missing. All rows of weights, and of w, begin `c * taps` elements apart.
     """
-    out_channel = tl.program_id(0)
+    _demodulate(
+        tl.program_id(0), weight, styles, w, s, d, n, o, c, taps, flip, stride_c, stride_tap, w_stride_c, w_stride_tap,
+        scale, min_magnitude, eps, PRESCALED, SAMPLES, CHANNELS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _demodulate(
+    out_channel, weight, styles, w, s, d, n, o, c, taps, flip, stride_c, stride_tap, w_stride_c, w_stride_tap, scale,
+    min_magnitude, eps, PRESCALED: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Does `demodulation_kernel`'s work for one output channel."""
     row = weight + out_channel * c * taps
     factor = 1.0
     if PRESCALED:
@@ -93,7 +109,20 @@ def demodulation_bwd_kernel(
     That is energy = sum over taps of w^2, denergy = -dd * d^3, and what the styles were multiplied by to give s.
     Factors of prescaling are constants.
     """
-    out_channel = tl.program_id(0)
+    _demodulate_bwd(
+        tl.program_id(0), weight, styles, s, d, dw, dd, dweight, energy, denergy, style_factors, n, o, c, taps, flip,
+        stride_c, stride_tap, dw_stride_o, dw_stride_c, dw_stride_tap, scale, min_magnitude, PRESCALED, SAMPLES,
+        CHANNELS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _demodulate_bwd(
+    out_channel, weight, styles, s, d, dw, dd, dweight, energy, denergy, style_factors, n, o, c, taps, flip, stride_c,
+    stride_tap, dw_stride_o, dw_stride_c, dw_stride_tap, scale, min_magnitude,
+    PRESCALED: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Does `demodulation_bwd_kernel`'s work for one output channel."""
     row = out_channel * c * taps
     factor = 1.0
     if PRESCALED:
@@ -125,3 +154,53 @@ def demodulation_bwd_kernel(
                 value += tl.load(pointers, mask=channel < c, other=0.0).to(tl.float32)
             tl.store(dweight + offsets, (value * factor).to(dweight.dtype.element_ty), mask=channel < c)
         tl.store(energy + out_channel * c + channel, total, mask=channel < c)
+
+
+@triton.jit
+def _layer(starts):
+    """Returns this program's layer; `starts` are the first programs of the layers."""
+    layer = 0
+    for i in tl.static_range(1, len(starts)):
+        layer += (tl.program_id(0) >= starts[i]).to(tl.int32)
+    return layer
+
+
+@triton.jit
+def _pick_if_there(table, layer):
+    """Returns table[layer], or None where there is no table."""
+    if table is None:
+        return None
+    else:
+        return pick(table, layer)
+
+
+@triton.jit(do_not_specialize=["n"])
+def demodulation_each_kernel(
+    weight, styles, w, s, d, starts, o, c, taps, stride_c, stride_tap, w_stride_c, w_stride_tap, scale, n,
+    min_magnitude, eps, PRESCALED: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """What `demodulation_kernel` computes, of each layer; taps stay in their order."""
+    layer = _layer(starts)
+    _demodulate(
+        tl.program_id(0) - pick(starts, layer), pick(weight, layer), pick(styles, layer), _pick_if_there(w, layer),
+        _pick_if_there(s, layer), pick(d, layer), n, pick(o, layer), pick(c, layer), pick(taps, layer), 0,
+        pick(stride_c, layer), pick(stride_tap, layer), pick(w_stride_c, layer), pick(w_stride_tap, layer),
+        pick(scale, layer), min_magnitude, eps, PRESCALED, SAMPLES, CHANNELS,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["n"])
+def demodulation_each_bwd_kernel(
+    weight, styles, s, d, dw, dd, dweight, energy, denergy, style_factors, starts, o, c, taps, stride_c, stride_tap,
+    dw_stride_o, dw_stride_c, dw_stride_tap, scale, n, min_magnitude,
+    PRESCALED: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """What `demodulation_bwd_kernel` computes, of each layer."""
+    layer = _layer(starts)
+    _demodulate_bwd(
+        tl.program_id(0) - pick(starts, layer), pick(weight, layer), pick(styles, layer), pick(s, layer),
+        pick(d, layer), _pick_if_there(dw, layer), pick(dd, layer), pick(dweight, layer), pick(energy, layer),
+        pick(denergy, layer), pick(style_factors, layer), n, pick(o, layer), pick(c, layer), pick(taps, layer), 0,
+        pick(stride_c, layer), pick(stride_tap, layer), pick(dw_stride_o, layer), pick(dw_stride_c, layer),
+        pick(dw_stride_tap, layer), pick(scale, layer), min_magnitude, PRESCALED, SAMPLES, CHANNELS,
+    )  # fmt: skip

@@ -26,6 +26,8 @@ from .triton_fir_launches import modulated_conv2d_fir_epilogue as modulated_conv
 from .triton_fir_launches import modulated_conv2d_fir_epilogue_bwd as modulated_conv2d_fir_epilogue_bwd
 from .triton_parameters import demodulation as demodulation
 from .triton_parameters import demodulation_bwd as demodulation_bwd
+from .triton_parameters import demodulation_each as demodulation_each
+from .triton_parameters import demodulation_each_bwd as demodulation_each_bwd
 from .triton_pointwise import (
     modulated_conv2d_epilogue_bwd_bwd_kernel,
     modulated_conv2d_epilogue_bwd_kernel,

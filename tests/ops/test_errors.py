@@ -27,6 +27,11 @@ def _loss(x: object = X, target: object = TARGET, head: object = HEAD) -> torch.
     return hk.feature_projection_loss([x], [target], [head])
 
 
+def _parameters(**changed: object) -> object:
+    layer = {"weight": W, "styles": STYLES, "dtype": torch.float32, "up": 1}
+    return hk.modulated_conv2d_parameters([layer.values(), (layer | changed).values()])
+
+
 FIR_FUNCTIONS = (hk.upfirdn2d, hk.filter2d, hk.upsample2d, hk.downsample2d)
 
 # (call, exception, words of the message: the argument, its value, what was expected)
@@ -133,6 +138,16 @@ CASES = [
     (lambda: hk.modulated_conv2d(X, W, STYLES, bias=META), ValueError, ("bias", "meta", "cpu")),
     (lambda: hk.modulated_conv2d(X, W, STYLES, act="mish"), ValueError, ("act", "mish", "lrelu")),
     (lambda: hk.modulated_conv2d(X, torch.zeros(4, 3, 9, 9), STYLES), ValueError, ("x", "[2, 3, 6, 5]", "9")),
+    (lambda: hk.modulated_conv2d(X, W, STYLES, demodulate=STYLES), ValueError, ("demodulate", "[2, 3]", "[2, 4]")),
+    (lambda: hk.modulated_conv2d(X, W, STYLES, demodulate=META), ValueError, ("demodulate", "meta", "cpu")),
+    # modulated_conv2d_parameters
+    (lambda: _parameters(weight=None), TypeError, ("layers[1].weight", "NoneType", "Tensor")),
+    (lambda: _parameters(weight=W[:, :2]), ValueError, ("layers[1].styles", "[2, 3]", "[2, 2]")),
+    (lambda: _parameters(weight=W.to("meta"), styles=STYLES.to("meta")), ValueError,
+     ("layers[1].weight", "meta", "cpu")),
+    (lambda: _parameters(styles=STYLES.int()), TypeError, ("layers[1].styles", "int32", "float32")),
+    (lambda: _parameters(dtype=torch.int32), TypeError, ("layers[1].dtype", "int32", "float32")),
+    (lambda: _parameters(up=0), ValueError, ("layers[1].up", "0", "positive")),
     # grid_sample
     (lambda: hk.grid_sample(X[0], GRID), ValueError, ("input", "[3, 6, 5]", "4")),
     (lambda: hk.grid_sample(X, GRID[0]), ValueError, ("grid", "[4, 4, 2]", "4")),

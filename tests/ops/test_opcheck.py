@@ -125,7 +125,8 @@ def test_every_operator_is_checked():
     assert of_cuda == {f"{op}.cuda" for op in CUDA_OPS} | {"demodulation.cuda"}
     # Triton's kernels take no float64, and are checked where they are interpreted.
     of_triton = {name for name in registered if name.endswith(".triton")}
-    assert of_triton == {f"{op}.triton" for op in (*OPS, *TRITON_OPS)} | {"demodulation.triton"}
+    demodulation = {f"demodulation{part}.triton" for part in ("", "_each", "_each_bwd")}
+    assert of_triton == {f"{op}.triton" for op in (*OPS, *TRITON_OPS)} | demodulation
 
 
 @pytest.mark.parametrize("op, dtype, memory_format", every_other(OPS, DTYPES, FORMATS))
@@ -161,6 +162,21 @@ def test_opcheck_of_demodulation(dtype, channels_last, backend):
     for flip, needs_w, needs_s in ((False, True, True), (True, True, False), (False, False, False)):
         args = (weight, styles, dtype, flip, channels_last, needs_w, needs_s)
         torch.library.opcheck(getattr(torch.ops.hsr_kernels.demodulation, backend), args, test_utils=CHECKS)
+
+
+@pytest.mark.interpret
+def test_opcheck_of_demodulation_of_several_layers():
+    op, weights = torch.ops.hsr_kernels, [torch.randn(5, 6, 3, 3), torch.randn(4, 3, 1, 1)]
+    styles, d = [torch.randn(2, 6), torch.randn(2, 3)], [torch.rand(2, 5), torch.rand(2, 4)]
+    halves = [weight.half() for weight in weights]
+    for dtype, dw, ds, needs in (
+        (torch.float16, halves, styles, True),
+        (torch.float32, [], [None, styles[1]], False),
+    ):
+        args = (weights, styles, dtype, [True, False], needs, needs)
+        torch.library.opcheck(op.demodulation_each.triton, args, test_utils=CHECKS)
+        args = (weights, styles, styles, d, dw, ds, d, dtype)
+        torch.library.opcheck(op.demodulation_each_bwd.triton, args, test_utils=CHECKS)
 
 
 def test_tensors_without_memory_are_refused():

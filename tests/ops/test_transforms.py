@@ -30,6 +30,14 @@ def _loss(x: torch.Tensor) -> torch.Tensor:
     return scales @ torch.tensor([[1.0], [-3.0]])
 
 
+def _layers_at_once(x: torch.Tensor) -> torch.Tensor:
+    styles = x.mean((2, 3))
+    layers = [(_W, styles, x.dtype, 1), (_W[:2] * styles.mean(), 1 - styles, x.dtype, 1)]
+    for weight, style, factors in hk.modulated_conv2d_parameters(layers)[::-1]:
+        x = hk.modulated_conv2d(x, weight, style, padding=1, demodulate=factors)
+    return x
+
+
 OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "bias_act": lambda x: hk.bias_act(x, _B, act="swish", clamp=0.9),
     "upsample2d": lambda x: hk.upsample2d(x, F4),
@@ -40,6 +48,7 @@ OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "grid_sample": lambda x: hk.grid_sample(x, _GRID[:, None] + 0.05 * x[:, 0, :2, :1, None]),
     "modulated_conv2d": lambda x: hk.modulated_conv2d(x, _W, _STYLES[: len(x)], x[:, :1], padding=1, act="lrelu"),
     "modulated_conv2d up": lambda x: hk.modulated_conv2d(x, _W, x.mean((2, 3)), up=2, padding=1, resample_filter=F4),
+    "modulated_conv2d at once": lambda x: _layers_at_once(x),
     "feature_projection_loss": _loss,
 }
 
