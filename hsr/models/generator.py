@@ -15,7 +15,7 @@ from hsr_kernels import upsample2d
 from hsr_kernels._dispatch.functions import is_batched
 
 from .equalized import scale
-from .layers import FilteredModule, FullyConnected, StyledLayer, ToRGB, apply_each, noise_maps
+from .layers import FilteredModule, FullyConnected, Modulation, StyledLayer, ToRGB, apply_each, modulations, noise_maps
 from .mapping import MappingNetwork
 
 NOISE_MODES = ("random", "const", "none")
@@ -113,19 +113,24 @@ class SynthesisBlock(nn.Module):
         return [self.conv1] if self.conv0 is None else [self.conv0, self.conv1]
 
     def forward(
-        self, x: Tensor, styles: Sequence[Tensor], noise: Sequence[Tensor | None], rgb_weight: Tensor
+        self,
+        x: Tensor,
+        modulations: Sequence[Modulation],
+        noise: Sequence[Tensor | None],
+        rgb_styles: Tensor,
+        rgb_weight: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Maps x to features [N, C, R, R] and RGB [N, 3, R, R].
 
         Args:
             x: The features of the block before, [N, in_channels, R / 2, R / 2].
-            styles: Of each layer, those of ToRGB last.
-            noise: Of each layer but ToRGB.
+            modulations, noise: Of each layer but ToRGB.
+            rgb_styles: ToRGB's.
             rgb_weight: ToRGB's, in the dtype of x.
         """
-        for layer, style, of_layer in zip(self.styled_layers(), styles, noise, strict=False):
-            x = layer(x, style, of_layer)
-        return x, self.torgb(x, styles[-1], rgb_weight).to(styles[-1].dtype)
+        for layer, modulation, of_layer in zip(self.styled_layers(), modulations, noise, strict=True):
+            x = layer(x, modulation, of_layer)
+        return x, self.torgb(x, rgb_styles, rgb_weight).to(rgb_styles.dtype)
 
 
 class SynthesisNetwork(ActivationLayout, FilteredModule):
@@ -173,6 +178,9 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
     def _blocks(self) -> list[SynthesisBlock]:
         return [block for block in self.blocks.values() if isinstance(block, SynthesisBlock)]
 
+    def _styled_layers(self) -> list[StyledLayer]:
+        return [layer for block in self._blocks() for layer in block.styled_layers()]
+
     def forward(self, ws: Tensor, noise_mode: str = "random") -> Tensor:
         """Maps ws [N, num_ws, w_dim] to images [N, img_channels, R, R] in about [-1, 1].
 
@@ -190,9 +198,11 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         features = {}
         blocks = self._blocks()
         dtypes = [activation_dtype(ws, self.low_precision_dtype if block.low_precision else None) for block in blocks]
+        styles, rgb_styles = self._styles(ws)
         # Of the other layers demodulation casts the weights.
         rgb_weights = scale([block.torgb.weight for block in blocks], [1.0] * len(blocks), dtypes)
-        of_blocks = zip(blocks, dtypes, self._styles(ws), self._noise(ws, noise_mode), rgb_weights, strict=True)
+        of_layers = self._modulations(styles, dtypes), self._noise(ws, noise_mode)
+        of_blocks = zip(blocks, dtypes, *of_layers, rgb_styles, rgb_weights, strict=True)
         for r, (block, dtype, *inputs) in zip(self.resolutions, of_blocks, strict=True):
             x, rgb = block(self.laid_out(x, dtype), *inputs)
             img = rgb if img is None else upsample2d(img, self.resample_filter, up=2) + rgb
@@ -201,8 +211,8 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         assert img is not None
         return img, features
 
-    def _styles(self, ws: Tensor) -> list[list[Tensor]]:
-        """Returns the styles of each block's layers, those of ToRGB last."""
+    def _styles(self, ws: Tensor) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """Returns the styles of each block's layers but ToRGB, and those of each ToRGB."""
         codes, start = ws.unbind(dim=1), 0
         layers: list[FullyConnected] = []
         inputs: list[Tensor] = []
@@ -210,13 +220,20 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
             layers += [*(layer.affine for layer in block.styled_layers()), block.torgb.affine]
             inputs += codes[start : start + block.num_conv + 1]
             start += block.num_conv
-        styles = iter(apply_each(layers, inputs))
-        return [[next(styles) for _ in range(block.num_conv + 1)] for block in self._blocks()]
+        found = iter(apply_each(layers, inputs))
+        of_blocks = [[next(found) for _ in range(block.num_conv + 1)] for block in self._blocks()]
+        return [of_block[:-1] for of_block in of_blocks], [of_block[-1] for of_block in of_blocks]
+
+    def _modulations(self, styles: list[list[Tensor]], dtypes: list[torch.dtype]) -> list[list[Modulation]]:
+        """Returns the modulation of each block's layers but ToRGB, for these styles and each block's dtype."""
+        flat = [style for of_block in styles for style in of_block]
+        flat_dtypes = [dtype for dtype, of_block in zip(dtypes, styles, strict=True) for _ in of_block]
+        found = iter(modulations(self._styled_layers(), flat, flat_dtypes))
+        return [[next(found) for _ in of_block] for of_block in styles]
 
     def _noise(self, ws: Tensor, noise_mode: str) -> list[list[Tensor | None]]:
         """Returns the noise of each block's layers but ToRGB."""
-        layers = [layer for block in self._blocks() for layer in block.styled_layers()]
-        noise = iter(noise_maps(layers, ws.shape[0], noise_mode))
+        noise = iter(noise_maps(self._styled_layers(), ws.shape[0], noise_mode))
         return [[next(noise) for _ in range(block.num_conv)] for block in self._blocks()]
 
     def _check(self, ws: Tensor, resolutions: Sequence[int], noise_mode: str) -> None:

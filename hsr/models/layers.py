@@ -12,13 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from hsr_kernels import bias_act, conv2d_resample, filtered_lrelu, modulated_conv2d, setup_filter
+from hsr_kernels import (
+    bias_act,
+    conv2d_resample,
+    filtered_lrelu,
+    modulated_conv2d,
+    modulated_conv2d_parameters,
+    setup_filter,
+)
 from hsr_kernels._dispatch.functions import Function, is_transformed
 
 from .. import parts
 from .equalized import EqualizedLayer, Prepared, prepared
 
 RESAMPLE_TAPS = (1, 3, 3, 1)
+# Weight, styles [N, in_channels] and demodulation of a styled layer, as its operator takes them.
+Modulation = tuple[Tensor, Tensor, Tensor | bool]
 
 
 def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -231,29 +240,42 @@ class StyledLayer(FilteredModule):
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
-    def forward(self, x: Tensor, styles: Tensor, noise: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Modulation, noise: Tensor | None) -> Tensor:
         """Maps x [N, in_channels, R / up, R / up] to [N, out_channels, R, R].
 
         Args:
             x: Images.
-            styles: What `affine` makes of a latent code, [N, in_channels].
+            modulation: As `modulations` returns it.
             noise: As `noise_maps` returns it.
         """
+        weight, styles, demodulate = modulation
         # The operator has all but x in its own dtype, which it casts to that of x where it must.
         return modulated_conv2d(
             x,
-            self.weight,
+            weight,
             styles,
             noise=noise,
             up=self.up,
             padding=1,
             resample_filter=self.resample_filter if self.up > 1 else None,
+            demodulate=demodulate,
             # Layers that upsample convolve and the others correlate, as in published networks.
             flip_weight=self.up == 1,
             bias=self.bias,
             act="lrelu",
             clamp=self.conv_clamp,
         )
+
+
+def modulations(
+    layers: Sequence[StyledLayer], styles: Sequence[Tensor], dtypes: Sequence[torch.dtype]
+) -> list[Modulation]:
+    """Returns weights, styles and demodulation of layers, whose affines made styles [N, in_channels] of latent codes.
+
+    Each is for images of the dtype given for it.
+    """
+    ups = (layer.up for layer in layers)
+    return [*modulated_conv2d_parameters(zip((layer.weight for layer in layers), styles, dtypes, ups, strict=True))]
 
 
 def noise_maps(layers: Sequence[StyledLayer], n: int, noise_mode: str) -> list[Tensor | None]:

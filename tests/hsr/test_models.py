@@ -45,7 +45,7 @@ def zero_insert(x: torch.Tensor) -> torch.Tensor:
 def styled(layer: StyledLayer, x: torch.Tensor, w: torch.Tensor, noise_mode: str) -> torch.Tensor:
     """A layer's output from a latent code."""
     (noise,) = noise_maps([layer], len(x), noise_mode)
-    return layer(x, layer.affine(w), noise)
+    return layer(x, (layer.weight, layer.affine(w), True), noise)
 
 
 def lrelu(x: torch.Tensor) -> torch.Tensor:
