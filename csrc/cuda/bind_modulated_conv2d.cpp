@@ -125,22 +125,52 @@ void modulated_conv2d_epilogue_bwd_bwd(Address ddz, Address ratio, Address ddnoi
   });
 }
 
-void demodulation(Address weight, Address styles, Address w, Address s, Address d, const WeightSizes& sizes,
-                  const std::tuple<int, int, int>& dtypes, bool prescale, bool flip, bool weight_channels_last,
-                  bool channels_last, const DeviceAndStream& device_and_stream) {
-  const Extents extents;
-  DemodulationParams p{};
+// The dtypes of weight, styles and w.
+using DemodulationDTypes = std::tuple<int, int, int>;
+
+void set_operands(DemodulationOperands& p, Address weight, Address styles, const WeightSizes& sizes,
+                  const DemodulationDTypes& dtypes, bool prescale, bool flip, bool weight_channels_last) {
   std::tie(p.n, p.o, p.c, p.k) = sizes;
   p.weight_dtype = dtype_of(std::get<0>(dtypes)), p.styles_dtype = dtype_of(std::get<1>(dtypes));
   p.dtype = dtype_of(std::get<2>(dtypes));
-  p.prescale = prescale, p.flip = flip, p.weight_channels_last = weight_channels_last, p.channels_last = channels_last;
-  const int64_t weights = p.o * p.c * p.k;
-  p.weight = input(weight, weights * bytes_of(p.weight_dtype));
+  p.prescale = prescale, p.flip = flip, p.weight_channels_last = weight_channels_last;
+  p.weight = input(weight, p.o * p.c * p.k * bytes_of(p.weight_dtype));
   p.styles = input(styles, p.n * p.c * bytes_of(p.styles_dtype));
-  p.w = optional_output(w, weights * bytes_of(p.dtype)), p.s = optional_output<float>(s, p.n * p.c * 4);
+}
+
+void demodulation(Address weight, Address styles, Address w, Address s, Address d, const WeightSizes& sizes,
+                  const DemodulationDTypes& dtypes, bool prescale, bool flip, bool weight_channels_last,
+                  bool channels_last, const DeviceAndStream& device_and_stream) {
+  const Extents extents;
+  DemodulationParams p{};
+  set_operands(p, weight, styles, sizes, dtypes, prescale, flip, weight_channels_last);
+  p.channels_last = channels_last;
+  p.w = optional_output(w, p.o * p.c * p.k * bytes_of(p.dtype)), p.s = optional_output<float>(s, p.n * p.c * 4);
   p.d = output<float>(d, p.n * p.o * 4);
   py::gil_scoped_release release;
   launch_demodulation(p, stream_of(device_and_stream));
+}
+
+// `dw_strides` are those along o, c and k.
+void demodulation_bwd(Address weight, Address styles, Address s, Address d, Address dw,
+                      const std::tuple<int64_t, int64_t, int64_t>& dw_strides, Address ds, Address dd, Address dweight,
+                      Address dstyles, Address energy, const WeightSizes& sizes, const DemodulationDTypes& dtypes,
+                      bool prescale, bool flip, bool weight_channels_last, const DeviceAndStream& device_and_stream) {
+  const Extents extents;
+  DemodulationBwdParams p{};
+  set_operands(p, weight, styles, sizes, dtypes, prescale, flip, weight_channels_last);
+  std::tie(p.dw_stride_o, p.dw_stride_c, p.dw_stride_k) = dw_strides;
+  const int64_t weights = p.o * p.c * p.k;
+  // From the first element of dw to its last, as it may have gaps.
+  const int64_t dw_span = (p.o - 1) * p.dw_stride_o + (p.c - 1) * p.dw_stride_c + (p.k - 1) * p.dw_stride_k + 1;
+  p.s = input<float>(s, p.n * p.c * 4), p.d = input<float>(d, p.n * p.o * 4);
+  p.dw = optional_input(dw, weights ? dw_span * bytes_of(p.dtype) : 0);
+  p.ds = optional_input<float>(ds, p.n * p.c * 4), p.dd = input<float>(dd, p.n * p.o * 4);
+  p.dweight = optional_output(dweight, weights * bytes_of(p.weight_dtype));
+  p.dstyles = optional_output(dstyles, p.n * p.c * bytes_of(p.styles_dtype));
+  p.energy = optional_output<float>(energy, p.o * p.c * 4);
+  py::gil_scoped_release release;
+  launch_demodulation_bwd(p, stream_of(device_and_stream));
 }
 
 // Returns (parts, channel blocks) of the partial sums of a backward on images [n, c, hw].
@@ -160,6 +190,7 @@ void define_modulated_conv2d(py::module_& m) {
   m.def("modulated_conv2d_epilogue_bwd", &modulated_conv2d_epilogue_bwd);
   m.def("modulated_conv2d_epilogue_bwd_bwd", &modulated_conv2d_epilogue_bwd_bwd);
   m.def("demodulation", &demodulation);
+  m.def("demodulation_bwd", &demodulation_bwd);
 }
 
 }  // namespace cuda

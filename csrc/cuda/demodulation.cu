@@ -8,6 +8,10 @@
 //
 // A block takes one output channel. Its row of weights passes through shared memory, which then holds the energy of
 // each input channel. The warps take the samples in turn.
+//
+// The backward pass takes two launches. In the first one a block has the row of an output channel again, for the
+// gradient of weight and the energies; the second one multiplies these for the gradient of styles. All sums have a
+// fixed order.
 #include <cmath>
 
 #include "hsr/error.h"
@@ -25,6 +29,10 @@ constexpr int kMaxPieceWeights = 4608;
 constexpr int kMaxPieceChannels = 1024;
 constexpr int kMaxSamplesPerBlock = 256;
 constexpr int kWeightsPerRead = 4;
+// The samples and the channels of a block that computes the gradient of styles.
+constexpr int kStyleSamples = 4;
+constexpr int kStyleChannels = 32;
+constexpr int kStyleSums = kWarps * kStyleSamples * kStyleChannels;
 constexpr float kEps = 1e-8f;
 // Smaller magnitudes count as this, so that a channel or sample of zeros stays zero.
 constexpr float kMinMagnitude = 1e-7f;
@@ -51,9 +59,29 @@ struct Piece {
   int first_channel, channels;
 };
 
-HSR_DEVICE Piece piece_at(const DemodulationParams& p, const Pieces& pieces, int i) {
+HSR_DEVICE Piece piece_at(const DemodulationOperands& p, const Pieces& pieces, int i) {
   const int first_channel = i * pieces.channels, rest = int(p.c) - first_channel;
   return {first_channel, rest < pieces.channels ? rest : pieces.channels};
+}
+
+// Returns the offset of a weight in a row of [c, k] or, in channels_last, of [k, c].
+HSR_DEVICE int row_offset(const DemodulationOperands& p, bool channels_last, int channel, int tap) {
+  return channels_last ? tap * int(p.c) + channel : channel * int(p.k) + tap;
+}
+
+// Calls f(channel, tap) for this thread's weights of a piece; those of neighbouring threads are neighbours along
+// channels or along taps.
+template <class F>
+HSR_DEVICE void for_each_weight(const Piece& piece, int k, bool along_channels, F&& f) {
+  const int inner_size = along_channels ? piece.channels : k;
+  const int step_outer = kThreads / inner_size, step_inner = kThreads % inner_size;
+  int outer = thread_index() / inner_size, inner = thread_index() % inner_size;
+#pragma unroll 4
+  for (int e = thread_index(); e < piece.channels * k; e += kThreads) {
+    f(along_channels ? inner : outer, along_channels ? outer : inner);
+    outer += step_outer, inner += step_inner;
+    if (inner >= inner_size) outer++, inner -= inner_size;
+  }
 }
 
 using Weights = Shared<float, kMaxPieceWeights>;
@@ -61,21 +89,16 @@ using Weights = Shared<float, kMaxPieceWeights>;
 // Stages a piece of a row of weights in shared memory as [channels, k]; returns the largest magnitude that this thread
 // has read.
 template <class T>
-HSR_DEVICE float stage_weights(const DemodulationParams& p, const T* row, const Piece& piece, bool vector_reads,
+HSR_DEVICE float stage_weights(const DemodulationOperands& p, const T* row, const Piece& piece, bool vector_reads,
                                Weights& memory) {
   const int k = int(p.k), count = piece.channels * k;
   float magnitude = 0;
   if (p.weight_channels_last) {
-    const int step_tap = kThreads / piece.channels, step_channel = kThreads % piece.channels;
-    int tap = thread_index() / piece.channels, channel = thread_index() % piece.channels;
-#pragma unroll 4
-    for (int e = thread_index(); e < count; e += kThreads) {
-      const float value = widen(load(row + (tap * int(p.c) + piece.first_channel + channel)));
+    for_each_weight(piece, k, true, [&](int channel, int tap) {
+      const float value = widen(load(row + row_offset(p, true, piece.first_channel + channel, tap)));
       memory[channel * k + tap] = value;
       magnitude = maximum(magnitude, std::fabs(value));
-      tap += step_tap, channel += step_channel;
-      if (channel >= piece.channels) tap++, channel -= piece.channels;
-    }
+    });
     return magnitude;
   }
 #pragma unroll 4
@@ -90,22 +113,20 @@ HSR_DEVICE float stage_weights(const DemodulationParams& p, const T* row, const 
   return magnitude;
 }
 
-// Writes a piece of a row of w, which begins at `start`, in the order of its layout.
-HSR_DEVICE void write_row(const DemodulationParams& p, int64_t start, const Piece& piece, float factor,
-                          Weights& memory) {
-  const int k = int(p.k), count = piece.channels * k;
-  // Consecutive elements run along channels or along taps.
-  const int inner_size = p.channels_last ? piece.channels : k;
-  const int step_outer = kThreads / inner_size, step_inner = kThreads % inner_size;
-  int outer = thread_index() / inner_size, inner = thread_index() % inner_size;
-  for (int e = thread_index(); e < count; e += kThreads) {
-    const int channel = p.channels_last ? inner : outer, tap = p.channels_last ? outer : inner;
-    const int64_t index =
-        start + (p.channels_last ? tap * int(p.c) + piece.first_channel + channel : piece.first_channel * k + e);
-    store_as(p.dtype, p.w, index, memory[channel * k + (p.flip ? k - 1 - tap : tap)] * factor);
-    outer += step_outer, inner += step_inner;
-    if (inner >= inner_size) outer++, inner -= inner_size;
-  }
+// Returns what a row of weights is multiplied by, from the largest magnitude that each thread has read. It has a
+// barrier.
+HSR_DEVICE float row_factor(float magnitude, const Pieces& pieces, Shared<float, kWarps>& warp_magnitudes) {
+  magnitude = max_over_lanes(magnitude);
+  if (thread_index() % 32 == 0) warp_magnitudes[thread_index() / 32] = magnitude;
+  sync();
+  for (int i = 0; i < kWarps; i++) magnitude = maximum(magnitude, warp_magnitudes[i]);
+  return pieces.magnitude / maximum(magnitude, kMinMagnitude);
+}
+
+// Returns the first step through the pieces of a row: a row of several takes a pass before, of negative steps, for its
+// largest magnitude.
+HSR_DEVICE int first_step(const DemodulationOperands& p, const Pieces& pieces) {
+  return p.prescale && pieces.count > 1 ? -pieces.count : 0;
 }
 
 // Returns the sum of a channel's squares.
@@ -118,13 +139,23 @@ HSR_DEVICE float energy_of(int channel, int k, float factor, Weights& memory) {
   return sum;
 }
 
-// Returns the largest magnitude of a sample's styles to every lane of the warp.
+// Returns what a sample's styles are multiplied by, to every lane of the warp.
 template <class S>
-HSR_DEVICE float style_magnitude(const S* styles, int c) {
+HSR_DEVICE float style_factor(const S* styles, int c) {
   float magnitude = 0;
 #pragma unroll 8
   for (int i = thread_index() % 32; i < c; i += 32) magnitude = maximum(magnitude, std::fabs(widen(load(styles + i))));
-  return max_over_lanes(magnitude);
+  return 1 / maximum(max_over_lanes(magnitude), kMinMagnitude);
+}
+
+// Writes a piece of a row of w, which begins at `start`, in the order of its layout.
+HSR_DEVICE void write_row(const DemodulationParams& p, int64_t start, const Piece& piece, float factor,
+                          Weights& memory) {
+  const int k = int(p.k);
+  for_each_weight(piece, k, p.channels_last, [&](int channel, int tap) {
+    const int offset = row_offset(p, p.channels_last, piece.first_channel + channel, tap);
+    store_as(p.dtype, p.w, start + offset, memory[channel * k + (p.flip ? k - 1 - tap : tap)] * factor);
+  });
 }
 
 // Returns the sum of (styles * factor)^2 * energy over the channels of a piece; writes styles * factor to `s` unless
@@ -165,8 +196,7 @@ HSR_KERNEL(kThreads) demodulation_kernel(DemodulationParams p, Pieces pieces) {
   };
 
   float magnitude = 0, factor = 1;
-  // A row of several pieces takes a first pass for its largest magnitude.
-  for (int step = p.prescale && pieces.count > 1 ? -pieces.count : 0; step < pieces.count; step++) {
+  for (int step = first_step(p, pieces); step < pieces.count; step++) {
     const Piece piece = piece_at(p, pieces, step < 0 ? step + pieces.count : step);
     magnitude = maximum(magnitude, with_elements(p.weight, p.weight_dtype, [&](auto* weight) {
                           return stage_weights(p, weight + start, piece, pieces.vector_reads, memory);
@@ -176,15 +206,11 @@ HSR_KERNEL(kThreads) demodulation_kernel(DemodulationParams p, Pieces pieces) {
       continue;
     }
     if (p.prescale && step == 0) {
-      magnitude = max_over_lanes(magnitude);
-      if (lane == 0) warp_magnitudes[warp] = magnitude;
       for (int j = warp; j < samples; j += kWarps) {
-        const float style = with_styles(j, [&](auto* styles) { return style_magnitude(styles, int(p.c)); });
-        if (lane == 0) style_factors[j] = 1 / maximum(style, kMinMagnitude);
+        const float of_sample = with_styles(j, [&](auto* styles) { return style_factor(styles, int(p.c)); });
+        if (lane == 0) style_factors[j] = of_sample;
       }
-      sync();
-      for (int i = 0; i < kWarps; i++) magnitude = maximum(magnitude, warp_magnitudes[i]);
-      factor = pieces.magnitude / maximum(magnitude, kMinMagnitude);
+      factor = row_factor(magnitude, pieces, warp_magnitudes);
     } else {
       sync();
     }
@@ -194,10 +220,10 @@ HSR_KERNEL(kThreads) demodulation_kernel(DemodulationParams p, Pieces pieces) {
     sync();
     for (int j = warp; j < samples; j += kWarps) {
       const int64_t n = first_sample + j;
-      const float style_factor = p.prescale ? float(style_factors[j]) : 1.0f;
+      const float of_sample = p.prescale ? float(style_factors[j]) : 1.0f;
       // Only one block writes the styles of a sample.
       float* s = p.s && n % p.o == o ? p.s + n * p.c : nullptr;
-      float sum = with_styles(j, [&](auto* styles) { return dot(styles, style_factor, piece, energy, s); });
+      float sum = with_styles(j, [&](auto* styles) { return dot(styles, of_sample, piece, energy, s); });
       if (lane != 0) continue;
       if (step > 0) sum += sums[j];
       sums[j] = sum;
@@ -206,7 +232,127 @@ HSR_KERNEL(kThreads) demodulation_kernel(DemodulationParams p, Pieces pieces) {
   }
 }
 
-Pieces pieces_of(const DemodulationParams& p) {
+// Returns twice the gradient of the sum under the root of d.
+HSR_DEVICE float root_gradient(const DemodulationBwdParams& p, int64_t sample, int64_t o) {
+  const int64_t index = sample * p.o + o;
+  const float d = load(p.d + index);
+  return load(p.dd + index) * d * d * -d;
+}
+
+// Adds up root_gradient * s^2 over all samples, for each channel of a piece. It has barriers, the last one before the
+// sums are written.
+HSR_DEVICE void add_up_samples(const DemodulationBwdParams& p, int64_t o, const Piece& piece,
+                               Shared<float, kMaxSamplesPerBlock>& gradients, Shared<float, kMaxPieceChannels>& sums) {
+  static_assert(kMaxSamplesPerBlock == kThreads, "a thread takes a sample");
+  for (int64_t first_sample = 0; first_sample < p.n; first_sample += kMaxSamplesPerBlock) {
+    const int samples = p.n - first_sample < kMaxSamplesPerBlock ? int(p.n - first_sample) : kMaxSamplesPerBlock;
+    sync();
+    if (thread_index() < samples) gradients[thread_index()] = root_gradient(p, first_sample + thread_index(), o);
+    sync();
+    for (int channel = thread_index(); channel < piece.channels; channel += kThreads) {
+      const float* s = p.s + (first_sample * p.c + piece.first_channel + channel);
+      float sum = 0;
+#pragma unroll 4
+      for (int j = 0; j < samples; j++) {
+        const float style = load(s + j * p.c);
+        sum += gradients[j] * style * style;
+      }
+      sums[channel] += sum;
+    }
+  }
+}
+
+// Turns a piece of a row of weights in shared memory into their gradients, from those of their channels' energies.
+HSR_DEVICE void differentiate(const DemodulationBwdParams& p, int64_t o, const Piece& piece, float factor,
+                              Shared<float, kMaxPieceChannels>& gradients, Weights& memory) {
+  const int k = int(p.k);
+  for_each_weight(piece, k, p.dw_stride_c < p.dw_stride_k, [&](int channel, int tap) {
+    const int index = channel * k + (p.flip ? k - 1 - tap : tap);
+    float value = memory[index] * factor * gradients[channel];
+    if (p.dw)
+      value += load_as(p.dtype, p.dw,
+                       o * p.dw_stride_o + (piece.first_channel + channel) * p.dw_stride_c + tap * p.dw_stride_k);
+    memory[index] = value * factor;
+  });
+}
+
+HSR_KERNEL(kThreads) demodulation_bwd_kernel(DemodulationBwdParams p, Pieces pieces) {
+  HSR_SHARED(float, kMaxPieceWeights, memory);
+  // Of each channel, twice the gradient of its energy.
+  HSR_SHARED(float, kMaxPieceChannels, gradients);
+  HSR_SHARED(float, kMaxSamplesPerBlock, sample_gradients);
+  HSR_SHARED(float, kWarps, warp_magnitudes);
+  const int64_t o = block_index(), start = o * p.c * p.k;
+  const int k = int(p.k);
+  float magnitude = 0, factor = 1;
+  for (int step = first_step(p, pieces); step < pieces.count; step++) {
+    const Piece piece = piece_at(p, pieces, step < 0 ? step + pieces.count : step);
+    magnitude = maximum(magnitude, with_elements(p.weight, p.weight_dtype, [&](auto* weight) {
+                          return stage_weights(p, weight + start, piece, pieces.vector_reads, memory);
+                        }));
+    if (step < 0) {
+      sync();
+      continue;
+    }
+    if (p.prescale && step == 0) {
+      factor = row_factor(magnitude, pieces, warp_magnitudes);
+    } else {
+      sync();
+    }
+    for (int channel = thread_index(); channel < piece.channels; channel += kThreads) {
+      gradients[channel] = 0;
+      if (p.energy) store(p.energy + (o * p.c + piece.first_channel + channel), energy_of(channel, k, factor, memory));
+    }
+    if (!p.dweight) {
+      sync();
+      continue;
+    }
+    add_up_samples(p, o, piece, sample_gradients, gradients);
+    sync();
+    differentiate(p, o, piece, factor, gradients, memory);
+    sync();
+    for_each_weight(piece, k, p.weight_channels_last, [&](int channel, int tap) {
+      const int offset = row_offset(p, p.weight_channels_last, piece.first_channel + channel, tap);
+      store_as(p.weight_dtype, p.dweight, start + offset, memory[channel * k + tap]);
+    });
+    sync();
+  }
+}
+
+// dstyles = (ds + s * sum over o of root_gradient * energy) * what the styles were multiplied by. The warps share the
+// output channels; then each of the first ones takes a sample.
+HSR_KERNEL(kThreads) demodulation_bwd_styles_kernel(DemodulationBwdParams p) {
+  HSR_SHARED(float, kStyleSums, partial_sums);
+  const int64_t channel_blocks = (p.c + kStyleChannels - 1) / kStyleChannels;
+  const int64_t first_sample = block_index() / channel_blocks * kStyleSamples;
+  const int warp = thread_index() / 32, lane = thread_index() % 32;
+  const int64_t channel = block_index() % channel_blocks * kStyleChannels + lane;
+  float sums[kStyleSamples] = {};
+#pragma unroll 4
+  for (int o = warp; o < p.o; o += kWarps) {
+    const float energy = channel < p.c ? load(p.energy + (o * p.c + channel)) : 0.0f;
+#pragma unroll
+    for (int j = 0; j < kStyleSamples; j++)
+      if (first_sample + j < p.n) sums[j] += root_gradient(p, first_sample + j, o) * energy;
+  }
+#pragma unroll
+  for (int j = 0; j < kStyleSamples; j++) partial_sums[(warp * kStyleSamples + j) * kStyleChannels + lane] = sums[j];
+  sync();
+  const int64_t sample = first_sample + warp;
+  if (warp >= kStyleSamples || sample >= p.n) return;
+  float factor = 1;
+  if (p.prescale)
+    factor = with_elements(p.styles, p.styles_dtype,
+                           [&](auto* styles) { return style_factor(styles + sample * p.c, int(p.c)); });
+  if (channel >= p.c) return;
+  float sum = 0;
+  for (int i = 0; i < kWarps; i++) sum += partial_sums[(i * kStyleSamples + warp) * kStyleChannels + lane];
+  const int64_t index = sample * p.c + channel;
+  const float gradient = load(p.s + index) * sum + (p.ds ? load(p.ds + index) : 0.0f);
+  store_as(p.styles_dtype, p.dstyles, index, gradient * factor);
+}
+
+Pieces pieces_of(const DemodulationOperands& p) {
   require(p.k <= kMaxPieceWeights && p.c * p.k < kMaxInt32Elements,
           "the kernel of a demodulated convolution is too large");
   int64_t channels = kMaxPieceWeights / p.k < kMaxPieceChannels ? kMaxPieceWeights / p.k : kMaxPieceChannels;
@@ -224,6 +370,14 @@ void launch_demodulation(const DemodulationParams& p, const Stream& stream) {
   if (p.o * p.c * p.k == 0) return;
   const int64_t groups = p.n > kMaxSamplesPerBlock ? ceil_div(p.n, kMaxSamplesPerBlock) : 1;
   launch("demodulation", demodulation_kernel, stream, p.o * groups, kThreads, p, pieces_of(p));
+}
+
+void launch_demodulation_bwd(const DemodulationBwdParams& p, const Stream& stream) {
+  if (p.o * p.c * p.k == 0) return;
+  launch("demodulation_bwd", demodulation_bwd_kernel, stream, p.o, kThreads, p, pieces_of(p));
+  if (!p.dstyles) return;
+  const int64_t blocks = ceil_div(p.n, kStyleSamples) * ceil_div(p.c, kStyleChannels);
+  launch("demodulation_bwd_styles", demodulation_bwd_styles_kernel, stream, blocks, kThreads, p);
 }
 
 }  // namespace cuda

@@ -104,7 +104,12 @@ HSR_DEVICE void write(T* p, int count, bool vector_access, const float (&in)[V])
   }
 }
 
-// Writes a float to an element of a tensor whose dtype is known at run time.
+// Read and write an element of a tensor whose dtype is known at run time.
+HSR_DEVICE float load_as(DType dtype, const void* tensor, int64_t index) {
+  if (dtype == DType::float32) return load(static_cast<const float*>(tensor) + index);
+  if (dtype == DType::float16) return widen(load(static_cast<const half*>(tensor) + index));
+  return widen(load(static_cast<const bfloat16*>(tensor) + index));
+}
 HSR_DEVICE void store_as(DType dtype, void* tensor, int64_t index, float value) {
   if (dtype == DType::float32) {
     store(static_cast<float*>(tensor) + index, value);

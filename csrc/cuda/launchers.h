@@ -63,6 +63,7 @@ struct TileSums {
 TileSums tile_sums(int64_t n, int64_t c, int64_t hw);
 
 void launch_demodulation(const DemodulationParams&, const Stream&);
+void launch_demodulation_bwd(const DemodulationBwdParams&, const Stream&);
 
 }  // namespace cuda
 }  // namespace hsr

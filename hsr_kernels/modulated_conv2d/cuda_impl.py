@@ -11,7 +11,7 @@ from .._tensors import DTYPE_CODES, NHWC, address, dense_image, device_and_strea
 from ..upfirdn2d.cuda_impl import as_taps, fir_args, passes_of, run_passes
 from ..upfirdn2d.geometry import Geometry, filter_taps, geometry_of
 from ..upfirdn2d.passes import FirPass
-from .gpu_common import as_float32, noise_stride, sum_blocks
+from .gpu_common import as_float32, noise_stride, sum_blocks, with_equal_tap_strides
 
 # The kernel with the epilogue in its stores takes filters of this (height, width).
 _FUSED_TAPS = (4, 4)
@@ -86,7 +86,7 @@ def modulated_conv2d_epilogue_bwd(dy, y, d, noise, b, needs_dnoise, act, alpha, 
         dy.data_ptr(), y.data_ptr(), dz.data_ptr(), *_epilogue_args(d, noise, b, y), sums.data_ptr(), address(dnoise),
         tuple(y.shape), layout, DTYPE_CODES[y.dtype], (act, alpha, gain, clamp), device_and_stream(y),
     )  # fmt: skip
-    dd, db = sums if sums.ndim == 3 else sums.sum(2)
+    dd, db = (sums if sums.ndim == 3 else sums.sum(2)).unbind()
     return dz, dd, db[0] if db.shape[0] == 1 else db.sum(0), sum_blocks(dnoise, sums)
 
 
@@ -109,8 +109,7 @@ def modulated_conv2d_epilogue_bwd_bwd(
 
 
 def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
-    weight_channels_last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
-    weight, styles = weight if weight_channels_last else weight.contiguous(), styles.contiguous()
+    (weight, layout), styles = dense_image(weight), styles.contiguous()
     (o, c, kh, kw), n = weight.shape, styles.shape[0]
     w = s = None
     if needs_w:
@@ -122,9 +121,27 @@ def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
     native.cuda().demodulation(
         weight.data_ptr(), styles.data_ptr(), address(w), address(s), d.data_ptr(), (n, o, c, kh * kw),
         (DTYPE_CODES[weight.dtype], DTYPE_CODES[styles.dtype], DTYPE_CODES[dtype]), dtype == torch.float16, flip,
-        weight_channels_last, channels_last, device_and_stream(weight),
+        layout == NHWC, channels_last, device_and_stream(weight),
     )  # fmt: skip
     return d.new_empty(0, dtype=dtype) if w is None else w, d.new_empty(0) if s is None else s, d
+
+
+def demodulation_bwd(weight, styles, s, d, dw, ds, dd, dtype, flip, needs_weight, needs_styles):
+    (weight, layout), (dw, dw_strides) = dense_image(weight), with_equal_tap_strides(dw)
+    styles, s, d, dd = styles.contiguous(), s.contiguous(), d.contiguous(), dd.contiguous()
+    ds = None if ds is None else ds.contiguous()
+    (o, c, kh, kw), n = weight.shape, styles.shape[0]
+    dweight = torch.empty_like(weight) if needs_weight else None
+    dstyles = energy = None
+    if needs_styles:
+        dstyles, energy = torch.empty_like(styles), d.new_empty((o, c))
+    native.cuda().demodulation_bwd(
+        weight.data_ptr(), styles.data_ptr(), s.data_ptr(), d.data_ptr(), address(dw), dw_strides, address(ds),
+        dd.data_ptr(), address(dweight), address(dstyles), address(energy), (n, o, c, kh * kw),
+        (DTYPE_CODES[weight.dtype], DTYPE_CODES[styles.dtype], DTYPE_CODES[dtype]), dtype == torch.float16, flip,
+        layout == NHWC, device_and_stream(weight),
+    )  # fmt: skip
+    return weight.new_empty(0) if dweight is None else dweight, styles.new_empty(0) if dstyles is None else dstyles
 
 
 def _epilogue_args(d, noise, b, images):

@@ -111,7 +111,6 @@ class Demodulation(torch.autograd.Function):
     def setup_context(ctx, inputs, outputs):
         weight, styles, dtype, ctx.flip, _, kernels = inputs
         ctx.dtype, ctx.kernels = dtype, kernels
-        ctx.is_scaled = dtype == torch.float16
         ctx.save_for_backward(weight, styles, *outputs[1:])
         ctx.set_materialize_grads(False)
 
@@ -119,9 +118,12 @@ class Demodulation(torch.autograd.Function):
     def backward(ctx, dw, ds, dd):
         weight, styles, s, d = ctx.saved_tensors
         needs_weight, needs_styles = ctx.needs_input_grad[:2]
-        # The kernel has no derivatives of its own.
-        if ctx.kernels.has("demodulation_bwd") and dd is not None and not torch.is_grad_enabled():
-            return *_first_order(ctx, weight, styles, styles if s is None else s, d, dw, ds, dd), *[None] * 4
+        # The kernels have no derivatives of their own.
+        if dd is not None and not torch.is_grad_enabled():
+            tensors = weight, styles, styles if s is None else s, d, dw, ds, dd
+            run = (ctx.kernels if may_skip_dispatcher(*tensors) else ctx.kernels.dispatched).demodulation_bwd
+            dweight, dstyles = run(*tensors, ctx.dtype, ctx.flip, needs_weight, needs_styles)
+            return dweight if needs_weight else None, dstyles if needs_styles else None, None, None, None, None
         options = {"dtype": ctx.dtype, "flip": ctx.flip}
         return *composed_gradients(weight, styles, d, dw, ds, dd, needs_weight, needs_styles, **options), *[None] * 4
 
@@ -144,18 +146,6 @@ def composed_gradients(weight, styles, d, dw, ds, dd, needs_weight, needs_styles
     dw = cast(_times(dw, w_factor), weight.dtype) if needs_weight and dw is not None else None
     ds = cast(_times(ds, s_factor), styles.dtype) if needs_styles and ds is not None else None
     return dw, ds
-
-
-def _first_order(ctx, weight, styles, s, d, dw, ds, dd):
-    """Computes the gradients of weight and styles by the native operator."""
-    tensors = weight, styles, s, d, dw, dd
-    run = (ctx.kernels if may_skip_dispatcher(*tensors) else ctx.kernels.dispatched).demodulation_bwd
-    dweight, denergy, energy, factors = run(*tensors, ctx.dtype, ctx.flip)
-    if not ctx.needs_input_grad[1]:
-        return dweight, None
-    gradient = denergy @ energy
-    ds = s * gradient if ds is None else torch.addcmul(ds, s, gradient)
-    return dweight, _times(ds, factors[:, None] if ctx.is_scaled else None).to(styles.dtype)
 
 
 def _prescaling_factors(weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

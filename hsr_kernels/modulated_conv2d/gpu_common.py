@@ -18,7 +18,19 @@ def sum_blocks(partial: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor
 
 def as_float32(vector: torch.Tensor | None) -> torch.Tensor | None:
     """Returns a vector or a noise map as kernels read it: float32, contiguous."""
-    return None if vector is None else vector.float().contiguous()
+    if vector is None or (vector.dtype == torch.float32 and vector.is_contiguous()):
+        return vector
+    return vector.float().contiguous()
+
+
+def with_equal_tap_strides(dw: torch.Tensor | None) -> tuple[torch.Tensor | None, tuple[int, int, int]]:
+    """Returns a weight's gradient [O, C, kh, kw] with equal steps from tap to tap, and its strides along O, C, taps."""
+    if dw is None:
+        return None, (0, 0, 0)
+    kh, kw = dw.shape[2:]
+    if kh > 1 and dw.stride(2) != kw * dw.stride(3):
+        dw = dw.contiguous()
+    return dw, (dw.stride(0), dw.stride(1), dw.stride(3) if kw > 1 else dw.stride(2))
 
 
 def noise_stride(noise: torch.Tensor | None, hw: int) -> int:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native operators of a modulated layer that its backends implement.
 
-`scale_channels` and the epilogues run before and after PyTorch's convolution. On the triton backend alone,
+`scale_channels` and the epilogues run before and after PyTorch's convolution. On GPUs `demodulation` prepares what they
+take from the layer's parameters, and `demodulation_bwd` returns the gradients of these. On the triton backend alone,
 `modulated_conv2d_layer...` are passes with the convolution inside, and `scale_channels_fwd_bwd` and
 `scale_channels_bwd_bwd` do in one pass what others compose.
 
@@ -84,9 +85,9 @@ def _fake_demodulation(weight, styles, dtype, flip, channels_last, needs_w, need
     return w, d.new_empty(styles.shape if needs_s else 0), d
 
 
-def _fake_demodulation_bwd(weight, styles, s, d, dw, dd, dtype, flip):
-    n = styles.shape[0] if dtype == torch.float16 else 0
-    return torch.empty_like(weight), torch.empty_like(d), d.new_empty(weight.shape[:2]), d.new_empty(n)
+def _fake_demodulation_bwd(weight, styles, s, d, dw, ds, dd, dtype, flip, needs_weight, needs_styles):
+    dweight = torch.empty_like(dense_image(weight)[0]) if needs_weight else weight.new_empty(0)
+    return dweight, styles.new_empty(styles.shape if needs_styles else 0)
 
 
 _ACT = "int act, float alpha, float gain, float clamp"
@@ -197,14 +198,14 @@ demodulation = define(
     fake=_fake_demodulation,
     backends=("triton", "cuda"),
 )
-# Returns the gradient of weight; denergy [N, O] and energy [O, C], whose product is the gradient of s^2 / 2; and
-# what the styles were multiplied by to give s, [N], empty unless dtype is float16.
+# Returns the gradients of weight and styles from those of w, s and d, where s is the styles in float32 as they were
+# scaled. The first two are None for zero, the results empty if they aren't needed.
 demodulation_bwd = define(
-    "demodulation_bwd(Tensor weight, Tensor styles, Tensor s, Tensor d, Tensor? dw, Tensor dd, ScalarType dtype, "
-    "bool flip) -> (Tensor, Tensor, Tensor, Tensor)",
+    "demodulation_bwd(Tensor weight, Tensor styles, Tensor s, Tensor d, Tensor? dw, Tensor? ds, Tensor dd, "
+    "ScalarType dtype, bool flip, bool needs_weight, bool needs_styles) -> (Tensor, Tensor)",
     __package__,
     fake=_fake_demodulation_bwd,
-    backends=("triton",),
+    backends=("triton", "cuda"),
 )
 
 kernels = kernels_of(__package__)

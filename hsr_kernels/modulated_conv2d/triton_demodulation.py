@@ -104,7 +104,7 @@ def demodulation_bwd_kernel(
     dw_stride_o, dw_stride_c, dw_stride_tap, scale, min_magnitude,
     PRESCALED: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """dweight from dw, which may be missing, and dd; and what the styles' gradient needs.
+    """dweight, which may be missing, from dw, which may be missing too, and dd; and what the styles' gradient needs.
 
     That is energy = sum over taps of w^2, denergy = -dd * d^3, and what the styles were multiplied by to give s.
     Factors of prescaling are constants.
@@ -152,7 +152,8 @@ def _demodulate_bwd(
                 tap_offset = (tap + flip * (taps - 1 - 2 * tap)) * dw_stride_tap
                 pointers = dw + out_channel * dw_stride_o + channel * dw_stride_c + tap_offset
                 value += tl.load(pointers, mask=channel < c, other=0.0).to(tl.float32)
-            tl.store(dweight + offsets, (value * factor).to(dweight.dtype.element_ty), mask=channel < c)
+            if dweight is not None:
+                tl.store(dweight + offsets, (value * factor).to(dweight.dtype.element_ty), mask=channel < c)
         tl.store(energy + out_channel * c + channel, total, mask=channel < c)
 
 

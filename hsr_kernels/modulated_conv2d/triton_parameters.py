@@ -8,6 +8,7 @@ import torch
 
 from .._tensors import NHWC, dense_image
 from .._triton import launch_options, on_device_of
+from .gpu_common import with_equal_tap_strides
 from .reference import EPS, MIN_MAGNITUDE
 from .triton_demodulation import (
     demodulation_bwd_kernel,
@@ -42,22 +43,23 @@ def demodulation(weight, styles, dtype, flip, channels_last, needs_w, needs_s):
     return w if needs_w else d.new_empty(0, dtype=dtype), s, d
 
 
-def demodulation_bwd(weight, styles, s, d, dw, dd, dtype, flip):
-    weight, strides = _dense_weight(weight)
+def demodulation_bwd(weight, styles, s, d, dw, ds, dd, dtype, flip, needs_weight, needs_styles):
+    (weight, strides), (dw, dw_strides) = _dense_weight(weight), with_equal_tap_strides(dw)
     styles, s, d, dd = styles.contiguous(), s.contiguous(), d.contiguous(), dd.contiguous()
-    (o, c, kh, kw), n = weight.shape, styles.shape[0]
-    dweight, energy, denergy = torch.empty_like(weight), d.new_empty((o, c)), torch.empty_like(d)
-    factors = d.new_empty(n if dtype == torch.float16 else 0)
-    if dw is not None and kh > 1 and dw.stride(2) != kw * dw.stride(3):
-        dw = dw.contiguous()
-    dw_strides = (0, 0, 0) if dw is None else (*dw.stride()[:2], dw.stride(3) if kw > 1 else dw.stride(2))
+    (o, c, kh, kw), n, is_scaled = weight.shape, styles.shape[0], dtype == torch.float16
+    dweight = torch.empty_like(weight) if needs_weight else None
+    energy, denergy = d.new_empty((o, c)), torch.empty_like(d)
+    factors = d.new_empty((n, 1) if is_scaled else 0)
     with on_device_of(weight):
         demodulation_bwd_kernel[(o,)](
             weight, styles, s, d, dw, dd, dweight, energy, denergy, factors, n, o, c, kh * kw, int(flip), *strides,
-            *dw_strides, (c * kh * kw) ** -0.5, MIN_MAGNITUDE,
-            dtype == torch.float16, _SAMPLES, _CHANNELS, **launch_options(weight, _THREADS),
+            *dw_strides, (c * kh * kw) ** -0.5, MIN_MAGNITUDE, is_scaled, _SAMPLES, _CHANNELS,
+            **launch_options(weight, _THREADS),
         )  # fmt: skip
-    return dweight, denergy, energy, factors
+    dweight = weight.new_empty(0) if dweight is None else dweight
+    if not needs_styles:
+        return dweight, styles.new_empty(0)
+    return dweight, _styles_gradient(styles, s, ds, denergy, energy, factors)
 
 
 def _dense_weight(weight: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
@@ -97,7 +99,7 @@ def demodulation_each_bwd(weights, styles, s, d, dw, ds, dd, dtype):
     weights, strides = zip(*map(_dense_weight, weights), strict=True)
     styles, s, d, dd = (tuple(t.contiguous() for t in tensors) for tensors in (styles, s, d, dd))
     n, is_scaled, (starts, *sizes, scales) = styles[0].shape[0], dtype == torch.float16, _sizes(weights)
-    dw, dw_strides = zip(*map(_with_equal_tap_strides, dw or [None] * len(weights)), strict=True)
+    dw, dw_strides = zip(*map(with_equal_tap_strides, dw or [None] * len(weights)), strict=True)
     dweights, denergy = tuple(map(torch.empty_like, weights)), tuple(map(torch.empty_like, d))
     energy = tuple(t.new_empty(weight.shape[:2]) for t, weight in zip(d, weights, strict=True))
     factors = tuple(t.new_empty((n, 1) if is_scaled else 0) for t in d)
@@ -123,13 +125,3 @@ def _sizes(weights):
     taps = tuple(t[0, 0].numel() for t in weights)
     starts = tuple(accumulate(o, initial=0))
     return starts, o, c, taps, tuple(t[0].numel() ** -0.5 for t in weights)
-
-
-def _with_equal_tap_strides(dw):
-    """Returns a weight's gradient [O, C, kh, kw] with equal steps from tap to tap, and its strides along O, C, taps."""
-    if dw is None:
-        return None, (0, 0, 0)
-    kh, kw = dw.shape[2:]
-    if kh > 1 and dw.stride(2) != kw * dw.stride(3):
-        dw = dw.contiguous()
-    return dw, (dw.stride(0), dw.stride(1), dw.stride(3) if kw > 1 else dw.stride(2))

@@ -76,6 +76,40 @@ def test_weights_that_exceed_shared_memory_are_demodulated_in_pieces(channels, k
         assert error(y, truth, "max") <= allowed
 
 
+# Of as many channels or samples as make a block take several pieces, and of few.
+@pytest.mark.parametrize("n, channels, kernel", ((3, 520, 3), (2, 1030, 1), (300, 6, 3), (0, 6, 3)))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+def test_gradients_of_demodulation_are_those_of_its_definition(dtype, n, channels, kernel):
+    """Where prescaling divides by largest magnitudes, these are constants; the largest weight is in the last piece."""
+    demodulation, backward = torch.ops.hsr_kernels.demodulation.cuda, torch.ops.hsr_kernels.demodulation_bwd.cuda
+    weight, styles = torch.randn(5, channels, kernel, kernel), torch.randn(n, channels)
+    weight[:, -1] *= 10
+    dw, ds, dd = torch.randn(weight.shape).to(dtype), torch.randn(n, channels), torch.randn(n, 5)
+    w, s, d = demodulation(weight, styles, dtype, True, True, True, True)
+    w_factor, s_factor = 1.0, 1.0
+    if dtype == torch.float16:
+        w_factor = weight[0].numel() ** -0.5 / weight.abs().amax([1, 2, 3], keepdim=True).double()
+        s_factor = 1 / styles.abs().amax(1, keepdim=True).double()
+    leaves = [t.double().requires_grad_() for t in (weight, styles)]
+    scaled_weight, scaled_styles = leaves[0] * w_factor, leaves[1] * s_factor
+    factors = (scaled_styles.square() @ scaled_weight.square().sum([2, 3]).t() + 1e-8).rsqrt()
+    outputs = scaled_weight.flip([2, 3]), scaled_styles, factors
+    torch.testing.assert_close((w, s, d), (outputs[0].to(dtype), outputs[1].float(), factors.float()))
+    expected = torch.autograd.grad(outputs, leaves, (dw.double(), ds.double(), dd.double()))
+    # As convolutions return it, and transposed ones, and what no kernel returns.
+    layouts = dw, dw.contiguous(memory_format=torch.channels_last), dw.transpose(0, 1).contiguous().transpose(0, 1)
+    for gradient in (*layouts, dw.transpose(2, 3).contiguous().transpose(2, 3)):
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            leaf = weight.contiguous(memory_format=memory_format)
+            actual = backward(leaf, styles, s, d, gradient, ds, dd, dtype, True, True, True)
+            assert actual[0].stride() == leaf.stride()
+            for a, b in zip(actual, expected, strict=True):
+                scale = b.abs().max().item() if n else 1.0
+                torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6 * scale)
+    alone = backward(weight, styles, s, d, None, ds, dd, dtype, True, False, True)
+    assert not alone[0].numel() and torch.equal(alone[1], actual[1])
+
+
 def test_a_block_takes_several_tiles():
     """As in layers of many pixels: here two tiles per sample, the second of a single pixel."""
     tensors = torch.randn(2048, 2, 27, 19), torch.randn(1, 2, 1, 1), torch.randn(2048, 2), torch.randn(27, 19)

@@ -28,9 +28,10 @@ CUDA_OPS = tuple(op for op in OPS if not op.startswith(("feature_loss", "filtere
 # Of the triton backend alone.
 TRITON_OPS = (
     "modulated_conv2d_layer", "modulated_conv2d_layer_bwd", "modulated_conv2d_layer_weight", "scale_channels_fwd_bwd",
-    "scale_channels_bwd_bwd", "demodulation_bwd", "modulated_conv2d_projection_bwd",
-    "modulated_conv2d_fir_epilogue_bwd",
+    "scale_channels_bwd_bwd", "modulated_conv2d_projection_bwd", "modulated_conv2d_fir_epilogue_bwd",
 )  # fmt: skip
+# Of the GPU backends; these have tests of their own.
+GPU_OPS = ("demodulation", "demodulation_bwd")
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 # Activations as (code, alpha, gain, clamp).
 LRELU = (2, 0.2, 2**0.5, 1.0)
@@ -87,10 +88,6 @@ def samples(dtype: torch.dtype, memory_format: torch.memory_format, backend: str
         "scale_channels_bwd": [(dy, x, vector(2, 3))],
         "scale_channels_fwd_bwd": [(dy, x, vector(2, 3))],
         "scale_channels_bwd_bwd": [(ddx, vector(2, 3), dy, x, vector(2, 3))],
-        "demodulation_bwd": [
-            (kernel, vector(2, 3), vector(2, 3), vector(2, 4), dw, vector(2, 4), kind, flip)
-            for dw, kind, flip in ((kernel, torch.float32, True), (None, torch.float16, False))
-        ],
         "modulated_conv2d_epilogue": [
             (x, *epilogue, channels_last, *LRELU),
             (x, None, None, None, channels_last, *LRELU),
@@ -122,11 +119,11 @@ def test_every_operator_is_checked():
     registered = {name for namespace, _, name in names if namespace == "hsr_kernels"}
     assert {name for name in registered if name.endswith(".cpu")} == {f"{op}.cpu" for op in OPS}
     of_cuda = {name for name in registered if name.endswith(".cuda")}
-    assert of_cuda == {f"{op}.cuda" for op in CUDA_OPS} | {"demodulation.cuda"}
+    assert of_cuda == {f"{op}.cuda" for op in (*CUDA_OPS, *GPU_OPS)}
     # Triton's kernels take no float64, and are checked where they are interpreted.
     of_triton = {name for name in registered if name.endswith(".triton")}
-    demodulation = {f"demodulation{part}.triton" for part in ("", "_each", "_each_bwd")}
-    assert of_triton == {f"{op}.triton" for op in (*OPS, *TRITON_OPS)} | demodulation
+    demodulation = {f"demodulation_each{part}.triton" for part in ("", "_bwd")}
+    assert of_triton == {f"{op}.triton" for op in (*OPS, *TRITON_OPS, *GPU_OPS)} | demodulation
 
 
 @pytest.mark.parametrize("op, dtype, memory_format", every_other(OPS, DTYPES, FORMATS))
@@ -162,6 +159,15 @@ def test_opcheck_of_demodulation(dtype, channels_last, backend):
     for flip, needs_w, needs_s in ((False, True, True), (True, True, False), (False, False, False)):
         args = (weight, styles, dtype, flip, channels_last, needs_w, needs_s)
         torch.library.opcheck(getattr(torch.ops.hsr_kernels.demodulation, backend), args, test_utils=CHECKS)
+    # The weight's layout is that of w here.
+    dw, s, d = torch.randn(5, 6, 3, 3).to(dtype), torch.randn(2, 6), torch.randn(2, 5)
+    if channels_last:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    for gradients, needs_weight, needs_styles in (
+        ((dw, s, d), True, True), ((None, None, d), True, False), ((None, s, d), False, True),
+    ):  # fmt: skip
+        args = (weight, styles, s, d, *gradients, dtype, True, needs_weight, needs_styles)
+        torch.library.opcheck(getattr(torch.ops.hsr_kernels.demodulation_bwd, backend), args, test_utils=CHECKS)
 
 
 @pytest.mark.interpret

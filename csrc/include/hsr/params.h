@@ -180,27 +180,47 @@ struct ScaleChannelsParams {
   DType dtype;
 };
 
-// What a demodulating layer computes from its parameters: d = rsqrt(sum over c and k of (weight * styles)^2 + 1e-8).
-struct DemodulationParams {
+// The parameters of a demodulating layer, which its forward and its backward pass read.
+struct DemodulationOperands {
   // [o, c, k], or [o, k, c] if weight_channels_last.
   const void* weight;
   // [n, c].
   const void* styles;
-  // The weight in `dtype`, or null.
-  void* w;
-  // [n, c], the styles in float32, or null.
-  float* s;
-  // [n, o].
-  float* d;
   int64_t n, o, c, k;
   // Divides weight and styles by their largest magnitudes, which cancel in d.
   bool prescale;
   // Reverses the taps of w.
   bool flip;
   bool weight_channels_last;
+  // `dtype` is that of w.
+  DType weight_dtype, styles_dtype, dtype;
+};
+
+// What a demodulating layer computes from its parameters: d = rsqrt(sum over c and k of (weight * styles)^2 + 1e-8).
+struct DemodulationParams : DemodulationOperands {
+  // The weight in `dtype`, or null.
+  void* w;
+  // [n, c], the styles in float32, or null.
+  float* s;
+  // [n, o].
+  float* d;
   // Of w.
   bool channels_last;
-  DType weight_dtype, styles_dtype, dtype;
+};
+
+// The gradients of weight and styles; either may be null.
+struct DemodulationBwdParams : DemodulationOperands {
+  // [n, c] and [n, o]: the styles as the forward pass scaled them, and its coefficients.
+  const float *s, *d;
+  // [o, c, k] in `dtype`, its taps in the order of w, or null; strides are in elements.
+  const void* dw;
+  int64_t dw_stride_o, dw_stride_c, dw_stride_k;
+  // [n, c] or null, and [n, o].
+  const float *ds, *dd;
+  // In the dtypes of weight and styles, and in their layouts.
+  void *dweight, *dstyles;
+  // [o, c], null where dstyles is: memory for the sums over k of weight^2.
+  float* energy;
 };
 
 // The hidden layer of the HSR loss, a block of k rows at a time: relu(z + b) * gain, area-pooled from h x w to th x tw.
