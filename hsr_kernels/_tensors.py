@@ -44,6 +44,8 @@ def dense_image(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     """`x` without gaps, copied only where it has some, and its layout code."""
     if x.is_contiguous():
         return x, NCHW
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x, NHWC
     memory_format = image_format(x)
     return x.contiguous(memory_format=memory_format), NHWC if memory_format == torch.channels_last else NCHW
 

@@ -149,6 +149,7 @@ def cuda() -> ModuleType:
     return _loaded("_cuda")
 
 
+@functools.cache
 def _loaded(name: str) -> ModuleType:
     module, reason = _load(name)
     if module is None:
@@ -159,7 +160,7 @@ def _loaded(name: str) -> ModuleType:
 def reset() -> None:
     """Forgets what was found missing or unsuitable; an extension that was loaded stays loaded."""
     for function in (
-        _load, cuda_is_emulated, triton_interprets, simulated, _why_no_triton, _why_no_cuda, chip, capability,
+        _load, _loaded, cuda_is_emulated, triton_interprets, simulated, _why_no_triton, _why_no_cuda, chip, capability,
         cuda_lacks,
     ):  # fmt: skip
         function.cache_clear()

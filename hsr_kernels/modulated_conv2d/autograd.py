@@ -181,7 +181,7 @@ class ModulatedConv2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        x, w, s, *_, f, y = ctx.saved_tensors
+        x, w, s, d, noise, b, f, y = ctx.saved_tensors
         plan, routes, kernels = ctx.layer.plan, ctx.layer.routes, ctx.layer.kernels
         # The fused kernels have no derivatives of their own.
         if torch.is_grad_enabled():
@@ -191,14 +191,13 @@ class ModulatedConv2d(torch.autograd.Function):
             kernels = kernels.dispatched
         needs_x, needs_w, needs_s = ctx.needs_input_grad[:3]
         needs_w = needs_w and not _conv.weight_gradients_disabled()
-        dv, dd, dnoise, db = _epilogue_gradients(ctx, dy, kernels)
+        dv, dd, dnoise, db = _epilogue_gradients(ctx, dy, y, d, noise, b, f, kernels)
         dx, dw, ds = _gradients(dv, x, w, s, f, ctx.u_size, plan, routes, kernels, needs_x or needs_s, needs_w)
         return dx, dw, ds, dd, dnoise, db, None, None
 
 
-def _epilogue_gradients(ctx, dy, kernels):
+def _epilogue_gradients(ctx, dy, y, d, noise, b, f, kernels):
     """Returns (dv, dd, dnoise, db) of what follows a convolution: the epilogue, after a FIR where a layer upsamples."""
-    *_, d, noise, b, f, y = ctx.saved_tensors
     plan, epilogue, needs_dnoise = ctx.layer.plan, ctx.layer.fused_epilogue, ctx.needs_input_grad[4]
     if plan.after is None:
         return EpilogueBackward.apply(dy, y, d, noise, b, epilogue, needs_dnoise, kernels)

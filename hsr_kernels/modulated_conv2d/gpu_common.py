@@ -30,7 +30,8 @@ def with_equal_tap_strides(dw: torch.Tensor | None) -> tuple[torch.Tensor | None
     kh, kw = dw.shape[2:]
     if kh > 1 and dw.stride(2) != kw * dw.stride(3):
         dw = dw.contiguous()
-    return dw, (dw.stride(0), dw.stride(1), dw.stride(3) if kw > 1 else dw.stride(2))
+    of_o, of_c, of_row, of_column = dw.stride()
+    return dw, (of_o, of_c, of_column if kw > 1 else of_row)
 
 
 def noise_stride(noise: torch.Tensor | None, hw: int) -> int:
