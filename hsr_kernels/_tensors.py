@@ -17,7 +17,8 @@ def device_and_stream(x: torch.Tensor) -> tuple[int, int]:
 
 def stream(device: int) -> int:
     """The caller's stream of a device; emulated kernels on CPU tensors (-1) have none."""
-    return torch.cuda.current_stream(device).cuda_stream if device >= 0 else 0
+    # What torch.cuda.current_stream makes an object of, as Triton asks for it.
+    return torch._C._cuda_getCurrentRawStream(device) if device >= 0 else 0
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
