@@ -139,22 +139,17 @@ def cuda_lacks(device: int) -> str:
     return cuda().problem_of(device)
 
 
-def cpu() -> ModuleType:
-    """The CPU extension; only called once a backend that needs it has been chosen."""
-    return _loaded("_cpu")
-
-
-def cuda() -> ModuleType:
-    """The CUDA extension; only called once a backend that needs it has been chosen."""
-    return _loaded("_cuda")
-
-
 @functools.cache
 def _loaded(name: str) -> ModuleType:
     module, reason = _load(name)
     if module is None:
         raise RuntimeError(reason)
     return module
+
+
+# The CPU and the CUDA extension; only called once a backend that needs them has been chosen.
+cpu = functools.partial(_loaded, "_cpu")
+cuda = functools.partial(_loaded, "_cuda")
 
 
 def reset() -> None:

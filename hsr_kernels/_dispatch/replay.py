@@ -27,6 +27,8 @@ _function_modes: Callable[[], int] = getattr(torch._C, "_len_torch_function_stac
 _transforms: Callable[[], object] = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: 1)
 _trace: Callable[[], object] = getattr(torch._C, "_get_tracing_state", lambda: 1)
 _profiler: Callable[[], bool] = getattr(torch._C._autograd, "_profiler_enabled", lambda: True)
+# Whether autocast is on for any device; to ask for that of a tensor takes much longer.
+is_autocast_on: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
 _key_set, _key = torch._C.DispatchKeySet, torch._C.DispatchKey
 _keys_of = torch._C._dispatch_keys

@@ -30,7 +30,7 @@ from torch.compiler import is_compiling
 from .. import _checks
 from .._dispatch import operators, request
 from .._dispatch.library import undispatched
-from .._dispatch.replay import Calls, key_of
+from .._dispatch.replay import Calls, is_autocast_on, key_of
 from ..bias_act.activations import Epilogue
 from ..bias_act.activations import epilogue as epilogue_of
 from ..conv2d_resample.plan import Plan, plan
@@ -97,7 +97,7 @@ def modulated_conv2d(
     factors = demodulate if isinstance(demodulate, torch.Tensor) else None
     demodulate = factors is not None or bool(demodulate)
     key = None
-    if not is_compiling() and isinstance(x, torch.Tensor) and not _checks.autocast_is_on(x.device):
+    if not is_compiling() and isinstance(x, torch.Tensor) and not is_autocast_on():
         # The routes depend on the last two.
         of_routes = (request.ROUTE.used, routes.products(x.dtype))
         options = (up, down, padding, demodulate, flip_weight, act, alpha, gain, clamp, *of_routes)

@@ -120,9 +120,11 @@ class Demodulation(torch.autograd.Function):
         needs_weight, needs_styles = ctx.needs_input_grad[:2]
         # The kernels have no derivatives of their own.
         if dd is not None and not torch.is_grad_enabled():
-            tensors = weight, styles, styles if s is None else s, d, dw, ds, dd
-            run = (ctx.kernels if may_skip_dispatcher(*tensors) else ctx.kernels.dispatched).demodulation_bwd
-            dweight, dstyles = run(*tensors, ctx.dtype, ctx.flip, needs_weight, needs_styles)
+            # Hooks of saved tensors, which return what they like, treat all of them alike.
+            kernels = ctx.kernels if may_skip_dispatcher(weight, d, dw, ds, dd) else ctx.kernels.dispatched
+            s = styles if s is None else s
+            needs = needs_weight, needs_styles
+            dweight, dstyles = kernels.demodulation_bwd(weight, styles, s, d, dw, ds, dd, ctx.dtype, ctx.flip, *needs)
             return dweight if needs_weight else None, dstyles if needs_styles else None, None, None, None, None
         options = {"dtype": ctx.dtype, "flip": ctx.flip}
         return *composed_gradients(weight, styles, d, dw, ds, dd, needs_weight, needs_styles, **options), *[None] * 4
