@@ -168,6 +168,18 @@ def test_kernels_compile_for_chips_of_amd(name, lanes, instruction):
     assert all(one["num_warps"] * lanes in (128, 256) and not one.get("maxnreg") for one in options)
 
 
+def test_long_filters_compile_for_chips_of_amd_in_seconds():
+    """Triton's time grows exponentially there with the additions in a chain of pointers: this took two minutes."""
+    chip, f = record.CHIPS["gfx942"], hsr_kernels.setup_filter([1.0] * 12)
+    with record.recording(chip) as recorded:
+        images = torch.empty(2, 64, 8, 8, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+        weight, styles = torch.empty(64, 64, 3, 3, dtype=torch.float16), torch.empty(2, 64, dtype=torch.float16)
+        hsr_kernels.modulated_conv2d(images, weight, styles, up=2, padding=1, resample_filter=f)
+    (launch,) = (x for x in recorded.launches.values() if x.kernel == "modulated_conv2d_fir_epilogue_kernel")
+    built = build.fill_cache(launch, chip)
+    assert launch.constexprs["TAPS_Y"] == 12 and built.problems == () and built.seconds < 20
+
+
 def test_failure_to_compile_is_a_problem():
     (problem,) = compiled(broken_kernel, (100,), (100,), 64).problems
     assert "CompilationError" in problem
