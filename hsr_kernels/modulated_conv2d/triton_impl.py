@@ -51,6 +51,8 @@ _PROGRAMS = 4096
 _MAX_REGISTERS = 128
 # A weight gradient adds up this many pixels at a time; in full float32 fewer on chips that need small tiles.
 _WEIGHT_TILE_PIXELS, _WEIGHT_TILE_PIXELS_SMALL = 32, 16
+# On these chips a forward adds up this many channels at a time: scaling more of them spills registers.
+_DEPTH_SMALL = 16
 # The partial sums of a weight gradient move no more than this share of the images' bytes.
 _MAX_PARTIAL_BYTES_SHARE = 0.11
 # A weight gradient has no more partial sums than this.
@@ -271,13 +273,14 @@ def modulated_conv2d_layer(x, w, s, d, noise, b, padding, act, alpha, gain, clam
     product_kind, out_pixels = products(x.dtype), size[0] * size[1]
     tiling = _PRODUCT_TILINGS[product_kind]
     columns = tiling.columns_for(o, kh)
+    depth = _DEPTH_SMALL if _gpu.of(x).needs_small_product_tiles else tiling.depth
     out_blocks, tiles = cdiv(o, columns), cdiv(out_pixels, tiling.rows)
     with on_device_of(x):
         modulated_conv2d_layer_kernel[(out_blocks * tiles * n,)](
             x, w, as_float32(s), as_float32(d), as_float32(noise), as_float32(b), y,
             noise_stride(noise, out_pixels), *activation_args(act, alpha, gain, clamp), c, o, height * width, height,
             width, out_pixels, size[1], *padding, out_blocks, tiles, kh, kw, _needs_int64_offsets(x, y),
-            input_precision(product_kind), tiling.rows, columns, tiling.depth, **tiling.options(x),
+            input_precision(product_kind), tiling.rows, columns, depth, **tiling.options(x),
         )  # fmt: skip
     return y
 

@@ -194,6 +194,7 @@ _SMALL_TILES = (
     ("filtered_lrelu-up-2-down-4", torch.float16, None),
     ("feature_projection_loss-grow-equal-shrink", torch.float16, None),
     ("modulated_conv2d-styled", torch.float32, "fused"),
+    ("modulated_conv2d-styled", torch.float16, "fused"),
 )
 
 
