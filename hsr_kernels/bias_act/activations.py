@@ -90,6 +90,10 @@ class Epilogue:
         return self.activation.code, self.alpha, self.gain, self.clamp
 
 
+# Changes nothing.
+IDENTITY = Epilogue("linear", 0.0, 1.0, -1.0)
+
+
 def epilogue(act: str, alpha: float | None, gain: float | None, clamp: float | None, dtype: torch.dtype) -> Epilogue:
     """Fills in the defaults, and rounds the clamp to `dtype`, so that a clamped output equals it.
 

@@ -7,12 +7,11 @@ from typing import Self
 import torch
 
 from .._dispatch.library import Kernels
-from ..bias_act.activations import Epilogue
+from ..bias_act.activations import IDENTITY, Epilogue
 from ..conv2d_resample.plan import Plan
 from .routes import FUSED, Routes
 from .routes import choose as choose_routes
 
-_IDENTITY = Epilogue("linear", 0.0, 1.0, -1.0)
 # (height, width) before the convolution, after it, and at the end.
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -62,7 +61,7 @@ class Layer:
         is_small_projection = not demodulate and routes.forward != FUSED and _is_small_projection(weight, plan)
         # The backward pass recovers the convolution's result from y, which only some activations allow.
         is_fused = epilogue.piecewise_linear and epilogue.from_output
-        fused_epilogue = epilogue if is_fused else _IDENTITY
+        fused_epilogue = epilogue if is_fused else IDENTITY
         return cls(kernels, plan, routes, demodulate, flip, is_small_projection, epilogue, fused_epilogue)
 
     @property
