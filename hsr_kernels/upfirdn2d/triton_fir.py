@@ -222,12 +222,12 @@ def _has_tap(i, window, up, phase, taps):
 
 
 @triton.jit
-def _next_row(pointers, first_row, stride, ROW: tl.constexpr):
+def _next_row(pointers, first_row, stride, ROW: tl.constexpr, VECTOR: tl.constexpr):
     """Returns the pointers to ROW from those to the row before it and to the first one, or None for None."""
     if pointers is None:
         return None
-    elif ROW % 8 == 0:
-        # The time that Triton takes for AMD's chips grows exponentially with the additions in a chain.
+    elif VECTOR == 1 and ROW % 8 == 0:
+        # Without vectors the time that Triton takes for AMD's chips grows exponentially with the additions in a chain.
         return first_row + ROW * stride
     else:
         return pointers + stride
@@ -270,7 +270,8 @@ def fir_tile(
             x, y, column, row_mask, width, column_stride, activation, (COLUMN_GROUPS - 1) * DOWN_X + WINDOW_X,
             FIRST_PIXEL, VECTOR, A, B,
         )  # fmt: skip
-        x, y = _next_row(x, first_x, row_stride, i + 1), _next_row(y, first_y, row_stride, i + 1)
+        x = _next_row(x, first_x, row_stride, i + 1, VECTOR)
+        y = _next_row(y, first_y, row_stride, i + 1, VECTOR)
         # An outer product is applied along a row of pixels once, for all rows of outputs.
         if FILTER == 1:
             pixels = _add_windows(zeros, pixels, taps, 0, TAPS_X, WINDOW_X, PHASE_X, UP_X, DOWN_X, 0, N)
