@@ -180,7 +180,7 @@ def modulated_conv2d_parameters(
         return []
     weights, styles, dtypes, ups = columns
     key = None
-    if not is_compiling() and isinstance(weights[0], torch.Tensor) and not _checks.autocast_is_on(weights[0].device):
+    if not is_compiling() and isinstance(weights[0], torch.Tensor) and not is_autocast_on():
         key = key_of((*weights, *styles), dtypes, ups)
         if call := _preparations.get(key):
             return call(weights, styles)

@@ -166,15 +166,6 @@ def _layer(starts):
     return layer
 
 
-@triton.jit
-def _pick_if_there(table, layer):
-    """Returns table[layer], or None where there is no table."""
-    if table is None:
-        return None
-    else:
-        return pick(table, layer)
-
-
 @triton.jit(do_not_specialize=["n"])
 def demodulation_each_kernel(
     weight, styles, w, s, d, starts, o, c, taps, stride_c, stride_tap, w_stride_c, w_stride_tap, scale, n,
@@ -182,11 +173,15 @@ def demodulation_each_kernel(
 ):  # fmt: skip
     """What `demodulation_kernel` computes, of each layer; taps stay in their order."""
     layer = _layer(starts)
+    if w is not None:
+        w = pick(w, layer)
+    if s is not None:
+        s = pick(s, layer)
     _demodulate(
-        tl.program_id(0) - pick(starts, layer), pick(weight, layer), pick(styles, layer), _pick_if_there(w, layer),
-        _pick_if_there(s, layer), pick(d, layer), n, pick(o, layer), pick(c, layer), pick(taps, layer), 0,
-        pick(stride_c, layer), pick(stride_tap, layer), pick(w_stride_c, layer), pick(w_stride_tap, layer),
-        pick(scale, layer), min_magnitude, eps, PRESCALED, SAMPLES, CHANNELS,
+        tl.program_id(0) - pick(starts, layer), pick(weight, layer), pick(styles, layer), w, s, pick(d, layer), n,
+        pick(o, layer), pick(c, layer), pick(taps, layer), 0, pick(stride_c, layer), pick(stride_tap, layer),
+        pick(w_stride_c, layer), pick(w_stride_tap, layer), pick(scale, layer), min_magnitude, eps, PRESCALED, SAMPLES,
+        CHANNELS,
     )  # fmt: skip
 
 
@@ -198,10 +193,12 @@ def demodulation_each_bwd_kernel(
 ):  # fmt: skip
     """What `demodulation_bwd_kernel` computes, of each layer."""
     layer = _layer(starts)
+    if dw is not None:
+        dw = pick(dw, layer)
     _demodulate_bwd(
         tl.program_id(0) - pick(starts, layer), pick(weight, layer), pick(styles, layer), pick(s, layer),
-        pick(d, layer), _pick_if_there(dw, layer), pick(dd, layer), pick(dweight, layer), pick(energy, layer),
-        pick(denergy, layer), pick(style_factors, layer), n, pick(o, layer), pick(c, layer), pick(taps, layer), 0,
-        pick(stride_c, layer), pick(stride_tap, layer), pick(dw_stride_o, layer), pick(dw_stride_c, layer),
-        pick(dw_stride_tap, layer), pick(scale, layer), min_magnitude, PRESCALED, SAMPLES, CHANNELS,
+        pick(d, layer), dw, pick(dd, layer), pick(dweight, layer), pick(energy, layer), pick(denergy, layer),
+        pick(style_factors, layer), n, pick(o, layer), pick(c, layer), pick(taps, layer), 0, pick(stride_c, layer),
+        pick(stride_tap, layer), pick(dw_stride_o, layer), pick(dw_stride_c, layer), pick(dw_stride_tap, layer),
+        pick(scale, layer), min_magnitude, PRESCALED, SAMPLES, CHANNELS,
     )  # fmt: skip

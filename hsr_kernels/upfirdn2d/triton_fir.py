@@ -223,10 +223,8 @@ def _has_tap(i, window, up, phase, taps):
 
 @triton.jit
 def _next_row(pointers, first_row, stride, ROW: tl.constexpr, VECTOR: tl.constexpr):
-    """Returns the pointers to ROW from those to the row before it and to the first one, or None for None."""
-    if pointers is None:
-        return None
-    elif VECTOR == 1 and ROW % 8 == 0:
+    """Returns the pointers to ROW from those to the row before it and to the first one."""
+    if VECTOR == 1 and ROW % 8 == 0:
         # Without vectors the time that Triton takes for AMD's chips grows exponentially with the additions in a chain.
         return first_row + ROW * stride
     else:
@@ -271,7 +269,8 @@ def fir_tile(
             FIRST_PIXEL, VECTOR, A, B,
         )  # fmt: skip
         x = _next_row(x, first_x, row_stride, i + 1, VECTOR)
-        y = _next_row(y, first_y, row_stride, i + 1, VECTOR)
+        if y is not None:
+            y = _next_row(y, first_y, row_stride, i + 1, VECTOR)
         # An outer product is applied along a row of pixels once, for all rows of outputs.
         if FILTER == 1:
             pixels = _add_windows(zeros, pixels, taps, 0, TAPS_X, WINDOW_X, PHASE_X, UP_X, DOWN_X, 0, N)
