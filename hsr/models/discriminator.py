@@ -64,7 +64,7 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor, parameters: Mapping[EqualizedLayer, Prepared]) -> Tensor:
         """Maps x [N, in_channels, R, R] to [N, out_channels, R / 2, R / 2]."""
         y = shrinking_pair(self.conv0, self.conv1, x, parameters)
-        return y if self.skip is None else self.skip(x, parameters[self.skip]) + y
+        return y if self.skip is None else self.skip.added_to(y, x, parameters[self.skip])
 
 
 class Discriminator(ActivationLayout, nn.Module):

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from hsr_kernels import (
     bias_act,
     conv2d_resample,
+    downsample2d,
     filtered_lrelu,
     modulated_conv2d,
     modulated_conv2d_parameters,
     setup_filter,
 )
 from hsr_kernels._dispatch.functions import Function, is_transformed
+from hsr_kernels._tensors import is_channels_last
+from hsr_kernels.conv2d.autograd import ConvolutionOptions, ConvTranspose2d, WeightGradient
 
 from .. import parts
 from .equalized import EqualizedLayer, Prepared, prepared
@@ -180,10 +183,50 @@ class Conv2dLayer(FilteredModule, EqualizedLayer):
         )
         return self._activate(x, bias)
 
+    def added_to(self, y: Tensor, x: Tensor, parameters: Prepared) -> Tensor:
+        """Returns y + forward(x) for a bare 1x1 convolution; in channels_last y is where its matrix product begins."""
+        if is_transformed() or not is_channels_last(x):
+            return y + self(x, parameters)
+        if self.down > 1:
+            x = downsample2d(x, self.resample_filter, down=self.down)
+        return PlusProjection.apply(y, x, parameters[0])
+
     def _activate(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.is_bare:
             return x
         return bias_act(x, bias, act=self.activation, gain=self.act_gain, clamp=self.clamp)
+
+
+@Function
+class PlusProjection(torch.autograd.Function):
+    """y [N, O, H, W] plus the 1x1 convolution of x [N, C, H, W] by weight [O, C, 1, 1], images in channels_last.
+
+    One matrix product, which neither writes the convolution's result nor reads it again. Its gradients are those of a
+    convolution: as a product in 16 bits, the sum over all pixels could be added up in 16 bits.
+    """
+
+    @staticmethod
+    def forward(y, x, weight):
+        n, o, height, width = y.shape
+        rows = torch.addmm(_pixels(y), _pixels(x), weight[:, :, 0, 0].t())
+        return rows.view(n, height, width, o).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, dz):
+        x, weight = ctx.saved_tensors
+        _, needs_x, needs_weight = ctx.needs_input_grad
+        options = ConvolutionOptions()
+        dx = ConvTranspose2d.apply(dz, weight, None, options) if needs_x else None
+        return dz, dx, WeightGradient.apply(x, dz, weight.shape, options) if needs_weight else None
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """Returns images [N, C, H, W] in channels_last as a matrix with a row per pixel."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def shrinking_pair(

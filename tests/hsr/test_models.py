@@ -15,7 +15,15 @@ import hsr.models.generator
 from hsr.models import Discriminator, Generator
 from hsr.models.discriminator import minibatch_std
 from hsr.models.equalized import prepared, scale
-from hsr.models.layers import Conv2dLayer, FullyConnected, StyledLayer, ToRGB, apply_each, noise_maps
+from hsr.models.layers import (
+    Conv2dLayer,
+    FullyConnected,
+    PlusProjection,
+    StyledLayer,
+    ToRGB,
+    apply_each,
+    noise_maps,
+)
 
 FIR = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
 FIR2D = torch.outer(FIR, FIR) / 64
@@ -255,14 +263,26 @@ class TestDiscriminator:
         expected = (lrelu(F.conv2d(blurred, weight, stride=2)) * 0.5).clamp(-0.5, 0.5)
         torch.testing.assert_close(layer(x), expected)
 
-    def test_residual_block_adds_skip_and_main_path(self):
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_residual_block_adds_skip_and_main_path(self, memory_format):
         block = discriminator(16).blocks["16"].double()
-        x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+        x = torch.randn(2, 8, 16, 16, dtype=torch.float64).contiguous(memory_format=memory_format)
         skip = F.conv2d(blur(x, (1, 1), gain=1)[:, :, ::2, ::2], block.skip.weight / math.sqrt(8))
         y = lrelu(F.conv2d(x, block.conv0.weight / math.sqrt(72), padding=1))
         y = lrelu(F.conv2d(blur(y, (2, 2), gain=1), block.conv1.weight / math.sqrt(72), stride=2))
         parameters = prepared((layer, x.dtype) for layer in block.equalized_layers())
-        torch.testing.assert_close(block(x, parameters), (skip + y) / math.sqrt(2))
+        z = block(x, parameters)
+        torch.testing.assert_close(z, (skip + y) / math.sqrt(2))
+        assert z.is_contiguous(memory_format=memory_format)
+
+    def test_every_order_of_derivative_of_a_sum_with_a_projection(self):
+        y, x = (
+            torch.randn(2, c, 3, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+            for c in (5, 3)
+        )
+        weight = torch.randn(5, 3, 1, 1, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(PlusProjection.apply, (y, x, weight))
+        assert torch.autograd.gradgradcheck(PlusProjection.apply, (y, x, weight))
 
     def test_minibatch_std(self):
         x = torch.randn(8, 5, 4, 4, dtype=torch.float64)

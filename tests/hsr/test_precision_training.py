@@ -31,11 +31,13 @@ def networks(resolution: int, **settings) -> tuple[Generator, Discriminator]:
 
 
 def block_dtypes(network: Generator | Discriminator, run: Callable[[], object]) -> dict[int, set[torch.dtype]]:
-    """The dtypes of what convolutions take and give, by the resolution of their block, while `run` runs."""
+    """The dtypes of what layers or blocks take and give, by the resolution of their block, while `run` runs."""
     found: dict[int, set[torch.dtype]] = {}
-    blocks = network.synthesis.blocks if isinstance(network, Generator) else network.blocks
-    layers = [(int(r), module) for r, block in blocks.items() for module in block.children()]
-    layers += [] if isinstance(network, Generator) else [(network.resolution, network.from_rgb), (4, network.conv)]
+    if isinstance(network, Generator):
+        layers = [(int(r), layer) for r, block in network.synthesis.blocks.items() for layer in block.children()]
+    else:
+        layers = [(int(r), block) for r, block in network.blocks.items()]
+        layers += [(network.resolution, network.from_rgb), (4, network.conv)]
 
     def note(resolution: int, layer: torch.nn.Module) -> None:
         layer.register_forward_hook(
