@@ -123,12 +123,6 @@ HSR_DEVICE float row_factor(float magnitude, const Pieces& pieces, Shared<float,
   return pieces.magnitude / maximum(magnitude, kMinMagnitude);
 }
 
-// Returns the first step through the pieces of a row: a row of several takes a pass before, of negative steps, for its
-// largest magnitude.
-HSR_DEVICE int first_step(const DemodulationOperands& p, const Pieces& pieces) {
-  return p.prescale && pieces.count > 1 ? -pieces.count : 0;
-}
-
 // Returns the sum of a channel's squares.
 HSR_DEVICE float energy_of(int channel, int k, float factor, Weights& memory) {
   float sum = 0;
@@ -181,6 +175,27 @@ HSR_DEVICE float with_elements(const void* elements, DType dtype, F&& f) {
   return f(static_cast<const bfloat16*>(elements));
 }
 
+// Stages the row of weights that begins at `start`, and calls f(index, piece, factor) with each of its pieces, after a
+// barrier; factor is what the weights have yet to be multiplied by. f ends with a barrier after its last access to the
+// piece. A row of several pieces takes a pass before, of negative steps, for its largest magnitude.
+template <class F>
+HSR_DEVICE void for_each_piece(const DemodulationOperands& p, const Pieces& pieces, int64_t start, Weights& memory,
+                               Shared<float, kWarps>& warp_magnitudes, F&& f) {
+  float magnitude = 0, factor = 1;
+  for (int step = p.prescale && pieces.count > 1 ? -pieces.count : 0; step < pieces.count; step++) {
+    const Piece piece = piece_at(p, pieces, step < 0 ? step + pieces.count : step);
+    magnitude = maximum(magnitude, with_elements(p.weight, p.weight_dtype, [&](auto* weight) {
+                          return stage_weights(p, weight + start, piece, pieces.vector_reads, memory);
+                        }));
+    if (p.prescale && step == 0) {
+      factor = row_factor(magnitude, pieces, warp_magnitudes);
+    } else {
+      sync();
+    }
+    if (step >= 0) f(step, piece, factor);
+  }
+}
+
 HSR_KERNEL(kThreads) demodulation_kernel(DemodulationParams p, Pieces pieces) {
   HSR_SHARED(float, kMaxPieceWeights, memory);
   HSR_SHARED(float, kMaxPieceChannels, energy);
@@ -195,24 +210,12 @@ HSR_KERNEL(kThreads) demodulation_kernel(DemodulationParams p, Pieces pieces) {
     return with_elements(p.styles, p.styles_dtype, [&](auto* styles) { return f(styles + offset); });
   };
 
-  float magnitude = 0, factor = 1;
-  for (int step = first_step(p, pieces); step < pieces.count; step++) {
-    const Piece piece = piece_at(p, pieces, step < 0 ? step + pieces.count : step);
-    magnitude = maximum(magnitude, with_elements(p.weight, p.weight_dtype, [&](auto* weight) {
-                          return stage_weights(p, weight + start, piece, pieces.vector_reads, memory);
-                        }));
-    if (step < 0) {
-      sync();
-      continue;
-    }
+  for_each_piece(p, pieces, start, memory, warp_magnitudes, [&](int step, const Piece& piece, float factor) {
     if (p.prescale && step == 0) {
       for (int j = warp; j < samples; j += kWarps) {
         const float of_sample = with_styles(j, [&](auto* styles) { return style_factor(styles, int(p.c)); });
         if (lane == 0) style_factors[j] = of_sample;
       }
-      factor = row_factor(magnitude, pieces, warp_magnitudes);
-    } else {
-      sync();
     }
     for (int channel = thread_index(); channel < piece.channels; channel += kThreads)
       energy[channel] = energy_of(channel, int(p.k), factor, memory);
@@ -229,7 +232,7 @@ HSR_KERNEL(kThreads) demodulation_kernel(DemodulationParams p, Pieces pieces) {
       sums[j] = sum;
       if (step + 1 == pieces.count) store(p.d + (n * p.o + o), 1 / std::sqrt(sum + kEps));
     }
-  }
+  });
 }
 
 // Returns twice the gradient of the sum under the root of d.
@@ -284,28 +287,14 @@ HSR_KERNEL(kThreads) demodulation_bwd_kernel(DemodulationBwdParams p, Pieces pie
   HSR_SHARED(float, kWarps, warp_magnitudes);
   const int64_t o = block_index(), start = o * p.c * p.k;
   const int k = int(p.k);
-  float magnitude = 0, factor = 1;
-  for (int step = first_step(p, pieces); step < pieces.count; step++) {
-    const Piece piece = piece_at(p, pieces, step < 0 ? step + pieces.count : step);
-    magnitude = maximum(magnitude, with_elements(p.weight, p.weight_dtype, [&](auto* weight) {
-                          return stage_weights(p, weight + start, piece, pieces.vector_reads, memory);
-                        }));
-    if (step < 0) {
-      sync();
-      continue;
-    }
-    if (p.prescale && step == 0) {
-      factor = row_factor(magnitude, pieces, warp_magnitudes);
-    } else {
-      sync();
-    }
+  for_each_piece(p, pieces, start, memory, warp_magnitudes, [&](int, const Piece& piece, float factor) {
     for (int channel = thread_index(); channel < piece.channels; channel += kThreads) {
       gradients[channel] = 0;
       if (p.energy) store(p.energy + (o * p.c + piece.first_channel + channel), energy_of(channel, k, factor, memory));
     }
     if (!p.dweight) {
       sync();
-      continue;
+      return;
     }
     add_up_samples(p, o, piece, sample_gradients, gradients);
     sync();
@@ -316,7 +305,7 @@ HSR_KERNEL(kThreads) demodulation_bwd_kernel(DemodulationBwdParams p, Pieces pie
       store_as(p.weight_dtype, p.dweight, start + offset, memory[channel * k + tap]);
     });
     sync();
-  }
+  });
 }
 
 // dstyles = (ds + s * sum over o of root_gradient * energy) * what the styles were multiplied by. The warps share the
