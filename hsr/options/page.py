@@ -4,24 +4,19 @@
 import ast
 import dataclasses
 import inspect
-import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from ..commands import COMMANDS, first_sentence
 from ..config import PRESETS, Config, preset
-from .commands import ConvertOptions, DatasetOptions, ExportOptions, GenerateOptions
 from .sources import OWN_SOURCE, REFERENCES, SOURCES
 from .spelling import PRESET_DEFAULT, argument, flag
 from .train import TrainOptions
 
-COMMANDS = {
-    "dataset": DatasetOptions,
-    "generate": GenerateOptions,
-    "convert": ConvertOptions,
-    "export": ExportOptions,
-}
+# The options of `hsr train` have a part of the page to themselves.
+COMMAND_OPTIONS = {name: command.options for name, command in COMMANDS.items() if name != "train"}
 # Presets whose defaults the tables of `hsr train` show.
 DEFAULT_PRESETS = ("digits", "auto", "paper256")
 # Resolution and device of the presets in the tables; only `auto` depends on them.
@@ -60,8 +55,8 @@ def options_page() -> str:
     """Returns the page as Markdown text."""
     parts = [_INTRODUCTION, "## hsr train", *_train_sections(), "## Presets", _PRESETS_TEXT, _presets_table()]
     parts += ["## Settings without an option", _SETTINGS_TEXT, _settings_table()]
-    for command, kind in COMMANDS.items():
-        parts += [f"## hsr {command}", _sentence(inspect.getdoc(kind) or ""), _command_table(command, kind)]
+    for command, kind in COMMAND_OPTIONS.items():
+        parts += [f"## hsr {command}", first_sentence(inspect.getdoc(kind) or ""), _command_table(command, kind)]
     parts += ["## Sources", "\n".join(f"- {name}: *{title}*" for name, title in REFERENCES.items())]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -82,12 +77,12 @@ def _train_sections() -> Iterable[str]:
                     _flags(kind, name),
                     _values(kind, name),
                     _default(argument(kind, name).help_behavior_hint, values),
-                    _sentence(texts[name]),
+                    first_sentence(texts[name]),
                     f"`{setting}`" if setting else "—",
                     source("train", name),
                 ]
             )
-        yield f"### {_sentence(inspect.getdoc(kind) or '').rstrip('.')}"
+        yield f"### {first_sentence(inspect.getdoc(kind) or '').rstrip('.')}"
         yield _table(["option", "value", "default", "meaning", "setting", "source"], rows)
 
 
@@ -98,7 +93,7 @@ def _command_table(command: str, kind: type) -> str:
             _flags(kind, field.name),
             _values(kind, field.name),
             _default(argument(kind, field.name).help_behavior_hint, {}),
-            _sentence(texts[field.name]),
+            first_sentence(texts[field.name]),
             source(command, field.name),
         ]
         for field in dataclasses.fields(kind)
@@ -206,11 +201,6 @@ def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _sentence(text: str) -> str:
-    """Returns the first sentence of a text."""
-    return re.split(r"(?<=\.)\s+(?=[A-Z0-9])", text.strip())[0]
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:

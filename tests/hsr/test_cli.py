@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from hsr.cli import parse
+from hsr.commands import SECTIONS
 from hsr.data import open_dataset
 from hsr.errors import UserError
 from hsr.generate import parse_seeds
@@ -96,15 +97,16 @@ def test_options_arrive() -> None:
         RunOptions(outdir=Path("o"), resume=Path("r"), device="cpu"),
         AugmentationOptions("ada", 0.5, 0.2, "bgc,-xflip", 3),
     )
-    assert parse(words.split()) == expected
-    assert parse(["train"]) == TrainOptions()
+    command, options = parse(words.split())
+    assert (command.name, options) == ("train", expected)
+    assert parse(["train"])[1] == TrainOptions()
 
 
 @pytest.mark.parametrize(
     ("words", "mirror"), [("", None), ("--mirror", True), ("--mirror yes", True), ("--mirror no", False)]
 )
 def test_mirror_may_be_switched_on_and_off(words: str, mirror: bool | None) -> None:
-    options = parse(["train", *words.split()])
+    _, options = parse(["train", *words.split()])
     assert isinstance(options, TrainOptions) and options.data.mirror is mirror
 
 
@@ -115,6 +117,23 @@ def test_a_mistyped_command_line_exits_with_2(words: str) -> None:
     with pytest.raises(SystemExit) as end:
         parse(words.split())
     assert end.value.code == 2
+
+
+def test_help_groups_every_command_by_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for title, commands in SECTIONS.items():
+        box = text.split(f"─ {title} ")[1].split("╰")[0]
+        for command in commands:
+            assert f"│ {command.name} " in box and command.summary.split()[0] in box
+
+
+def test_a_misspelt_command_is_told_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["generat"])
+    assert capsys.readouterr().err == "hsr: there is no command generat: did you mean generate?\n"
 
 
 @pytest.mark.parametrize(
@@ -296,9 +315,9 @@ def _weights() -> bytes:
 def test_options_of_the_machine_arrive() -> None:
     words = "train --mixed-precision bf16 --mixed-precision-resolutions 2 --tf32 --batch-gpu 4 --threads 3 --profile"
     words += " --cuda-graphs off"
-    options = parse(words.split())
+    _, options = parse(words.split())
     assert isinstance(options, TrainOptions)
     assert options.machine == MachineOptions("bf16", 2, True, "off", 4, 3, True)
-    options = parse(["train", "--tf32", "no", "--profile", "no"])
+    _, options = parse(["train", "--tf32", "no", "--profile", "no"])
     assert isinstance(options, TrainOptions)
     assert (options.machine.tf32, options.machine.profile) == (False, False)

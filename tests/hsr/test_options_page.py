@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hsr.config import Config
 from hsr.options import TrainOptions
-from hsr.options.page import COMMANDS, field_texts, options_page, settings_without_option
+from hsr.options.page import COMMAND_OPTIONS, field_texts, options_page, settings_without_option
 from hsr.options.sources import SOURCES
 
 PAGE = Path(__file__).parents[2] / "docs/options.md"
@@ -20,7 +20,9 @@ def test_the_page_is_up_to_date() -> None:
 def test_every_source_belongs_to_an_option_or_setting() -> None:
     names = {field.name for field in dataclasses.fields(Config)}
     names |= {f"train.{field.name}" for group in TrainOptions().groups() for field in dataclasses.fields(group)}
-    names |= {f"{command}.{field.name}" for command, kind in COMMANDS.items() for field in dataclasses.fields(kind)}
+    names |= {
+        f"{command}.{field.name}" for command, kind in COMMAND_OPTIONS.items() for field in dataclasses.fields(kind)
+    }
     assert set(SOURCES) <= names
 
 
