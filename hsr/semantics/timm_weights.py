@@ -107,8 +107,10 @@ def load_state(model: nn.Module, path: Path, name: str) -> None:
     """
     state = read_state(path)
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and not expected_state(model).keys() <= state.keys():
-        # timm converts from the layouts in which a model's authors have published it.
+    expected = expected_state(model)
+    fits = expected.keys() <= state.keys() and all(state[key].shape == value.shape for key, value in expected.items())
+    if convert is not None and not fits:
+        # timm converts from the layouts in which a model's authors have published it, and from other image sizes.
         try:
             state = convert(state, model)
         except (KeyError, RuntimeError, ValueError, AssertionError) as error:

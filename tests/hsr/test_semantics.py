@@ -187,9 +187,14 @@ class TestChoice:
         with pytest.raises(UserError, match=advice):
             self.build("auto", unlabelled)
 
-    @pytest.mark.parametrize("spec", ["clip", "timm", "timm:", "labels:x"])
+    @pytest.mark.parametrize("spec", ["clip", "timm:", "labels:x", "labels@64", "lite0:x"])
     def test_unknown(self, spec, few_digits):
-        with pytest.raises(UserError, match=f"Unknown encoder {spec}: choose auto, labels, lite0 or timm:<name>"):
+        with pytest.raises(UserError, match=f"Unknown encoder {spec}: choose auto, labels, lite0, squeezenet:<file>"):
+            self.build(spec, few_digits)
+
+    @pytest.mark.parametrize(("spec", "sentence"), [("timm", "name of a network"), ("squeezenet", "needs a file")])
+    def test_unfinished(self, spec, sentence, few_digits):
+        with pytest.raises(UserError, match=sentence):
             self.build(spec, few_digits)
 
     def test_labels_without_labels(self, unlabelled):

@@ -72,10 +72,10 @@ class TestTimmEncoder:
         torch.testing.assert_close(encoder.embed(images), deepest.mean(dim=[2, 3]), rtol=1e-4, atol=1e-4)
 
     def test_vgg_gives_features_after_its_poolings(self, tmp_path, monkeypatch):
-        def build(name: str) -> torch.nn.Module:
+        def build(name: str, image_size: int | None) -> torch.nn.Module:
             return timm.models.vgg.VGG([4, "M", 5, "M", 6, "M", 7, "M", 8, "M"], num_classes=0)
 
-        model = build("vgg16")
+        model = build("vgg16", None)
         features = {k: v for k, v in model.state_dict().items() if k.startswith("features.")}
         safetensors.torch.save_file(features, tmp_path / "vgg.safetensors")
         monkeypatch.setattr(timm_encoder, "_build", build)
