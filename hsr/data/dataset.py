@@ -3,6 +3,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,9 @@ class ImageDataset:
         channels: Number of channels of an image.
         classes: The data's own value of each class index, ascending; empty without labels.
         report: Sentences that say what was read, converted and ignored when the set was opened.
+        class_names: Name of each class, as `classes`; empty if they have none.
+        path: The folder or zip; None for the bundled digits.
+        names: Normalized name of each image of the store; empty for the bundled digits.
     """
 
     name: str
@@ -43,6 +47,9 @@ class ImageDataset:
     channels: int = 3
     classes: tuple[int, ...] = ()
     report: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    path: Path | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

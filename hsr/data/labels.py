@@ -4,6 +4,7 @@
 import json
 import reprlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import UserError, reading, reason
@@ -158,3 +159,12 @@ def _check_labels(listing: Listing, labels: Labels, where: str) -> None:
         raise UserError(
             f"{where} has no label for {display_name(missing[0])} ({len(missing)} of {len(listing.names)} are missing)."
         )
+
+
+def own_class_names(source: Source, listing: Listing) -> list[str] | None:
+    """Returns the names of classes in a set's own dataset.json, where a preparation left them; None without any."""
+    with suppress(Exception):
+        names = json.loads(source.read(listing.label_files[0][1].name))["class_names"]
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+    return None

@@ -13,6 +13,7 @@ from .names import ENCODINGS, display_name, hidden_path, normalized
 from .sources import Entry, Skip, Source
 
 LABEL_FILE = "dataset.json"
+ATTRIBUTE_FILE = "attributes.json"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Listing:
         names: Their normalized names, ascending.
         label_files: Normalized name and entry of each `dataset.json` that has images beside or below it.
         skipped: Normalized names of all files that are not used, and the reasons.
+        attribute_file: Normalized name and entry of the uppermost `attributes.json`, or None.
     """
 
     encoding: str | None
@@ -32,6 +34,7 @@ class Listing:
     names: list[str]
     label_files: list[tuple[str, Entry]]
     skipped: list[tuple[str, Skip]]
+    attribute_file: tuple[str, Entry] | None = None
 
 
 def list_images(source: Source) -> Iterator[Listing]:
@@ -46,6 +49,7 @@ def _list_images(source: Source, encoding: str | None) -> Listing:
     """Returns the listing of a source, with names that don't state their encoding read in this one."""
     images: list[tuple[str, Entry]] = []
     label_files: list[tuple[str, Entry]] = []
+    attribute_files: list[tuple[str, Entry]] = []
     skipped = [(normalized(name), skip) for name, skip in source.skipped]
     hidden: dict[str, None] = {}
     for entry in source.entries:
@@ -57,6 +61,8 @@ def _list_images(source: Source, encoding: str | None) -> Listing:
             images.append((name, entry))
         elif PurePosixPath(name).name == LABEL_FILE:
             label_files.append((name, entry))
+        elif PurePosixPath(name).name == ATTRIBUTE_FILE:
+            attribute_files.append((name, entry))
         else:
             skipped.append((name, Skip.SUFFIX))
     images.sort(key=lambda image: image[0])
@@ -64,7 +70,8 @@ def _list_images(source: Source, encoding: str | None) -> Listing:
     skipped += [(name, Skip.HIDDEN) for name in hidden]
     skipped += [(name, Skip.AWAY) for name, _ in label_files if not _holds_images(names, folder_of(name))]
     label_files = [(name, entry) for name, entry in label_files if _holds_images(names, folder_of(name))]
-    return Listing(encoding, [entry for _, entry in images], names, label_files, skipped)
+    attribute_file = min(attribute_files, key=lambda file: (file[0].count("/"), file[0]), default=None)
+    return Listing(encoding, [entry for _, entry in images], names, label_files, skipped, attribute_file)
 
 
 def check_names(source: Source, listing: Listing) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..errors import UserError
 from .dataset import ImageDataset
-from .labels import label_images
+from .labels import label_images, own_class_names
 from .listing import Listing
 from .names import display_name
 from .report import make_report, other_files
@@ -60,7 +60,17 @@ def open_dataset(path: str | Path | None = None, *, in_memory: bool | None = Non
         identity=identity(findings.digests, values),
         classes=classes,
         report=make_report(files, listing, labels, findings),
+        class_names=_class_names(source, listing, classes),
+        path=source.root,
+        names=tuple(listing.names),
     )
+
+
+def _class_names(source: Source, listing: Listing, classes: tuple[int, ...]) -> tuple[str, ...]:
+    """Returns the names of classes that `hsr dataset` has left in a set's dataset.json; empty without them."""
+    names = own_class_names(source, listing)
+    fits = names is not None and all(0 <= value < len(names) for value in classes)
+    return tuple(names[value] for value in classes) if names is not None and fits else ()
 
 
 def _check_count(source: Source, listing: Listing) -> None:

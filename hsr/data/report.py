@@ -58,7 +58,10 @@ _SKIPS = {
 def make_report(files: FileStore, listing: Listing, labels: Labels | None, findings: Findings) -> tuple[str, ...]:
     """Returns the sentences that apply to this data set."""
     notes = note_sentences(findings.notes, findings.firsts)
-    return (_count_sentence(files, findings), *notes, *skip_sentences(listing), *label_sentences(labels))
+    sentences = [*notes, *skip_sentences(listing), *label_sentences(labels)]
+    if listing.attribute_file is not None:
+        sentences.append(f"{display_name(listing.attribute_file[0])} has attributes of the images, for hsr evaluate.")
+    return (_count_sentence(files, findings), *sentences)
 
 
 def note_sentences(

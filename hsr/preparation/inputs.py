@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images that are prepared, by one interface for folders, zips and the sets of libraries."""
 
-import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
+from ..data.attributes import Attributes, own_attributes
 from ..data.decoding import open_image
-from ..data.labels import label_images, list_unlabelled
-from ..data.listing import Listing
+from ..data.labels import label_images, list_unlabelled, own_class_names
 from ..data.names import display_name
 from ..data.opening import short_name
 from ..data.report import label_sentences, other_files, skip_sentences
-from ..data.sources import Source, open_source
+from ..data.sources import open_source
 from ..errors import UserError
 from .labels import FROM_FOLDERS, NO_LABELS, Classes, classes_from_csv, classes_from_folders
 from .libraries import HuggingFaceInput, TorchvisionInput, is_hugging_face, is_torchvision
@@ -51,8 +49,15 @@ class Input(Protocol):
             Exception: The file is damaged, or is no image; any type of exception may say so.
         """
 
+    def attributes(self) -> Attributes | None:
+        """Returns attributes of images by the names that `name` gives; None if the set has none.
+
+        Raises:
+            UserError: The file that has them is of another form.
+        """
+
     def stamp(self) -> Any:
-        """Returns JSON values that change when an image or its class does."""
+        """Returns JSON values that change when an image or its class or attributes do."""
 
 
 class FileInput:
@@ -77,7 +82,7 @@ class FileInput:
             self.sentences = label_sentences(own_labels)
             if own_labels is not None:
                 values = [value for value in own_labels.values if value is not None]
-                classes = Classes(values, _own_class_names(self._source, self._listing))
+                classes = Classes(values, own_class_names(self._source, self._listing))
         else:
             self._listing, self.sentences = list_unlabelled(self._source), []
         if not self._listing.names:
@@ -106,18 +111,15 @@ class FileInput:
         label = None if self._labels is None else self._labels[index]
         return open_image(self._source.read(file), file), label
 
+    def attributes(self) -> Attributes | None:
+        found = own_attributes(self._source, self._listing)
+        return None if found is None else {display_name(name): values for name, values in found.items()}
+
     def stamp(self) -> Any:
         root, stamps = os.path.abspath(self._source.root), self._source.stamps(self._listing.entries)
-        return [root, self._listing.names, stamps, self._labels, self.class_names]
-
-
-def _own_class_names(source: Source, listing: Listing) -> list[str] | None:
-    """Returns the names of classes in a set's own dataset.json, where an earlier preparation left them."""
-    with suppress(Exception):
-        names = json.loads(source.read(listing.label_files[0][1].name))["class_names"]
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            return names
-    return None
+        file = self._listing.attribute_file
+        attributes = [] if file is None else [self._source.stamps([file[1]])]
+        return [root, self._listing.names, stamps, self._labels, self.class_names, *attributes]
 
 
 def is_library_set(source: str) -> bool:

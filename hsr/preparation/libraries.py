@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.attributes import Attributes
 from ..data.decoding import open_image
 from ..errors import UserError, reading, reason
 
@@ -82,6 +83,9 @@ class HuggingFaceInput:
         content = value["bytes"] if value["bytes"] is not None else Path(name).read_bytes()
         return open_image(content, name), _class(None if self._label_column is None else row[self._label_column])
 
+    def attributes(self) -> Attributes | None:
+        return None
+
     def stamp(self) -> Any:
         return [self.title, *self._stamp]
 
@@ -133,6 +137,9 @@ class TorchvisionInput:
         if not isinstance(image, Image.Image):
             raise ValueError(f"it is no image, but {type(image).__name__}")
         return image, _class(label) if self._with_labels else None
+
+    def attributes(self) -> Attributes | None:
+        return None
 
     def stamp(self) -> Any:
         return [self.title, self._root, self._count, self._with_labels]

@@ -2,8 +2,8 @@
 """The finished data set: a zip or folder in the layout of StyleGAN's data sets.
 
 It holds `00000/img00000000.png` and so on, and `dataset.json` with `{"labels": [["file name", class], ...]}`, or null
-in their place. That file also says under "preparation" what was done, which readers of the layout ignore. The same
-images and settings give the same bytes.
+in their place. That file also says under "preparation" what was done, which readers of the layout ignore. Attributes
+of the images, if there are any, are in `attributes.json`. The same images and settings give the same bytes.
 """
 
 import json
@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data.listing import LABEL_FILE
+from ..data.attributes import Attributes
+from ..data.listing import ATTRIBUTE_FILE, LABEL_FILE
 from ..errors import UserError, exists, writing
 from ..files import replacing
 from .journal import SCRATCH, Journal
@@ -64,7 +65,13 @@ def require_writable(target: Path, source: Path | None) -> None:
         )
 
 
-def write_set(target: Path, journal: Journal, kept: list[bool], contents: dict[str, Any]) -> None:
+def write_set(
+    target: Path,
+    journal: Journal,
+    kept: list[bool],
+    contents: dict[str, Any],
+    attributes: Attributes | None = None,
+) -> None:
     """Writes the finished data set, which appears whole or not at all.
 
     Args:
@@ -72,19 +79,20 @@ def write_set(target: Path, journal: Journal, kept: list[bool], contents: dict[s
         journal: The prepared images.
         kept: Whether each image of the journal belongs to the set.
         contents: What `dataset.json` holds.
+        attributes: What `attributes.json` holds, by the new names of images; None: there is no such file.
 
     Raises:
         UserError: The disk is full, or the target can't be written.
     """
     if is_zip(target):
         with replacing(target) as part, zipfile.ZipFile(part, "w") as archive:
-            _write_files(_zip_writer(archive), journal, kept, contents)
+            _write_files(_zip_writer(archive), journal, kept, contents, attributes)
         return
     folder = journal.folder / SCRATCH
     with writing(target):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        _write_files(_folder_writer(folder), journal, kept, contents)
+        _write_files(_folder_writer(folder), journal, kept, contents, attributes)
         os.rename(folder, target)
 
 
@@ -93,13 +101,17 @@ def image_name(index: int) -> str:
     return f"{index // 1000:05d}/img{index:08d}.png"
 
 
-def _write_files(write: Writer, journal: Journal, kept: list[bool], contents: dict[str, Any]) -> None:
+def _write_files(
+    write: Writer, journal: Journal, kept: list[bool], contents: dict[str, Any], attributes: Attributes | None
+) -> None:
     count = 0
     for is_kept, (_, png) in zip(kept, journal.contents(), strict=True):
         if is_kept:
             write(image_name(count), png)
             count += 1
     write(LABEL_FILE, json.dumps(contents).encode())
+    if attributes is not None:
+        write(ATTRIBUTE_FILE, json.dumps(attributes).encode())
 
 
 def _zip_writer(archive: zipfile.ZipFile) -> Writer:

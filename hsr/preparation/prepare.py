@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ..concurrency import map_in_order
 from ..console import track
+from ..data.attributes import Attributes
 from ..errors import UserError, reason
 from .inputs import Input
 from .journal import Journal, Record, exclusive, remove_journal
@@ -121,7 +122,8 @@ def _prepare(work: _Work, journal: Journal, target: Path) -> list[str]:
         name, why = outcome.unreadable[0]
         raise Refusal(f"None of the {total:,} images of {images.title} can be read ({name}: {why}).")
     report = describe(outcome, images, settings, size)
-    write_set(target, journal, outcome.kept, _label_file(outcome, work, size, report))
+    attributes = _attribute_file(work, journal, outcome)
+    write_set(target, journal, outcome.kept, _label_file(outcome, work, size, report), attributes)
     return report
 
 
@@ -164,6 +166,16 @@ def _unreadable(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, which might fill the memory"
     return reason(error)
+
+
+def _attribute_file(work: _Work, journal: Journal, outcome: Outcome) -> Attributes | None:
+    """Returns what `attributes.json` holds: the attributes of the images by their new names; None without any."""
+    attributes = work.images.attributes()
+    if attributes is None:
+        return None
+    records = [record for record, is_kept in zip(journal.records, outcome.kept, strict=True) if is_kept]
+    names = [work.images.name(record["index"]) for record in records]
+    return {image_name(i): attributes[name] for i, name in enumerate(names) if name in attributes}
 
 
 def _label_file(outcome: Outcome, work: _Work, size: int, report: list[str]) -> dict[str, Any]:
