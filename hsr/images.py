@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generated images, and the files that they are written to, singly or as a grid."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from .errors import UserError
 from .files import replacing
 from .models import Generator
 
+# Pixels of all images together, which lie in memory twice: as images and as a grid.
+MAX_PIXELS = 2**29
 # Pillow's format for each suffix of a file name, and the options to write it with.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -33,15 +36,29 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def check_format(path: Path) -> tuple[str, dict[str, Any]]:
+def check_pixels(what: str, count: int, resolution: int) -> None:
+    """Checks that `count` images fit one file; a message begins with `what`, such as "--seeds 0-9 names".
+
+    Raises:
+        UserError: They don't.
+    """
+    max_images = MAX_PIXELS // resolution**2
+    if count > max_images:
+        raise UserError(f"{what} {count} images, but at most {max_images} of their size fit a grid.")
+
+
+def check_format(path: Path, others: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Returns Pillow's format for a file's suffix, and the options to write it with.
+
+    `others` are suffixes of files that are no single images, which the message names, too.
 
     Raises:
         UserError: No format has this suffix.
     """
     image_format = FORMATS.get(path.suffix.lower())
     if image_format is None:
-        raise UserError(f"{path} does not end in the suffix of an image format: choose one of {', '.join(FORMATS)}.")
+        choices = ", ".join([*FORMATS, *others])
+        raise UserError(f"{path} does not end in the suffix of an image format: choose one of {choices}.")
     return image_format
 
 
@@ -58,12 +75,17 @@ def save_image(pixels: np.ndarray, path: Path) -> None:
 
 def save_grid(pixels: np.ndarray, columns: int, path: Path) -> None:
     """Writes images [N, H, W, 3] uint8 row by row into one file; the rest of the last row stays black."""
+    save_image(grid(pixels, columns), path)
+
+
+def grid(pixels: np.ndarray, columns: int) -> np.ndarray:
+    """Returns images [N, H, W, 3] uint8 row by row as one, [rows * H, columns * W, 3]; what is left over is black."""
     n, height, width, channels = pixels.shape
     rows = -(-n // columns)
     canvas = np.zeros((rows * columns, height, width, channels), np.uint8)
     canvas[:n] = pixels
     canvas = canvas.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    save_image(canvas.reshape(rows * height, columns * width, channels), path)
+    return canvas.reshape(rows * height, columns * width, channels)
 
 
 @torch.no_grad()

@@ -148,12 +148,12 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, header: dict[str, Any])
         safetensors.torch.save_file(contiguous, part, metadata={"hsr": json.dumps(header)})
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors and the header that `save_tensors` wrote.
+def load_tensors(path: Path, kind: str = "a checkpoint") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the header that `save_tensors` wrote; `kind` is what messages call such a file.
 
     Raises:
         UserError: The file cannot be read.
     """
-    with reading(path, "a checkpoint"), safetensors.safe_open(path, framework="pt") as file:
+    with reading(path, kind), safetensors.safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {})["hsr"])
         return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118

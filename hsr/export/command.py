@@ -15,9 +15,8 @@ from rich.console import Console
 from ..console import make_console
 from ..errors import UserError, reason, writing
 from ..files import replacing
-from ..generate import load_generator
+from ..latents import load_generator
 from ..options import ExportOptions
-from ..weights import find_weights
 from .formats import FORMATS, Format
 from .graph import Graph
 
@@ -35,7 +34,7 @@ def export(options: ExportOptions) -> None:
     """
     paths = _files(options)
     console = make_console()
-    G, classes = load_generator(find_weights(options.checkpoint))
+    G, classes = load_generator(options.checkpoint)
     graph = Graph(G, classes, options.input, options.noise)
     console.print(graph.describe())
     low_precision_blocks = [block for block in G.synthesis.blocks.values() if block.low_precision]

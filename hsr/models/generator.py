@@ -7,6 +7,7 @@ precision with clamped activations as in "Training Generative Adversarial Networ
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,20 @@ def activation_dtype(inputs: Tensor, low_precision_dtype: torch.dtype | None) ->
     if low_precision_dtype is None or inputs.dtype != torch.float32 or not is_suitable:
         return inputs.dtype
     return low_precision_dtype
+
+
+class StyleLayer(NamedTuple):
+    """A layer with styles.
+
+    Attributes:
+        name: Resolution and place in the block, such as "8.conv0" or "8.torgb".
+        affine: Makes the styles of a latent code.
+        code: Number of that code among ws.
+    """
+
+    name: str
+    affine: FullyConnected
+    code: int
 
 
 class SynthesisBlock(nn.Module):
@@ -192,37 +207,55 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         self, ws: Tensor, resolutions: Sequence[int], noise_mode: str = "random"
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Returns images and the blocks' outputs [N, C_r, r, r] (before ToRGB) at the given resolutions."""
-        self._check(ws, resolutions, noise_mode)
-        x = self.const.unsqueeze(0).expand(ws.shape[0], -1, -1, -1)
+        return self.from_styles(self.styles(ws), resolutions, noise_mode)
+
+    def styles(self, ws: Tensor) -> list[Tensor]:
+        """Returns the styles [N, C_l] that codes ws [N, num_ws, w_dim] give the layers `style_layers` names."""
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
+        codes = ws.unbind(dim=1)
+        layers = self.style_layers()
+        return apply_each([layer.affine for layer in layers], [codes[layer.code] for layer in layers])
+
+    def style_layers(self) -> list[StyleLayer]:
+        """Returns the layers that have styles, ToRGB's among them, in the order of the computation."""
+        layers, start = [], 0
+        for r, block in zip(self.resolutions, self._blocks(), strict=True):
+            affines = [*(layer.affine for layer in block.styled_layers()), block.torgb.affine]
+            names = ["conv0", "conv1", "torgb"][-len(affines) :]
+            layers += [
+                StyleLayer(f"{r}.{name}", affine, start + i)
+                for i, (name, affine) in enumerate(zip(names, affines, strict=True))
+            ]
+            start += block.num_conv
+        return layers
+
+    def from_styles(
+        self, styles: Sequence[Tensor], resolutions: Sequence[int] = (), noise_mode: str = "random"
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Returns the images and features of styles [N, C_l], one tensor for each of `style_layers`."""
+        self._check(styles, resolutions, noise_mode)
+        x = self.const.unsqueeze(0).expand(styles[0].shape[0], -1, -1, -1)
         img: Tensor | None = None
         features = {}
         blocks = self._blocks()
-        dtypes = [activation_dtype(ws, self.low_precision_dtype if block.low_precision else None) for block in blocks]
-        styles, rgb_styles = self._styles(ws)
+        dtypes = [
+            activation_dtype(styles[0], self.low_precision_dtype if block.low_precision else None) for block in blocks
+        ]
+        remaining = iter(styles)
+        of_blocks = [[next(remaining) for _ in range(block.num_conv + 1)] for block in blocks]
+        rgb_styles = [of_block.pop() for of_block in of_blocks]
         # Of the other layers demodulation casts the weights.
         rgb_weights = scale([block.torgb.weight for block in blocks], [1.0] * len(blocks), dtypes)
-        of_layers = self._modulations(styles, dtypes), self._noise(ws, noise_mode)
-        of_blocks = zip(blocks, dtypes, *of_layers, rgb_styles, rgb_weights, strict=True)
-        for r, (block, dtype, *inputs) in zip(self.resolutions, of_blocks, strict=True):
+        of_layers = self._modulations(of_blocks, dtypes), self._noise(styles[0].shape[0], noise_mode)
+        inputs_of_blocks = zip(blocks, dtypes, *of_layers, rgb_styles, rgb_weights, strict=True)
+        for r, (block, dtype, *inputs) in zip(self.resolutions, inputs_of_blocks, strict=True):
             x, rgb = block(self.laid_out(x, dtype), *inputs)
             img = rgb if img is None else upsample2d(img, self.resample_filter, up=2) + rgb
             if r in resolutions:
                 features[r] = x
         assert img is not None
         return img, features
-
-    def _styles(self, ws: Tensor) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """Returns the styles of each block's layers but ToRGB, and those of each ToRGB."""
-        codes, start = ws.unbind(dim=1), 0
-        layers: list[FullyConnected] = []
-        inputs: list[Tensor] = []
-        for block in self._blocks():
-            layers += [*(layer.affine for layer in block.styled_layers()), block.torgb.affine]
-            inputs += codes[start : start + block.num_conv + 1]
-            start += block.num_conv
-        found = iter(apply_each(layers, inputs))
-        of_blocks = [[next(found) for _ in range(block.num_conv + 1)] for block in self._blocks()]
-        return [of_block[:-1] for of_block in of_blocks], [of_block[-1] for of_block in of_blocks]
 
     def _modulations(self, styles: list[list[Tensor]], dtypes: list[torch.dtype]) -> list[list[Modulation]]:
         """Returns the modulation of each block's layers but ToRGB, for these styles and each block's dtype."""
@@ -231,14 +264,16 @@ class SynthesisNetwork(ActivationLayout, FilteredModule):
         found = iter(modulations(self._styled_layers(), flat, flat_dtypes))
         return [[next(found) for _ in of_block] for of_block in styles]
 
-    def _noise(self, ws: Tensor, noise_mode: str) -> list[list[Tensor | None]]:
-        """Returns the noise of each block's layers but ToRGB."""
-        noise = iter(noise_maps(self._styled_layers(), ws.shape[0], noise_mode))
+    def _noise(self, n: int, noise_mode: str) -> list[list[Tensor | None]]:
+        """Returns the noise of each block's layers but ToRGB, for n samples."""
+        noise = iter(noise_maps(self._styled_layers(), n, noise_mode))
         return [[next(noise) for _ in range(block.num_conv)] for block in self._blocks()]
 
-    def _check(self, ws: Tensor, resolutions: Sequence[int], noise_mode: str) -> None:
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
-            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
+    def _check(self, styles: Sequence[Tensor], resolutions: Sequence[int], noise_mode: str) -> None:
+        # Layers check the widths of their styles themselves.
+        num_layers = sum(block.num_conv + 1 for block in self._blocks())
+        if len(styles) != num_layers:
+            raise ValueError(f"styles must be {num_layers} tensors, got {len(styles)}")
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {', '.join(NOISE_MODES)}, got {noise_mode!r}")
         missing = set(resolutions) - set(self.resolutions)

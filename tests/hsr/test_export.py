@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hsr.export import command, formats
 from hsr.export.formats import FORMATS, OPSET
-from hsr.generate import load_generator
+from hsr.latents import load_generator
 from hsr.models import Generator
 from hsr.models.build import build_generator
 from hsr.weights import Header, join_groups, save_tensors
