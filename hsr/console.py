@@ -4,7 +4,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, TypeVar
 
 from rich.console import Console
@@ -72,7 +72,13 @@ def make_console() -> Console:
     return Console(file=SteadyOutput(stream), soft_wrap=True, highlight=False, markup=False)  # type: ignore[arg-type]
 
 
-def track(items: Iterable[_Item], title: str, total: int, console: Console | None = None) -> Iterator[_Item]:
+def track(
+    items: Iterable[_Item],
+    title: str,
+    total: int,
+    console: Console | None = None,
+    note: Callable[[], str] | None = None,
+) -> Iterator[_Item]:
     """Yields `items`, and shows how many of `total` are done if that takes longer than a second.
 
     A terminal shows a bar, other outputs a line every ten seconds.
@@ -82,8 +88,13 @@ def track(items: Iterable[_Item], title: str, total: int, console: Console | Non
         title: The work, such as "Reading images".
         total: Number of items.
         console: Where to show the progress; None: standard output.
+        note: Returns what is shown beside the title, such as how good the result is by now.
     """
     console = console or make_console()
+
+    def heading() -> str:
+        return title if note is None else f"{title}, {note()}"
+
     start = time.monotonic()
     line_time = start
     bar: Progress | None = None
@@ -91,14 +102,14 @@ def track(items: Iterable[_Item], title: str, total: int, console: Console | Non
         for completed, item in enumerate(items):
             now = time.monotonic()
             if bar is not None:
-                bar.update(bar.task_ids[0], completed=completed)
+                bar.update(bar.task_ids[0], completed=completed, description=heading())
             elif console.is_terminal and now - start >= SECONDS_BEFORE_PROGRESS:
                 bar = _bar(console)
-                bar.add_task(title, total=total, completed=completed)
+                bar.add_task(heading(), total=total, completed=completed)
                 bar.start()
             elif not console.is_terminal and now - line_time >= SECONDS_PER_LINE:
                 line_time = now
-                console.print(f"{title}: {completed} of {total}")
+                console.print(f"{heading()}: {completed} of {total}")
             yield item
     finally:
         if bar is not None:

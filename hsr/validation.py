@@ -100,6 +100,10 @@ def _convert(value: Any, kind: Any) -> Any:
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         return value if any(type(value) is type(choice) and value == choice for choice in choices) else _MISMATCH
+    if get_origin(kind) is tuple:
+        # A list of any length, such as tuple[Path, ...].
+        items = [_convert(item, get_args(kind)[0]) for item in value] if isinstance(value, tuple) else [_MISMATCH]
+        return _MISMATCH if any(item is _MISMATCH for item in items) else tuple(items)
     if kind is float and type(value) in (int, float):
         try:
             number = float(value)
@@ -119,7 +123,7 @@ def _describe_types(kinds: list[Any], bounds: Range | None) -> str:
         elif kind in (int, float) and bounds is not None:
             words.append(f"{_TYPE_NAMES[kind]} {bounds}")
         else:
-            words.append(_TYPE_NAMES.get(kind, kind.__name__))
+            words.append(_TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind))))
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

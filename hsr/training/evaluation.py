@@ -4,22 +4,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from ..console import track
 from ..data import ImageDataset
-from ..images import generate_images
-from ..metrics import frechet_distance, manifold_metrics, ppl_w
-from ..metrics.exact import exact_generator, exact_metrics
+from ..evaluation.features import choose_reals, generated_features, real_features
+from ..metrics import frechet_distance, manifold_metrics, path_lengths, trimmed_mean
 from ..models import Generator
 from ..ranks import Ranks
 from ..semantics.encoders import Encoder
 from ..tensors import one_hot
-
-BATCH_SIZE = 50
 
 
 @dataclass(frozen=True)
@@ -89,8 +84,7 @@ class Evaluator:
         self._seed = seed
         self._reals_kind = reals_kind
         self._ranks = Ranks(device) if ranks is None else ranks
-        order = np.random.default_rng(0).permutation(len(reals))
-        self._reals = reals.subset(np.sort(order[:num_images]))
+        self._reals = choose_reals(reals, num_images)
         self._reals_features: Tensor | None = None
 
     def measure(self, metrics: Sequence[str], G: Generator) -> dict[str, float]:
@@ -100,7 +94,7 @@ class Evaluator:
         if comparisons:
             reals, fakes = self._real_features(), self._generated_features(G)
             if "frechet" in comparisons:
-                values["frechet"] = frechet_distance(fakes, reals)
+                values["frechet"] = frechet_distance(fakes, reals, self._console)
             if comparisons != ["frechet"]:
                 values |= manifold_metrics(reals, fakes)
         if "ppl_w" in metrics:
@@ -117,42 +111,29 @@ class Evaluator:
 
     def _real_features(self) -> Tensor:
         if self._reals_features is None:
-            starts = self._ranks.share(range(0, self.num_reals, BATCH_SIZE))
-            batches = track(starts, f"Reading real images, in batches of {BATCH_SIZE}", len(starts), self._console)
-            positions = (np.arange(i, min(i + BATCH_SIZE, self.num_reals)) for i in batches)
-            shares = [self._embed(self._reals.batch(p)) for p in positions]
-            self._reals_features = torch.cat(self._ranks.gather(shares))
+            self._reals_features = real_features(
+                self._reals, self.encoder, self._device, console=self._console, ranks=self._ranks
+            )
         return self._reals_features
 
     def _generated_features(self, G: Generator) -> Tensor:
         rng = torch.Generator().manual_seed(self._seed)
-        z = torch.randn(self.num_images, G.z_dim, generator=rng).to(self._device)
+        z = torch.randn(self.num_images, G.z_dim, generator=rng)
         c = self._classes(G.c_dim, rng)
-        starts = self._ranks.share(range(0, self.num_images, BATCH_SIZE))
-        features = []
-        title = f"Measuring generated images, in batches of {BATCH_SIZE}"
-        with exact_generator(G, self._device) as exact:
-            for i in track(starts, title, len(starts), self._console):
-                classes = None if c is None else c[i : i + BATCH_SIZE]
-                images = generate_images(exact, z[i : i + BATCH_SIZE], classes, console=self._console)
-                features.append(self._embed(images))
-        return torch.cat(self._ranks.gather(features))
+        return generated_features(G, self.encoder, z, c, self._device, console=self._console, ranks=self._ranks)
 
     def _ppl_w(self, G: Generator) -> float:
         c = self._classes(G.c_dim, torch.Generator().manual_seed(self._seed))
-        return ppl_w(
+        lengths = path_lengths(
             G,
             self.encoder,
-            num_samples=self.num_images,
+            num_pairs=self.num_images,
             seed=self._seed,
             labels=c,
             console=self._console,
             ranks=self._ranks,
         )
-
-    def _embed(self, images: Tensor) -> Tensor:
-        with exact_metrics(self._device):
-            return self.encoder.embed(images.clamp(-1, 1).to(self._device)).cpu()
+        return trimmed_mean(lengths)
 
     def _classes(self, c_dim: int, rng: torch.Generator) -> Tensor | None:
         """Returns one-hot classes [num_images, c_dim] with the frequencies of the real images."""

@@ -189,7 +189,7 @@ def test_tf32_is_for_training_alone_and_only_if_asked_for(
 
     before = (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
     monkeypatch.setattr(Trainer, "step", observed_step)
-    monkeypatch.setattr("hsr.training.evaluation.exact_metrics", observed_metrics)
+    monkeypatch.setattr("hsr.evaluation.features.exact_metrics", observed_metrics)
     words = ["--cfg", small_cfg, "--data", labelled, "--device", "cpu", "--kimg", 0.008]
     assert hsr("train", *words, *(["--tf32", "yes"] if tf32 else [])) == 0
     assert found == {"training": {(tf32,) * 6}, "metrics": {(False,) * 6}}
