@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compared: the baseline, HSR, and HSR whose teacher knows nothing of images or of this image."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hsr.data import ImageDataset
+from hsr.semantics.encoders import Encoder
+
+BASELINE = "baseline"
+# Images from which a network that was never trained gets the statistics of its normalisations.
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to go on from the warm start.
+
+    Attributes:
+        title: What the page calls it.
+        teacher: Network that HSR aligns with, "lite0" or "squeezenet"; None: no HSR.
+        has_random_teacher: The teacher's weights are random.
+        has_shuffled_targets: Every image is aligned with the features of another one of its batch.
+        settings: Settings in the place of the preset's, by name.
+    """
+
+    title: str
+    teacher: str | None = None
+    has_random_teacher: bool = False
+    has_shuffled_targets: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+ARMS = {
+    BASELINE: Arm("baseline"),
+    "hsr": Arm("HSR, teacher lite0", "lite0"),
+    "random": Arm("HSR, random teacher", "lite0", has_random_teacher=True),
+    "shuffled": Arm("HSR, shuffled targets", "lite0", has_shuffled_targets=True),
+    "swapped": Arm("HSR, teacher SqueezeNet", "squeezenet"),
+    "weight-0.1": Arm("HSR, a tenth of the weight", "lite0", settings={"hsr_weight": 0.1}),
+    "weight-10": Arm("HSR, ten times the weight", "lite0", settings={"hsr_weight": 10.0}),
+    "scale-8": Arm("HSR at 8x8 alone, the deepest layer", "lite0", settings={"hsr_scales": "8"}),
+    "scale-32": Arm("HSR at 32x32 alone, a shallow layer", "lite0", settings={"hsr_scales": "32"}),
+    "raw": Arm("HSR, targets as they are", "lite0", settings={"hsr_targets": "raw", "hsr_weight": 0.02}),
+    "conv3x3": Arm("HSR, heads of one 3x3 convolution", "lite0", settings={"hsr_head": "conv3x3"}),
+    "cosine": Arm("HSR, cosine loss", "lite0", settings={"hsr_loss": "cosine"}),
+}
+# What is measured beside each other, on the same warm starts: the claim with its controls, and where to look if it
+# doesn't hold.
+GROUPS = {
+    "claims": (BASELINE, "hsr", "random", "shuffled", "swapped"),
+    "search": (BASELINE, "weight-0.1", "weight-10", "scale-8", "scale-32", "raw", "conv3x3", "cosine"),
+}
+
+
+class ShuffledTargets(Encoder):
+    """An encoder whose targets are those of the batch's next image: right in distribution, wrong for each image."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.name = f"{encoder.name}, shuffled"
+        self.shapes = encoder.shapes
+        self.freeze()
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        return self.encoder.feature_maps(images)
+
+    def targets(self, images: Tensor, num_scales: int) -> list[Tensor]:
+        return [target.roll(1, dims=0) for target in self.encoder.targets(images, num_scales)]
+
+
+def prepare_teacher(arm: Arm, encoder: Encoder, dataset: ImageDataset, seed: int) -> Encoder:
+    """Returns the teacher of an arm, made of a pretrained encoder, which is changed.
+
+    Args:
+        arm: The arm.
+        encoder: The pretrained encoder.
+        dataset: Images for the statistics of a network without training.
+        seed: Seed of its weights. PyTorch's default generator is left as it was.
+    """
+    if arm.has_random_teacher:
+        randomize(encoder, dataset, seed)
+    return ShuffledTargets(encoder) if arm.has_shuffled_targets else encoder
+
+
+def randomize(encoder: Encoder, dataset: ImageDataset, seed: int) -> None:
+    """Gives an encoder fresh weights, and its batch normalisations the statistics of real images under these."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in encoder.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+        positions = torch.randperm(len(dataset))[:CALIBRATION_IMAGES].numpy()
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        # The plain mean over all batches.
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for part in np.array_split(np.sort(positions), max(1, len(positions) // 64)):
+            encoder.feature_maps(dataset.batch(part))
+    encoder.freeze()
+    encoder.name = f"{encoder.name}, random"

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an experiment has found, read from the results of its seeds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hsr.errors import UserError
+
+from .arms import BASELINE
+from .command import Experiment, plan_seeds, read_results
+from .statistics import Difference, paired_change, paired_difference
+
+# Metrics that are shown, with what they are called, and how arms are compared: by ratio or by difference.
+SHOWN: dict[str, tuple[str, Callable[[Sequence[float], Sequence[float]], Difference]]] = {
+    "ppl2_wend": ("path length in w, at path ends", paired_change),
+    "ppl_wfull": ("path length in w, whole paths", paired_change),
+    "fd": ("Frechet distance", paired_change),
+    "precision": ("precision", paired_difference),
+    "recall": ("recall", paired_difference),
+    "coverage": ("coverage", paired_difference),
+    "als_shared": ("ALS, sigma of all arms", paired_change),
+    "als": ("ALS, sigma of each arm", paired_change),
+    "als_squared_shared": ("ALS squared and summed, sigma of all arms", paired_change),
+    "als_range_shared": ("range of the edits in sigmas of all arms", paired_change),
+    "linear_separability": ("linear separability in w", paired_change),
+    "linear_separability_z": ("linear separability in z", paired_change),
+    "feature_r2@8": ("R² of encoder features at 8x8", paired_difference),
+    "feature_r2@16": ("R² of encoder features at 16x16", paired_difference),
+    "feature_r2@32": ("R² of encoder features at 32x32", paired_difference),
+    "feature_r2@64": ("R² of encoder features at 64x64", paired_difference),
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an experiment has found.
+
+    Attributes:
+        experiment: The experiment.
+        seeds: The seeds that are measured.
+        values: By metric, network and arm, the value of each seed.
+        times: By arm, the training time of 1,000 images of each seed, in seconds.
+        plan: What settled the number of seeds.
+        machines: Where and with what the seeds were run.
+    """
+
+    experiment: Experiment
+    seeds: tuple[int, ...]
+    values: dict[tuple[str, str], dict[str, list[float]]]
+    times: dict[str, list[float]]
+    plan: dict[str, Any]
+    machines: list[dict[str, str]]
+
+    @property
+    def networks(self) -> list[str]:
+        """Names of the judges."""
+        return list(dict.fromkeys(network for _, network in self.values))
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms but the baseline."""
+        return [name for name in self.experiment.arms if name != BASELINE]
+
+    def change(self, metric: str, network: str, arm: str) -> Difference:
+        """Returns how an arm differs from the baseline, over the seeds."""
+        of_arms = self.values[metric, network]
+        return SHOWN[metric][1](of_arms[arm], of_arms[BASELINE])
+
+
+def gather(experiment: Experiment, seeds: int | None) -> Findings:
+    """Reads what the measured seeds of an experiment have found.
+
+    Raises:
+        UserError: Nothing is measured yet.
+    """
+    found = [int(path.parent.name.split("-")[1]) for path in experiment.out.glob(f"seed-*/{experiment.group}.json")]
+    plan = plan_seeds(experiment, seeds)
+    measured = tuple(seed for seed in sorted(found) if seed < plan["seeds"])
+    if not measured:
+        raise UserError(f"{experiment.out} has no results of {experiment.group} yet.")
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    times: dict[str, list[float]] = {}
+    machines: list[dict[str, str]] = []
+    for seed in measured:
+        results = read_results(experiment, seed)
+        machines += [] if results["machine"] in machines else [results["machine"]]
+        for result in results["results"]:
+            of_arms = values.setdefault((result["metric"], _network(result["network"])), {})
+            of_arms.setdefault(result["subject"], []).append(result["value"])
+        for arm, time in results["times"].items():
+            if time["seconds_per_kimg"] is not None:
+                times.setdefault(arm, []).append(time["seconds_per_kimg"])
+    return Findings(experiment, measured, values, times, plan, machines)
+
+
+def _network(name: str) -> str:
+    """Returns the name of a judge without what else a result depends on."""
+    return name.split(",")[0]

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of what an experiment has found: Markdown, the same as HTML, and every value as JSON, with pictures."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+from hsr.errors import writing
+from hsr.files import replacing
+
+from ..markdown import NOT_MEASURED, table
+from .arms import ARMS, BASELINE
+from .command import PRIMARY_METRIC, Experiment
+from .findings import SHOWN, Findings, gather
+from .pictures import draw_changes, draw_curves, draw_samples, draw_strips
+from .statistics import CLAIMED_RATIO, POWER, paired_change
+from .training import WARM_START
+
+_SUBTITLES = {"claims": "what the claim comes to", "search": "other ways to use it"}
+_STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+td, th { border: 1px solid #ccc; padding: .3rem .6rem }
+td { font-variant-numeric: tabular-nums } img { max-width: 100% } code { background: #f3f3f3 }"""
+
+
+def write_page(experiment: Experiment, folder: Path, seeds: int | None) -> list[Path]:
+    """Writes the page of an experiment, and returns its files.
+
+    Raises:
+        UserError: Nothing is measured yet, or a file can't be written.
+    """
+    findings = gather(experiment, seeds)
+    stem = experiment.name if experiment.group == "claims" else f"{experiment.name}-{experiment.group}"
+    pictures = folder / stem
+    with writing(folder):
+        pictures.mkdir(parents=True, exist_ok=True)
+    shown = {
+        "changes": draw_changes(findings, pictures / "changes.png"),
+        "curves": draw_curves(findings, pictures / "curves.png"),
+        "samples": draw_samples(findings, pictures / "samples.png"),
+        "strips": draw_strips(findings, pictures / "strips.png"),
+    }
+    text = "\n".join(page_lines(findings, {name: f"{stem}/{path.name}" for name, path in shown.items()})) + "\n"
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    title = f"HSR on {experiment.preset.title}"
+    contents = {
+        f"{stem}.md": text,
+        f"{stem}.html": f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style>\n{body}</html>\n",
+        f"{stem}.json": json.dumps(_values(findings), indent=1) + "\n",
+    }
+    for name, content in contents.items():
+        with replacing(folder / name) as part:
+            part.write_text(content)
+    return [folder / name for name in contents] + list(shown.values())
+
+
+def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
+    """Returns the lines of the page in Markdown."""
+    experiment, preset = findings.experiment, findings.experiment.preset
+    config = preset.config
+    lines = [
+        f"# HSR on {preset.title}: {_SUBTITLES[experiment.group]}",
+        "",
+        f"For each of {len(findings.seeds)} seeds a baseline is trained for {config.kimg:g} kimg, and from its weights "
+        f"every arm for {preset.arm_kimg:g} kimg more, with the same images, codes and noise. All arms of a seed are "
+        "measured with the same codes, so that differences are paired; intervals are 95%, by Student's t over seeds. "
+        f"Changes are against the {ARMS[BASELINE].title}.",
+        "",
+        f"Networks: {preset.resolution}x{preset.resolution} pixels, without classes. Teacher and judges see images "
+        f"brought to {preset.image_size} pixels. HSR: weight {preset.hsr_weight:g}, targets {config.hsr_targets}, "
+        f"heads {config.hsr_head} of width {config.hsr_hidden}, unless the arm says otherwise.",
+        "",
+        f"Made by `python -m benchmarks.claims --preset {experiment.name} --group {experiment.group}`: "
+        + "; ".join(f"commit {m['commit']}, {m['processor']}, PyTorch {m['torch']}" for m in findings.machines)
+        + ".",
+        "",
+        *_power_lines(findings),
+    ]
+    for network in findings.networks:
+        lines += ["", f"## As {network} judges", "", *_table_lines(findings, network)]
+    lines += [
+        "",
+        "An arm marked *own teacher* is judged by the network that it was trained with, which proves nothing. Lower is "
+        "better for path lengths, Frechet distance, ALS and linear separability. An ALS is worth as much as the range "
+        "beside it: an edit that changes nothing is perfectly linear.",
+        "",
+        "## Each seed",
+        "",
+        f"![Changes of every seed and arm against the baseline]({pictures['changes']})",
+        "",
+        "*A dot for each seed, and the mean with its 95% interval.*",
+        "",
+        "## Training",
+        "",
+        f"![Losses of the arms over the images seen]({pictures['curves']})",
+        "",
+        *_time_lines(findings),
+        "",
+        "## Pictures",
+        "",
+        f"![Images of the same codes, a row for each arm]({pictures['samples']})",
+        "",
+        f"*Images of the same codes, without truncation, of seed {findings.seeds[0]}: a row for each of "
+        f"{', '.join(ARMS[name].title if name in ARMS else 'warm start' for name in (WARM_START, *experiment.arms))}.*",
+        "",
+        f"![Lines in W, a row for each arm]({pictures['strips']})",
+        "",
+        "*Straight lines in W between two codes, 11 frames, rows as above: what ALS and path lengths measure.*",
+    ]
+    return lines
+
+
+def _power_lines(findings: Findings) -> list[str]:
+    plan, preset = findings.plan, findings.experiment.preset
+    if plan["spread"] is None:
+        return [f"Number of seeds: {len(findings.seeds)}."]
+    unfinished = "" if len(findings.seeds) >= plan["seeds"] else f" Only {len(findings.seeds)} of them are done yet."
+    return [
+        f"Power: over the first {plan['pilot']} seeds the logarithm of the ratio of {PRIMARY_METRIC} between HSR and "
+        f"baseline has a standard deviation of {plan['spread']:.3f}. The claimed ratio of {CLAIMED_RATIO:.4g} is then "
+        f"seen with {POWER:.0%} probability by {plan['needed']} seeds; {plan['seeds']} are run (at least "
+        f"{preset.min_seeds}, and at most {preset.max_seeds} for want of time).{unfinished}"
+    ]
+
+
+def _table_lines(findings: Findings, network: str) -> list[str]:
+    metrics = [metric for metric in SHOWN if (metric, network) in findings.values]
+    header = ["", "warm start", ARMS[BASELINE].title]
+    for arm in findings.arms:
+        teacher = ARMS[arm].teacher
+        is_own = teacher is not None and network.startswith(teacher) and not ARMS[arm].has_random_teacher
+        header.append(ARMS[arm].title + (" (*own teacher*)" if is_own else ""))
+    rows = []
+    for metric in metrics:
+        of_arms = findings.values[metric, network]
+        cells = [SHOWN[metric][0], *(_mean(of_arms.get(name, [])) for name in (WARM_START, BASELINE))]
+        cells += [f"{_mean(of_arms[arm])} ({_change(findings, metric, network, arm)})" for arm in findings.arms]
+        rows.append(cells)
+    return table(header, "l" + "r" * (len(header) - 1), rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.4g}" if values else NOT_MEASURED
+
+
+def _change(findings: Findings, metric: str, network: str, arm: str) -> str:
+    """Returns a difference from the baseline with its interval, in bold where that leaves out zero."""
+    found = findings.change(metric, network, arm)
+    is_relative = SHOWN[metric][1] is paired_change
+    spell = (lambda x: f"{100 * x:+.1f}%") if is_relative else (lambda x: f"{x:+.3f}")
+    text = spell(found.mean)
+    if not math.isnan(found.low):
+        text += f" [{spell(found.low)}, {spell(found.high)}]"
+    return f"**{text}**" if found.is_significant else text
+
+
+def _time_lines(findings: Findings) -> list[str]:
+    rows = []
+    for name in (WARM_START, *findings.experiment.arms):
+        times = findings.times.get(name, [])
+        title = ARMS[name].title if name in ARMS else "warm start"
+        median = sorted(times)[len(times) // 2] if times else math.nan
+        rows.append([title, f"{median:.1f}"])
+    return [
+        "Training time of 1,000 images, median over seeds, with one thread for each of the seeds that run at a time:",
+        "",
+        *table(["", "seconds"], "lr", rows),
+    ]
+
+
+def _values(findings: Findings) -> dict[str, Any]:
+    """Returns all values and differences as JSON values."""
+    results = []
+    for (metric, network), of_arms in findings.values.items():
+        entry: dict[str, Any] = {"metric": metric, "network": network, "values": of_arms}
+        if metric in SHOWN:
+            kind = "relative" if SHOWN[metric][1] is paired_change else "absolute"
+            changes = {arm: asdict(findings.change(metric, network, arm)) for arm in findings.arms}
+            entry |= {"kind of change": kind, "changes": changes}
+        results.append(entry)
+    preset = findings.experiment.preset
+    return {
+        "preset": findings.experiment.name,
+        "group": findings.experiment.group,
+        "machines": findings.machines,
+        "seeds": findings.seeds,
+        "plan": findings.plan,
+        "seconds per kimg": findings.times,
+        "settings": json.loads(preset.config.to_json()),
+        "arms": {name: asdict(arm) for name, arm in findings.experiment.arms.items()},
+        "arm_kimg": preset.arm_kimg,
+        "sizes": asdict(preset.sizes),
+        "results": results,
+    }

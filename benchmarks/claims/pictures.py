@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of the page: changes of each seed, curves of training, images and edits of each arm."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hsr.errors import writing
+from hsr.evaluation.edits import lines
+from hsr.evaluation.subjects import Subject, draw, load_subjects
+from hsr.images import save_grid, to_uint8
+from hsr.metrics.exact import exact_generator
+
+from ..curves import read_run
+from .arms import ARMS, BASELINE
+from .findings import Findings
+from .training import DEVICE, WARM_START
+
+CODES_SHOWN = 12
+LINES_SHOWN = 2
+# Inches of a panel, and dots per inch.
+PANEL_WIDTH, PANEL_HEIGHT, DPI = 4.4, 3.2, 100
+CHANGES_SHOWN = ("ppl2_wend", "ppl_wfull", "fd", "als_shared", "linear_separability")
+CURVES_SHOWN = ("Loss/G/gan", "Loss/D/gan", "Loss/G/path_length", "Loss/G/hsr")
+
+
+def draw_changes(findings: Findings, path: Path) -> Path:
+    """Draws the ratio of each metric to the baseline's, a dot for each seed; returns the path."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    panels = [(metric, network) for network in findings.networks for metric in CHANGES_SHOWN]
+    panels = [panel for panel in panels if panel in findings.values]
+    columns = len(CHANGES_SHOWN)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(columns * PANEL_WIDTH * 0.8, rows * PANEL_HEIGHT), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (metric, network) in zip(axes, panels, strict=False):
+        of_arms = findings.values[metric, network]
+        for position, arm in enumerate(findings.arms):
+            ratios = np.divide(of_arms[arm], of_arms[BASELINE])
+            jitter = np.linspace(-0.15, 0.15, len(ratios)) if len(ratios) > 1 else np.zeros(len(ratios))
+            axis.plot(position + jitter, ratios, "o", ms=4, alpha=0.6)
+            change = findings.change(metric, network, arm)
+            if np.isfinite(change.low):
+                bars = [[change.mean - change.low], [change.high - change.mean]]
+                axis.errorbar([position], [1 + change.mean], yerr=bars, fmt="_", color="black", capsize=4, ms=14)
+        axis.axhline(1, color="grey", lw=0.8)
+        axis.set_title(f"{metric}, {network}", fontsize=8)
+        axis.set_xticks(range(len(findings.arms)), findings.arms, rotation=30, ha="right", fontsize=8)
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel("of the baseline", fontsize=8)
+    with writing(path):
+        figure.savefig(path)
+    return path
+
+
+def draw_curves(findings: Findings, path: Path) -> Path:
+    """Draws losses of all arms of the first seed over the images seen; returns the path."""
+    from matplotlib.figure import Figure
+
+    experiment = findings.experiment
+    folder = experiment.folder(findings.seeds[0])
+    figure = Figure(figsize=(len(CURVES_SHOWN) * PANEL_WIDTH, PANEL_HEIGHT), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, len(CURVES_SHOWN), squeeze=False).flatten()
+    for name in (WARM_START, *experiment.arms):
+        run = read_run(str(folder / name))
+        for axis, scalar in zip(axes, CURVES_SHOWN, strict=True):
+            points = run.series.get(scalar, [])
+            # An empty line keeps the colours of the arms alike in all panels.
+            xy = [list(values) for values in zip(*points, strict=True)] or [[], []]
+            axis.plot(*xy, label=ARMS[name].title if name in ARMS else "warm start", lw=1.2)
+    for axis, scalar in zip(axes, CURVES_SHOWN, strict=True):
+        axis.set_title(scalar, fontsize=8)
+        axis.set_xlabel("kimg", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    with writing(path):
+        figure.savefig(path)
+    return path
+
+
+def _subjects(findings: Findings) -> list[Subject]:
+    """Returns the generators of the first seed: that of the warm start, and those of the arms."""
+    experiment = findings.experiment
+    folder = experiment.folder(findings.seeds[0])
+    return load_subjects([folder / name for name in (WARM_START, *experiment.arms)], DEVICE)
+
+
+def draw_samples(findings: Findings, path: Path) -> Path:
+    """Writes images of the same codes, a row for each arm; returns the path."""
+    rows = []
+    for subject in _subjects(findings):
+        z, c = draw(subject, None, CODES_SHOWN, 0)
+        with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
+            rows.append(to_uint8(G(z, c, noise_mode="const")))
+    save_grid(np.concatenate(rows), CODES_SHOWN, path)
+    return path
+
+
+def draw_strips(findings: Findings, path: Path) -> Path:
+    """Writes lines in W between the same codes, rows for each arm; returns the path."""
+    rows = []
+    for subject in _subjects(findings):
+        z, c = draw(subject, None, 2 * LINES_SHOWN, 0)
+        with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
+            ws = lines(G, z.unflatten(0, (LINES_SHOWN, 2)), c, DEVICE)
+            rows.append(to_uint8(G.synthesis(ws.flatten(0, 1), noise_mode="const")))
+    pixels = np.concatenate(rows)
+    save_grid(pixels, len(pixels) // (LINES_SHOWN * len(rows)), path)
+    return path
