@@ -11,7 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .options import ConvertOptions, DatasetOptions, ExportOptions, GenerateOptions, TrainOptions
+from .options import (
+    ConvertOptions,
+    DatasetOptions,
+    DirectionsOptions,
+    EditOptions,
+    EvaluateOptions,
+    ExportOptions,
+    GenerateOptions,
+    MixOptions,
+    ProjectOptions,
+    TrainOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,14 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command("dataset", DatasetOptions, "preparation.command:dataset"),
         Command("train", TrainOptions, "training.run:train"),
     ),
-    "Make images": (Command("generate", GenerateOptions, "generate:generate"),),
+    "Make images": (
+        Command("generate", GenerateOptions, "generate:generate"),
+        Command("edit", EditOptions, "editing.edit:edit"),
+        Command("mix", MixOptions, "editing.mix:mix"),
+        Command("project", ProjectOptions, "projection.command:project_photos"),
+    ),
+    "Explore the latent space": (Command("directions", DirectionsOptions, "editing.search:directions"),),
+    "Measure": (Command("evaluate", EvaluateOptions, "evaluation.command:evaluate"),),
     "Exchange networks with other programs": (
         Command("convert", ConvertOptions, "interop.convert:convert"),
         Command("export", ExportOptions, "export.command:export"),

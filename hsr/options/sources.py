@@ -14,6 +14,12 @@ REFERENCES = {
     "Karras et al. 2020 (ADA)": "Training Generative Adversarial Networks with Limited Data",
     "Mo et al. 2020 (Freeze-D)": "Freeze the Discriminator: a Simple Baseline for Fine-Tuning GANs",
     "Karras et al. 2021 (StyleGAN3)": "Alias-Free Generative Adversarial Networks",
+    "Härkönen et al. 2020 (GANSpace)": "GANSpace: Discovering Interpretable GAN Controls",
+    "Shen et al. 2020 (InterFaceGAN)": (
+        "InterFaceGAN: Interpreting the Disentangled Face Representation Learned by GANs"
+    ),
+    "Shen and Zhou 2021 (SeFa)": "Closed-Form Factorization of Latent Semantics in GANs",
+    "Wu et al. 2021 (StyleSpace)": "StyleSpace Analysis: Disentangled Controls for StyleGAN Image Generation",
     "Caron et al. 2021 (DINO)": "Emerging Properties in Self-Supervised Vision Transformers",
     "Karmali et al. 2022 (HSR)": "Hierarchical Semantic Regularization of Latent Spaces in StyleGANs",
     "Singh et al. 2025 (iREPA)": "arXiv 2512.10794",
@@ -87,4 +93,12 @@ SOURCES = {
     "train.hsr_from": _HSR,
     "train.resume": f"start from weights: {_ADA}; the rest is ours",
     "generate.truncation": f"{_STYLEGAN}, appendix B",
+    "directions.method": (
+        "ganspace: Härkönen et al. 2020; sefa: Shen and Zhou 2021; interfacegan: Shen et al. 2020; "
+        "stylespace: Wu et al. 2021"
+    ),
+    "directions.preserve": "Shen et al. 2020 (InterFaceGAN), section 3.2",
+    "edit.truncation": f"{_STYLEGAN}, appendix B",
+    "mix.layers": f"{_STYLEGAN}, section 3.1",
+    "mix.truncation": f"{_STYLEGAN}, appendix B",
 }

