@@ -17,7 +17,7 @@ from ..files import cache_folder
 from ..options import EvaluateOptions
 from ..preparation.command import open_training_set
 from ..ranks import Ranks, joined
-from ..semantics.build import build_encoder
+from ..semantics.build import AT_HAND, build_encoder
 from ..semantics.encoders import Encoder
 from ..training.split import decide, split_images
 from .evaluation import ATTRIBUTE_METRICS, FEATURE_METRICS, IMAGE_METRICS, METRICS, PATH_METRICS, Evaluation, Sizes
@@ -47,6 +47,11 @@ def evaluate(options: EvaluateOptions) -> None:
         features = distance = None
         if set(metrics) & {*IMAGE_METRICS, *FEATURE_METRICS} or (needs_attributes and own is None):
             features = instruments.network(options.features, standard="inception", purpose="Features")
+            if set(metrics) & set(FEATURE_METRICS) and not features.shapes:
+                raise UserError(
+                    f"--features {features.name} has features of whole images alone, and {FEATURE_METRICS[0]} is of "
+                    "feature maps: choose another network."
+                )
         if set(metrics) & set(PATH_METRICS):
             distance = instruments.network(options.distance, standard="lpips-vgg", purpose="Perceptual distances")
             if not distance.shapes:
@@ -145,13 +150,15 @@ class _Instruments:
             standard: The network that published values are measured with.
             purpose: What it is for, in the plural.
         """
-        if spec != "auto":
-            return self._build(spec)
-        try:
-            return self._build(standard)
-        except UserError as error:
-            self.console.print(f"{purpose} are those of lite0, as {standard} is not at hand. {error}")
-            return self._build("lite0")
+        if spec == "auto":
+            # One machine decides for all: other networks than its own would measure something else.
+            spec = self.ranks.from_main(standard if AT_HAND[standard]() else "lite0")
+            if spec != standard:
+                self.console.print(
+                    f"{purpose} are those of {spec}, as {standard} is not on this machine; named as an option, it is "
+                    "downloaded."
+                )
+        return self._build(spec)
 
     def own_classifier(self, subject: Subject) -> Classifier | None:
         """Returns the user's classifier of attributes, or None if none is named."""

@@ -44,6 +44,11 @@ KINDS = {
     lpips_encoder.NAME: "[FOLDER]",
     dinov2_encoder.NAME: "[FILE]",
 }
+# Networks of published metrics, by whether they are on this machine.
+AT_HAND: dict[str, Callable[[], bool]] = {
+    inception_encoder.NAME: inception_encoder.is_at_hand,
+    lpips_encoder.NAME: lpips_encoder.is_at_hand,
+}
 # Kinds of networks that take images of other sizes than those of their training.
 SIZED_KINDS = (lite0_encoder.NAME, "timm", squeezenet_encoder.NAME)
 # Kinds whose images have one preparation.

@@ -21,7 +21,10 @@ IMAGE_SIZE = 224
 class DinoV2Encoder(TimmEncoder):
     """Frozen DINOv2, whose `embed` is the class token behind the final normalisation.
 
-    Images are brought to 224 pixels by an antialiased bicubic filter, in float32 and not in 8 bits as published.
+    Two things differ from the published Frechet distances, and little: images are brought to 224 pixels by an
+    antialiased bicubic filter as there, but in float32 instead of 8 bits, without rounding and clipping; and the
+    position embeddings, which were trained at 518 pixels, are brought to 224 by timm's bicubic filter, which is
+    antialiased, instead of the authors', which isn't.
 
     Args:
         weights: .safetensors or PyTorch file; None: the hub's cache or else the hub.
@@ -44,10 +47,9 @@ class DinoV2Encoder(TimmEncoder):
         super().__init__(model_name, weights=weights, image_size=IMAGE_SIZE, statistics=statistics, device=device)
         self.name = self.name.replace(f"timm@{IMAGE_SIZE}:{model_name}", NAME).replace(f"timm:{model_name}", NAME)
 
-    def prepare(self, images: Tensor) -> Tensor:
+    def resize(self, images: Tensor) -> Tensor:
         size = (self.image_size, self.image_size)
-        resized = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
-        return ((resized + 1) / 2 - self.mean) / self.std
+        return F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
 
     def embed(self, images: Tensor) -> Tensor:
         return self.class_tokens(images, 1)[0].flatten(1)

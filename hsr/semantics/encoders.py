@@ -126,6 +126,13 @@ class PretrainedEncoder(Encoder):
         self.shapes = [(x.shape[1], x.shape[2]) for x in maps]
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Returns images [N, 3, image_size, image_size], area-resized and normalised."""
-        resized = nn.functional.interpolate(images, size=(self.image_size, self.image_size), mode="area")
-        return ((resized + 1) / 2 - self.mean) / self.std
+        """Returns images [N, 3, image_size, image_size], resized and normalised."""
+        return self.normalize(self.resize(images))
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Returns images [N, 3, image_size, image_size], averaged over areas."""
+        return nn.functional.interpolate(images, size=(self.image_size, self.image_size), mode="area")
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Returns images of any size, normalised as the network's training did or by the official statistics."""
+        return ((images + 1) / 2 - self.mean) / self.std

@@ -5,19 +5,21 @@ Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Visi
 by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium" (2017).
 """
 
-import tempfile
+import importlib.util
+import io
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError, reason
+from .downloads import fetch_file, hub_file
 from .encoders import Encoder
 from .state_dicts import read_state
 
 NAME = "inception"
-# torch-fidelity's name of the published file.
-FILE = "weights-inception-2015-12-05-6726825d.pth"
+# torch-fidelity's publication of the weights.
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 INSTALL_COMMAND = 'pip install "hsr-kernels[metrics]"'
 FEATURES = "2048"
 
@@ -42,17 +44,21 @@ class InceptionEncoder(Encoder):
         super().__init__()
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise UserError(f"The encoder {NAME} needs torch-fidelity: install it with {INSTALL_COMMAND}.") from error
+        except (ImportError, RuntimeError) as error:
+            raise UserError(
+                f"torch-fidelity cannot be imported ({reason(error)}): torch and torchvision must be of matching "
+                "releases."
+            ) from error
         # torch-fidelity would execute what is in a file; read here, nothing is.
-        state = read_state(weights)
-        with tempfile.NamedTemporaryFile(suffix=".pth") as copy:
-            torch.save(state, copy)
-            copy.flush()
-            try:
-                self.model = FeatureExtractorInceptionV3(NAME, [FEATURES], feature_extractor_weights_path=copy.name)
-            except RuntimeError as error:
-                raise UserError(f"{weights} does not hold the weights of {NAME} ({reason(error)[:200]}).") from error
+        copy = io.BytesIO()
+        torch.save(read_state(weights), copy)
+        copy.seek(0)
+        try:
+            self.model = FeatureExtractorInceptionV3(NAME, [FEATURES], feature_extractor_weights_path=copy)
+        except RuntimeError as error:
+            raise UserError(f"{weights} does not hold the weights of {NAME} ({reason(error)[:200]}).") from error
         self.freeze()
         self.to(device)
 
@@ -69,15 +75,14 @@ class InceptionEncoder(Encoder):
 
 
 def find_weights(file: str | None) -> Path:
-    """Returns the file of weights: the one that is named, or else that in the folder of PyTorch's hub.
+    """Returns the file of weights: the one that is named, or else the published one, downloaded if it has to be.
 
     Raises:
-        UserError: It isn't there.
+        UserError: The published one is neither on this machine nor to be had.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / FILE if file is None else Path(file)
-    if not path.is_file():
-        raise UserError(
-            f"The encoder {NAME} needs {FILE} of torch-fidelity, and there is no {path}: name the file as "
-            f"{NAME}:<file>."
-        )
-    return path
+    return fetch_file(URL, NAME, f"name the file as {NAME}:<file>") if file is None else Path(file)
+
+
+def is_at_hand() -> bool:
+    """Returns whether torch-fidelity and the published weights are on this machine, without using the network."""
+    return importlib.util.find_spec("torch_fidelity") is not None and hub_file(URL).is_file()

@@ -12,15 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .downloads import fetch_file, hub_file
 from .encoders import PretrainedEncoder
 from .state_dicts import fill_model, read_state
 
 NAME = "lpips-vgg"
-# Names of the published files: torchvision's of VGG-16, and torch-fidelity's of the learned weights.
-VGG_FILE = "vgg16-397923af.pth"
-LPIPS_FILE = "weights-vgg16-lpips.pth"
-# As the definition of path length does, wider images are averaged to this width.
-MAX_IMAGE_SIZE = 256
+# torchvision's publication of VGG-16, and torch-fidelity's of the learned weights.
+VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+LPIPS_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth"
+VGG_FILE, LPIPS_FILE = (url.rpartition("/")[2] for url in (VGG_URL, LPIPS_URL))
+# As the definition of path length does, the distance averages wider images to this width.
+IMAGE_SIZE = 256
+# Below that the last pooling has nothing to pool.
+MIN_IMAGE_SIZE = 16
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 # Channels of VGG-16's convolutions, in stages with a pooling between them; features are the last ones of each.
@@ -58,8 +62,9 @@ class VGG16(nn.Module):
 class LpipsEncoder(PretrainedEncoder):
     """VGG-16 whose features are weighted so that their squared distance is LPIPS.
 
-    Images are taken whole and at their own size, up to 256 pixels; wider ones are averaged over areas to that. Its
-    plain features are the four deepest, all after a ReLU.
+    The distance takes images at their own size, and wider ones than 256 pixels averaged over areas to that. The plain
+    features, of images brought to 256 pixels whatever their size, are the four deepest, all after a ReLU, so that
+    `embed` gives 512 channels averaged over positions.
 
     Args:
         folder: Folder with both files of weights.
@@ -71,9 +76,7 @@ class LpipsEncoder(PretrainedEncoder):
     """
 
     def __init__(self, folder: Path, *, statistics: str = "own", device: torch.device | str = "cpu") -> None:
-        super().__init__(
-            NAME, image_size=MAX_IMAGE_SIZE, usual_size=MAX_IMAGE_SIZE, mean=MEAN, std=STD, statistics=statistics
-        )
+        super().__init__(NAME, image_size=IMAGE_SIZE, usual_size=IMAGE_SIZE, mean=MEAN, std=STD, statistics=statistics)
         self.model = VGG16()
         fill_model(self.model, read_state(folder / VGG_FILE), folder / VGG_FILE, "VGG-16")
         path = folder / LPIPS_FILE
@@ -88,30 +91,35 @@ class LpipsEncoder(PretrainedEncoder):
         self.to(device)
         self.measure_shapes()
 
-    def prepare(self, images: Tensor) -> Tensor:
-        if max(images.shape[2:]) > MAX_IMAGE_SIZE:
-            return super().prepare(images)
-        return ((images + 1) / 2 - self.mean) / self.std
-
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         return self.model(self.prepare(images))[:0:-1]
 
     def perceptual(self, images: Tensor) -> list[Tensor]:
-        maps = self.model(self.prepare(images))
+        if min(images.shape[2:]) < MIN_IMAGE_SIZE:
+            raise UserError(f"The distance {NAME} needs images of {MIN_IMAGE_SIZE} pixels: choose another network.")
+        is_wide = max(images.shape[2:]) > IMAGE_SIZE
+        maps = self.model(self.normalize(self.resize(images) if is_wide else images))
         return [F.normalize(x, dim=1, eps=EPS) * self.get_buffer(f"root{i}") for i, x in enumerate(maps)]
 
 
 def find_weights(folder: str | None) -> Path:
-    """Returns the folder with both files: the one that is named, or else that of PyTorch's hub.
+    """Returns the folder with both files: the one that is named, or else that of the hub, downloaded if need be.
 
     Raises:
-        UserError: They aren't there.
+        UserError: A file is neither on this machine nor to be had.
     """
-    found = Path(torch.hub.get_dir()) / "checkpoints" if folder is None else Path(folder)
-    missing = [name for name in (VGG_FILE, LPIPS_FILE) if not (found / name).is_file()]
+    if folder is None:
+        advice = f"name a folder with {VGG_FILE} and {LPIPS_FILE} as {NAME}:<folder>"
+        fetch_file(VGG_URL, NAME, advice)
+        return fetch_file(LPIPS_URL, NAME, advice).parent
+    missing = [name for name in (VGG_FILE, LPIPS_FILE) if not (Path(folder) / name).is_file()]
     if missing:
         raise UserError(
-            f"The encoder {NAME} needs {VGG_FILE} of torchvision and {LPIPS_FILE} of torch-fidelity, and {found} has "
-            f"no {missing[0]}: name their folder as {NAME}:<folder>."
+            f"The encoder {NAME} needs a folder with {VGG_FILE} and {LPIPS_FILE}: {folder} has no {missing[0]}."
         )
-    return found
+    return Path(folder)
+
+
+def is_at_hand() -> bool:
+    """Returns whether the published weights are on this machine, without using the network."""
+    return all(hub_file(url).is_file() for url in (VGG_URL, LPIPS_URL))

@@ -5,19 +5,16 @@ Whatever makes them unavailable ends in a `UserError` within seconds.
 """
 
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..errors import UserError
+from .downloads import PROBE_SECONDS, run_within
 from .state_dicts import expected_state, fill_model, read_state
 
 HUB_FILE = "model.safetensors"
-# Time for the hub to answer at all; a download that has begun has no limit.
-PROBE_SECONDS = 8.0
 
 
 def import_timm() -> Any:
@@ -62,13 +59,13 @@ def fetch(name: str, hub_id: str | None) -> Path:
     path = cached_file(hub_id)
     if path is not None:
         return path
-    advice = "pass a file with its weights as `--encoder-weights`, or choose `--encoder lite0` or `--encoder labels`"
+    advice = "name a file with its weights behind the encoder, as <encoder>:<file>, or choose lite0 or labels"
     if not hub_id:
         raise UserError(f"The hub has no weights for {name}: {advice}.")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
-        _run_within(
+        run_within(
             PROBE_SECONDS,
             lambda: get_hf_file_metadata(hf_hub_url(hub_id, HUB_FILE), timeout=PROBE_SECONDS / 2),
         )
@@ -78,25 +75,6 @@ def fetch(name: str, hub_id: str | None) -> Path:
         raise UserError(
             f"The weights of {name} are not on this machine and cannot be downloaded ({cause}): {advice}."
         ) from error
-
-
-def _run_within(seconds: float, call: Callable[[], object]) -> None:
-    """Runs `call`, but waits no longer than `seconds`: the hub client retries by itself for minutes."""
-    failures: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            call()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    if failures:
-        raise failures[0]
 
 
 def load_state(model: nn.Module, path: Path, name: str) -> None:

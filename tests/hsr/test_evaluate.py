@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from hsr.console import make_console
 from hsr.data import open_dataset
+from hsr.evaluation import command
 from hsr.evaluation.evaluation import Evaluation, Sizes
 from hsr.evaluation.features import real_features
 from hsr.evaluation.results import Result, results_table, write_results
 from hsr.evaluation.subjects import load_subjects
-from hsr.semantics import LabelEncoder
+from hsr.options import EvaluateOptions
+from hsr.ranks import Ranks
+from hsr.semantics import Encoder, LabelEncoder, downloads, inception_encoder
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.trainer import Trainer
 
@@ -108,6 +112,38 @@ def test_bad_input_gets_one_sentence(
     words = [word for pair in (defaults | dict(zip(options[::2], options[1::2], strict=True))).items() for word in pair]
     assert hsr("evaluate", "--checkpoint", checkpoints[0], *SIZES, *words) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_auto_is_the_published_network_only_where_its_weights_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    specs: list[str] = []
+    monkeypatch.setattr(command, "build_encoder", lambda spec, **_: specs.append(spec))
+    instruments = command._Instruments(EvaluateOptions((tmp_path,)), None, Ranks(torch.device("cpu")), make_console())
+    instruments.network("auto", standard="inception", purpose="Features")
+    assert "Features are those of lite0, as inception is not on this machine" in capsys.readouterr().out
+    file = downloads.hub_file(inception_encoder.URL)
+    file.parent.mkdir()
+    file.touch()
+    instruments.network("auto", standard="inception", purpose="Features")
+    assert specs == ["lite0", "inception"] and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("metric", "option"), [("feature_r2", "--features"), ("ppl2_wend", "--distance")])
+def test_networks_without_feature_maps_are_refused_where_these_are_needed(
+    metric: str,
+    option: str,
+    checkpoints: list[Path],
+    hsr,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = Encoder()
+    whole.name, whole.shapes = "whole", ()
+    monkeypatch.setattr(command, "build_encoder", lambda spec, **_: whole)
+    assert hsr("evaluate", "--checkpoint", checkpoints[0], *SIZES, "--metrics", metric, option, "inception") == 2
+    assert f"{option} whole has features of whole images alone" in capsys.readouterr().err
 
 
 class Counting(LabelEncoder):

@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks of published metrics, with random weights, against torch-fidelity's and timm's own."""
 
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity import sample_similarity_lpips as lpips
+from torchvision.models.vgg import cfgs, make_layers
 
 from hsr.errors import UserError
 from hsr.metrics import perceptual_distance
-from hsr.semantics import DinoV2Encoder, Encoder, build_encoder
-from hsr.semantics.inception_encoder import FILE
+from hsr.semantics import DinoV2Encoder, Encoder, build_encoder, downloads, inception_encoder
+from hsr.semantics.build import AT_HAND
 from hsr.semantics.lpips_encoder import LPIPS_FILE, VGG_FILE
 
+FILE = downloads.hub_file(inception_encoder.URL).name
 WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -30,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hub = tmp_path_factory.mktemp("hub")
     (hub / "checkpoints").mkdir()
     torch.manual_seed(0)
-    vgg = torchvision.models.vgg16(weights=None, num_classes=1)
-    torch.save(vgg.features.state_dict(prefix="features."), hub / "checkpoints" / VGG_FILE)
+    features = make_layers(cfgs["D"]).state_dict(prefix="features.")
+    torch.save(features, hub / "checkpoints" / VGG_FILE)
     weights = {f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1) for i, width in enumerate(WIDTHS)}
     torch.save(weights, hub / "checkpoints" / LPIPS_FILE)
     return hub / "checkpoints"
@@ -42,9 +46,9 @@ def images(count: int, size: int) -> Tensor:
 
 
 def test_lpips_is_that_of_torch_fidelity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vgg = torchvision.models.vgg16(weights=None, num_classes=1)
-    vgg.load_state_dict(torch.load(folder / VGG_FILE), strict=False)
-    monkeypatch.setattr(lpips, "torchvision_load_pretrained_vgg16", lambda: vgg)
+    features = make_layers(cfgs["D"])
+    features.load_state_dict({key.removeprefix("features."): x for key, x in torch.load(folder / VGG_FILE).items()})
+    monkeypatch.setattr(lpips, "torchvision_load_pretrained_vgg16", lambda: SimpleNamespace(features=features))
     monkeypatch.setattr(lpips, "load_state_dict_from_url", lambda *_, **__: torch.load(folder / LPIPS_FILE))
     library = lpips.SampleSimilarityLPIPS("lpips-vgg16")
     encoder = build(f"lpips-vgg:{folder}")
@@ -52,10 +56,12 @@ def test_lpips_is_that_of_torch_fidelity(folder: Path, monkeypatch: pytest.Monke
     expected = library((a + 1) * 127.5, (b + 1) * 127.5)
     found = perceptual_distance(encoder.perceptual(a), encoder.perceptual(b))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    # Images of other sizes are taken at their own, and wide ones are averaged.
+    # Its distance averages wide images, and its features are of the shapes that it states for any images.
     wide = images(1, 512)
-    assert encoder.prepare(a).shape == a.shape
-    torch.testing.assert_close(encoder.prepare(wide), encoder.prepare(nn.functional.avg_pool2d(wide, 2)))
+    torch.testing.assert_close(encoder.perceptual(wide), encoder.perceptual(nn.functional.avg_pool2d(wide, 2)))
+    assert [tuple(target.shape[1:3]) for target in encoder.targets(a[:1], 4)] == encoder.shapes
+    with pytest.raises(UserError, match="needs images of 16 pixels"):
+        encoder.perceptual(images(1, 8))
     moved = a.clone().requires_grad_()
     perceptual_distance(encoder.perceptual(moved), encoder.perceptual(b)).sum().backward()
     assert moved.grad is not None and moved.grad.abs().sum() > 0
@@ -65,14 +71,15 @@ def test_inception_has_torch_fidelitys_features(folder: Path, tmp_path: Path) ->
     torch.manual_seed(0)
     with torch.device("meta"):
         state = _Inception().state_dict()
-    state = {key: torch.rand(value.shape).add(-0.4).mul(0.1).to(value.dtype) for key, value in state.items()}
-    state |= {key: torch.rand(value.shape) + 0.5 for key, value in state.items() if key.endswith("running_var")}
+    state = {key: _random(key, value) for key, value in state.items()}
     torch.save(state, folder / FILE)
     library = inception.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=folder / FILE)
     encoder = build(f"inception:{folder / FILE}")
     x = images(2, 64) * 1.2
     pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     torch.testing.assert_close(encoder.embed(x), library(pixels)[0])
+    # Of other images they are others, which weights that let signals fade would hide.
+    assert (encoder.embed(x)[0] - encoder.embed(x)[1]).abs().max() > 0.1
     assert encoder.embed(x).shape == (2, 2048) and encoder.name == "inception"
     with pytest.raises(UserError, match="features of whole images alone"):
         encoder.perceptual(x)
@@ -83,6 +90,15 @@ def test_inception_has_torch_fidelitys_features(folder: Path, tmp_path: Path) ->
         build(f"inception:{tmp_path / 'other.pth'}")
     with pytest.raises(UserError, match="--encoder-statistics official is for other pretrained encoders"):
         build(f"inception:{folder / FILE}", statistics="official")
+
+
+def _random(key: str, value: Tensor) -> Tensor:
+    """Returns random weights of the shape of `value` that keep the size of signals from layer to layer."""
+    if value.ndim > 1:
+        return torch.randn(value.shape) * (2 / value[0].numel()) ** 0.5
+    if key.endswith(("running_var", "bn.weight")):
+        return torch.rand(value.shape) + 0.5
+    return (torch.randn(value.shape) * 0.1).to(value.dtype)
 
 
 class _Inception(inception.FeatureExtractorInceptionV3):
@@ -111,7 +127,44 @@ def test_dinov2_embeds_by_the_class_token_at_224_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["inception", "lpips-vgg"])
-def test_missing_weights_are_one_sentence(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded_are_one_sentence_within_seconds(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match=f"The encoder {kind} needs .* has no|The encoder {kind} needs .* there is no"):
+    monkeypatch.setattr(downloads, "urlopen", lambda url, timeout: time.sleep(30))
+    monkeypatch.setattr(downloads, "PROBE_SECONDS", 0.2)
+    start = time.perf_counter()
+    assert not AT_HAND[kind]()
+    with pytest.raises(UserError, match=rf"The encoder {kind} needs .*no answer within.*name .* as {kind}:<"):
         build(kind)
+    assert time.perf_counter() - start < 5
+
+
+def test_missing_weights_are_downloaded_into_the_folder_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    published = tmp_path / FILE
+    published.write_bytes(b"weights")
+    monkeypatch.setattr(inception_encoder, "URL", published.as_uri())
+    assert not inception_encoder.is_at_hand()
+    assert inception_encoder.find_weights(None).read_bytes() == b"weights"
+    assert inception_encoder.is_at_hand()
+    published.unlink()
+    # What is there isn't asked for again.
+    assert inception_encoder.find_weights(None).parent == tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [("inception:none.pth", "There is no file none.pth"), ("lpips-vgg:none", f"none has no {VGG_FILE}")],
+)
+def test_named_weights_that_are_not_there(spec: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        build(spec)
+
+
+def test_inception_without_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(UserError, match=r'install it with pip install "hsr-kernels\[metrics\]"'):
+        build(f"inception:{tmp_path}")
