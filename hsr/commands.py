@@ -22,6 +22,7 @@ from .options import (
     MixOptions,
     ProjectOptions,
     TrainOptions,
+    UiOptions,
 )
 
 
@@ -67,7 +68,10 @@ SECTIONS: dict[str, tuple[Command, ...]] = {
         Command("mix", MixOptions, "editing.mix:mix"),
         Command("project", ProjectOptions, "projection.command:project_photos"),
     ),
-    "Explore the latent space": (Command("directions", DirectionsOptions, "editing.search:directions"),),
+    "Explore the latent space": (
+        Command("directions", DirectionsOptions, "editing.search:directions"),
+        Command("ui", UiOptions, "ui.command:ui"),
+    ),
     "Measure": (Command("evaluate", EvaluateOptions, "evaluation.command:evaluate"),),
     "Exchange networks with other programs": (
         Command("convert", ConvertOptions, "interop.convert:convert"),

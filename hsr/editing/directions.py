@@ -52,14 +52,30 @@ class Direction:
 
         Derivatives: those of the generator, with regard to ws and steps.
         """
-        offsets = steps[:, None] * self.unit_step * self.vector.to(ws)
-        if self.style_layer is None:
+        return moved_styles(G, ws, [(self, steps)])
+
+
+def moved_styles(G: Generator, ws: Tensor, moves: Sequence[tuple[Direction, Tensor]]) -> list[Tensor]:
+    """Returns the styles of codes ws [N, num_ws, w_dim] that are moved along several directions, in any order.
+
+    Args:
+        G: The generator.
+        ws: The codes.
+        moves: Directions, and by how many of their unit steps each code moves, [N].
+
+    Derivatives: those of the generator, with regard to ws and the steps.
+    """
+    offsets = [(moved, steps[:, None] * moved.unit_step * moved.vector.to(ws)) for moved, steps in moves]
+    for direction, offset in offsets:
+        if direction.style_layer is None:
             is_moved = torch.zeros(G.num_ws, 1, dtype=ws.dtype, device=ws.device)
-            is_moved[list(self.layers)] = 1
-            return G.synthesis.styles(ws + offsets[:, None] * is_moved)
-        styles = G.synthesis.styles(ws)
-        styles[self.style_layer] = styles[self.style_layer] + offsets
-        return styles
+            is_moved[list(direction.layers)] = 1
+            ws = ws + offset[:, None] * is_moved
+    styles = G.synthesis.styles(ws)
+    for direction, offset in offsets:
+        if direction.style_layer is not None:
+            styles[direction.style_layer] = styles[direction.style_layer] + offset
+    return styles
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 - `evaluation.py`: `hsr evaluate`.
 - `editing.py`: the commands that find directions in latent space and edit images.
 - `projection.py`: `hsr project`.
+- `ui.py`: `hsr ui`.
 - `commands.py`: the other commands.
 """
 
@@ -15,6 +16,7 @@ from .evaluation import EvaluateOptions
 from .projection import ProjectOptions
 from .spelling import flag
 from .train import TrainOptions
+from .ui import UiOptions
 
 __all__ = [
     "ConvertOptions",
@@ -27,5 +29,6 @@ __all__ = [
     "MixOptions",
     "ProjectOptions",
     "TrainOptions",
+    "UiOptions",
     "flag",
 ]

@@ -15,6 +15,8 @@ from PIL import Image
 
 from hsr.cli import main
 from hsr.config import Config
+from hsr.models import Generator
+from hsr.weights import FORMAT, save_tensors
 
 SMALL = Config(
     preset="small",
@@ -55,6 +57,19 @@ def write_images(
         pairs = [[name, label] for name, label in zip(names, labels, strict=True)]
         (folder / "dataset.json").write_text(json.dumps({"labels": pairs}))
     return folder
+
+
+def write_weights(path: Path, G: Generator, classes: tuple[int, ...]) -> Path:
+    """Writes a generator of the small configuration as a checkpoint."""
+    header = {
+        "config": dataclasses.asdict(SMALL),
+        "resolution": G.resolution,
+        "classes": classes,
+        "images_seen": 0,
+        "format": FORMAT,
+    }
+    save_tensors({f"G_ema.{name}": tensor for name, tensor in G.state_dict().items()}, path, header)
+    return path
 
 
 def zip_folder(folder: Path, path: Path) -> Path:

@@ -88,6 +88,7 @@ OPTIONS = {
         "seed",
         "device",
     ),
+    "ui": ("against", "directions", "against-directions", "truncation", "port", "device"),
     "project": (
         "checkpoint",
         "space",

@@ -30,9 +30,9 @@ from hsr.errors import UserError
 from hsr.latents import load_generator, map_seeds
 from hsr.models import Generator
 from hsr.models.build import build_generator
-from hsr.weights import FORMAT, load_tensors, save_tensors
+from hsr.weights import load_tensors, save_tensors
 
-from .conftest import SMALL
+from .conftest import SMALL, write_weights
 
 Command = Callable[..., int]
 CLASSES = (3, 7)
@@ -48,16 +48,7 @@ def G() -> Generator:
 
 @pytest.fixture
 def weights(G: Generator, tmp_path: Path) -> Path:
-    path = tmp_path / "weights.safetensors"
-    header = {
-        "config": dataclasses.asdict(SMALL),
-        "resolution": 16,
-        "classes": CLASSES,
-        "images_seen": 0,
-        "format": FORMAT,
-    }
-    save_tensors({f"G_ema.{name}": tensor for name, tensor in G.state_dict().items()}, path, header)
-    return path
+    return write_weights(tmp_path / "weights.safetensors", G, CLASSES)
 
 
 def random_ws(G: Generator, n: int = 3) -> Tensor:
