@@ -27,7 +27,7 @@ BY_SEED = "by seed"
 SECONDS_KEPT = 600
 # The images stay in sight while sliders scroll by.
 STYLE = "#images { position: sticky; top: 1rem; align-self: flex-start; }"
-# Gradio's page names hosts elsewhere; with this header a browser asks none of them for anything.
+# Whatever a release of Gradio or a theme names elsewhere, with this header a browser asks no other host for anything.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'self'"
@@ -142,7 +142,7 @@ def serve(page: Any, port: int | None) -> str:
             footer_links=[],
             css=STYLE,
             app_kwargs={"middleware": [middleware.Middleware(PolicyHeader)]},
-            # Gradio's own fonts come from its package, but the others that its themes name from elsewhere.
+            # Fonts of the system: themes name others, some of them at hosts elsewhere.
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
     except (OSError, ValueError) as error:
