@@ -66,7 +66,7 @@ class SqueezeNet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Maps prepared images [N, 3, H, W] to the features at four depths, the deepest first."""
-        # An image of even width is padded on the right and below, as the network was trained.
+        # Images are padded on the right and below, as in the network's training on images of even width.
         outputs = {1: F.relu(self.features["0"](F.pad(x, (0, 1, 0, 1))))}
         x = outputs[1]
         for place in range(2, max(FIRES) + 1):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of `hsr ui`: what its sliders do, in Python and in a headless Chromium, and what bad input gets."""
 
+import importlib.util
 import shutil
 import socket
 import urllib.request
@@ -61,6 +62,13 @@ def options(tmp_path: Path) -> UiOptions:
     return UiOptions(first, second, files[0], files[1], device="cpu")
 
 
+@pytest.fixture(autouse=True)
+def _networks_without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio, with all that it brings, is of the extra `ui`: without it everything but the page is tested."""
+    if importlib.util.find_spec("gradio") is None:
+        monkeypatch.setattr(command, "load_gradio", lambda: None)
+
+
 @pytest.fixture
 def explorer(options: UiOptions) -> Explorer:
     return open_explorer(options, make_console())
@@ -104,7 +112,7 @@ def test_networks_without_a_file_have_their_own_directions(
 
 
 def test_page_is_served_to_this_computer_and_names_no_other_host(explorer: Explorer, options: UiOptions) -> None:
-    gradio = load_gradio()
+    gradio = pytest.importorskip("gradio", reason='no Gradio (pip install ".[ui]")')
     page = build_page(explorer, 0.5)
     (draw,) = (function for function in page.fns.values() if function.api_name == "draw")
     still, moved = draw.fn(5, 0.5, "by seed", 0, 0), draw.fn(5, 0.5, "by seed", 3, 0)
@@ -163,12 +171,14 @@ def test_without_gradio_the_command_that_installs_it_is_named(
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr("hsr.ui.page.importlib.import_module", fail)
+    monkeypatch.setattr(command, "load_gradio", load_gradio)
     with pytest.raises(UserError, match=r'hsr ui needs gradio: pip install "hsr-kernels\[ui\]"\.'):
         open_explorer(options, make_console())
 
 
 @pytest.fixture
 def address(explorer: Explorer) -> Iterator[str]:
+    pytest.importorskip("gradio", reason='no Gradio (pip install ".[ui]")')
     page = build_page(explorer, 0.5)
     try:
         yield serve(page, None)
