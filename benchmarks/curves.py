@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hsr.config import Config, load_config
 from hsr.errors import UserError, reading, writing
@@ -59,16 +60,21 @@ def curves(runs: Sequence[str], out: Path, scalars: str = "") -> None:
                 points = run.series.get(scalar, [])
                 # An empty line keeps the colours of the runs alike in all panels.
                 axis.plot(*([list(values) for values in zip(*points, strict=True)] or [[], []]), label=run.name, lw=1.2)
-            axis.set_title(scalar.removeprefix("Metrics/").replace(", ", ",\n"), fontsize=8)
-            axis.set_xlabel("kimg", fontsize=8)
-            axis.tick_params(labelsize=8)
-            axis.grid(alpha=0.3)
+            label_panel(axis, scalar.removeprefix("Metrics/").replace(", ", ",\n"))
         axes[0].legend(fontsize=8)
         with writing(out):
             figure.savefig(out)
     except UserError as error:
         fail(str(error))
     print(f"Wrote {out}.")
+
+
+def label_panel(axis: Any, title: str) -> None:
+    """Gives a panel of scalars over the images seen its title and its grid."""
+    axis.set_title(title, fontsize=8)
+    axis.set_xlabel("kimg", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
 
 
 def read_run(argument: str) -> Run:

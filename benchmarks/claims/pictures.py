@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from hsr.errors import writing
-from hsr.evaluation.edits import lines
+from hsr.evaluation.edits import lines, map_codes
 from hsr.evaluation.subjects import Subject, draw, load_subjects
 from hsr.images import save_grid, to_uint8
 from hsr.metrics.exact import exact_generator
 
-from ..curves import read_run
+from ..curves import label_panel, read_run
 from .arms import ARMS, BASELINE
 from .findings import Findings
 from .training import DEVICE, WARM_START
@@ -76,10 +76,7 @@ def draw_curves(findings: Findings, path: Path) -> Path:
             xy = [list(values) for values in zip(*points, strict=True)] or [[], []]
             axis.plot(*xy, label=ARMS[name].title if name in ARMS else "warm start", lw=1.2)
     for axis, scalar in zip(axes, CURVES_SHOWN, strict=True):
-        axis.set_title(scalar, fontsize=8)
-        axis.set_xlabel("kimg", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
+        label_panel(axis, scalar)
     axes[0].legend(fontsize=7)
     with writing(path):
         figure.savefig(path)
@@ -110,8 +107,8 @@ def draw_strips(findings: Findings, path: Path) -> Path:
     for subject in _subjects(findings):
         z, c = draw(subject, None, 2 * LINES_SHOWN, 0)
         with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
-            ws = lines(G, z.unflatten(0, (LINES_SHOWN, 2)), c, DEVICE)
-            rows.append(to_uint8(G.synthesis(ws.flatten(0, 1), noise_mode="const")))
+            codes = lines(map_codes(G, z, c, DEVICE, len(z)).unflatten(0, (LINES_SHOWN, 2))).flatten(0, 1)
+            rows.append(to_uint8(G.synthesis(codes[:, None].expand(-1, G.num_ws, -1), noise_mode="const")))
     pixels = np.concatenate(rows)
     save_grid(pixels, len(pixels) // (LINES_SHOWN * len(rows)), path)
     return path

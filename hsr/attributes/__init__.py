@@ -6,7 +6,7 @@ heads       logistic classifiers on an encoder's features
 classifier  from images to scores, ours or the user's own
 """
 
-from .classifier import AttributeClassifier, Classifier, load_classifier
+from .classifier import AttributeClassifier, Classifier, classify, load_classifier
 from .heads import LogisticHeads, fit_heads
 from .table import AttributeTable, read_attributes
 
@@ -15,6 +15,7 @@ __all__ = [
     "AttributeTable",
     "Classifier",
     "LogisticHeads",
+    "classify",
     "fit_heads",
     "load_classifier",
     "read_attributes",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, reason
+from ..metrics.exact import exact_metrics
 from ..semantics.encoders import Encoder
 from .heads import LogisticHeads
 
@@ -28,6 +29,12 @@ class Classifier(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Maps images [N, 3, H, W] in [-1, 1] to scores [N, A]: positive ones mean that an image has the attribute."""
+
+
+def classify(classifier: Classifier, images: Tensor) -> Tensor:
+    """Returns the scores [N, A] of images [N, 3, H, W], cut to [-1, 1] as files are, float32 on the CPU."""
+    with exact_metrics(images.device):
+        return classifier(images.clamp(-1, 1)).float().cpu()
 
 
 class AttributeClassifier:

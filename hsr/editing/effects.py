@@ -7,12 +7,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ..attributes import Classifier
+from ..attributes import Classifier, classify
 from ..console import track
 from ..metrics.linearity import linearity
 from ..models import Generator
 from .directions import Direction
-from .samples import Samples, classify
+from .samples import Samples
 
 # Sequences, frames in each and the length to either side in unit steps. Source of the frames: Karmali et al. 2022
 # (HSR), code.

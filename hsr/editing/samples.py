@@ -8,10 +8,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ..attributes import Classifier
+from ..attributes import Classifier, classify
 from ..console import track
 from ..errors import UserError
-from ..metrics.exact import exact_metrics
 from ..models import Generator
 from ..tensors import one_hot
 
@@ -92,12 +91,6 @@ def _classify(G: Generator, w: Tensor, classifier: Classifier, console: Console 
         ws = w[start : start + BATCH, None].expand(-1, G.num_ws, -1)
         logits.append(classify(classifier, G.synthesis(ws, noise_mode="const")))
     return torch.cat(logits)
-
-
-def classify(classifier: Classifier, images: Tensor) -> Tensor:
-    """Returns the logits [N, A] of images [N, 3, H, W], cut to [-1, 1] as files are, float32 on the CPU."""
-    with exact_metrics(images.device):
-        return classifier(images.clamp(-1, 1)).float().cpu()
 
 
 def choose_attributes(

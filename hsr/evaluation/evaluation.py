@@ -30,7 +30,7 @@ from ..metrics.exact import exact_generator
 from ..ranks import Ranks
 from ..semantics.encoders import Encoder
 from .alignment import feature_r2
-from .edits import NUM_FRAMES, frame_scores, lines
+from .edits import NUM_FRAMES, frame_scores, lines, map_codes
 from .features import choose_reals, generated_features, real_features
 from .results import Result
 from .subjects import Subject, class_rows, draw
@@ -234,39 +234,38 @@ class Evaluation:
         for direction in self._directions:
             yield direction.name, {subject.name: self._edit_scores(subject, direction) for subject in self.subjects}
 
-    def _line_scores(self, subject: Subject) -> Tensor:
-        """Returns the scores of frames on straight lines in W between two random codes each."""
-        self._announce(f"{subject.name}: als")
-        count = self.sizes.sequences
-        z, c = draw(subject, self._rows[subject.name], 2 * count, self.sizes.seed)
-        z = z.unflatten(0, (count, 2))
-        size = max(1, self.sizes.batch // NUM_FRAMES)
-        classes = [None] * -(-count // size) if c is None else c[::2].split(size)
+    def _codes(self, subject: Subject, z: Tensor, c: Tensor | None) -> Tensor:
+        return map_codes(subject.G, z, c, self.device, self.sizes.batch)
+
+    def _scores(self, subject: Subject, codes: Tensor, title: str) -> Tensor:
         return frame_scores(
             subject.G,
             self.classifier,
-            [lines(subject.G, pair, c, self.device) for pair, c in zip(z.split(size), classes, strict=True)],
+            codes,
             self.device,
-            title="Measuring edits",
+            batch=self.sizes.batch,
+            title=title,
             console=self._console,
             ranks=self._ranks,
         )
 
-    @torch.no_grad()
+    def _line_scores(self, subject: Subject) -> Tensor:
+        """Returns the scores of frames on straight lines in W between two random codes of one class each."""
+        self._announce(f"{subject.name}: als")
+        z, c = draw(subject, self._rows[subject.name], 2 * self.sizes.sequences, self.sizes.seed)
+        classes = None if c is None else c[::2].repeat_interleave(2, dim=0)
+        ends = self._codes(subject, z, classes).unflatten(0, (-1, 2))
+        return self._scores(subject, lines(ends), "Measuring edits")
+
     def _edit_scores(self, subject: Subject, direction: Direction) -> Tensor:
         """Returns the scores of frames of edits along a direction, from random codes."""
         self._announce(f"{subject.name}: als along {direction.name}")
         z, c = draw(subject, self._rows[subject.name], self.sizes.sequences, self.sizes.seed)
-        size = self.sizes.batch
-        w = [
-            subject.G.mapping(part.to(self.device), None if c is None else c[i * size : (i + 1) * size].to(self.device))
-            for i, part in enumerate(z.split(size))
-        ]
-        share = self._ranks.share(w)
+        share = self._ranks.share(self._codes(subject, z, c).split(self.sizes.batch))
         with exact_generator(subject.G, self.device) as G:
             scores = [
-                attribute_frames(G, direction, ws[:, 0], self.classifier, self._reach)
-                for ws in track(share, "Measuring edits", len(share), self._console)
+                attribute_frames(G, direction, w, self.classifier, self._reach)
+                for w in track(share, "Measuring edits", len(share), self._console)
             ]
         return torch.cat(self._ranks.gather(scores))
 
@@ -289,28 +288,15 @@ class Evaluation:
             Result(name, f"als_range{suffix}", found.ranges.mean().item(), network, note=note),
         ]
 
-    @torch.no_grad()
     def _separability(self, subject: Subject) -> list[Result]:
         self._announce(f"{subject.name}: linear_separability")
         z, c = draw(subject, self._rows[subject.name], self.sizes.samples, self.sizes.seed)
-        size = self.sizes.batch
-        ws = [
-            subject.G.mapping(part.to(self.device), None if c is None else c[i * size : (i + 1) * size].to(self.device))
-            for i, part in enumerate(z.split(size))
-        ]
-        # As sequences of one frame.
-        scores = frame_scores(
-            subject.G,
-            self.classifier,
-            [w[:, None] for w in ws],
-            self.device,
-            title="Classifying images",
-            console=self._console,
-            ranks=self._ranks,
-        )[:, 0]
+        w = self._codes(subject, z, c)
+        # As edits of one frame.
+        scores = self._scores(subject, w[:, None], "Classifying images")[:, 0]
         note = f"{self.sizes.samples} images, {len(self.classifier.names)} attributes"
         results = []
-        for space, latents in (("w", torch.cat(ws)[:, 0].cpu()), ("z", z)):
+        for space, latents in (("w", w), ("z", z)):
             found = linear_separability(latents, scores, seed=self.sizes.seed, console=self._console)
             entropies = dict(zip(self.classifier.names, found.entropies.tolist(), strict=True))
             metric = "linear_separability" + ("" if space == "w" else "_z")

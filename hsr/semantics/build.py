@@ -152,8 +152,8 @@ def _label_encoder(
         if dataset is not None:
             found = f"{dataset.name} has {'no labels' if dataset.num_classes == 0 else 'one'}"
         raise UserError(
-            f"The encoder labels needs images of two classes or more, and {found}: choose lite0 or timm:<name>, or "
-            "train without HSR by --hsr-weight 0."
+            f"The encoder labels needs images of two classes or more, and {found}: choose lite0 or timm:<name>; "
+            "hsr train does without one by --hsr-weight 0."
         )
     return label_encoder(dataset, device, cache_dir, log, seed)
 

@@ -33,8 +33,8 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Returns a hash of the name, which tells how images are prepared, and of all weights, for keys of a cache."""
-        found = hashlib.sha256(self.name.encode())
+        """Returns a hash of class, name, which tells how images are prepared, and all weights, for keys of a cache."""
+        found = hashlib.sha256(f"{type(self).__name__} {self.name}".encode())
         for key, value in sorted(self.state_dict().items()):
             found.update(key.encode() + str(value.dtype).encode() + repr(tuple(value.shape)).encode())
             found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
