@@ -69,7 +69,7 @@ class Projection:
     Attributes:
         w: Its code [num_ws, w_dim].
         noise: Its noise maps [R, R] by the names of the layers.
-        image: The image [1, 3, R, R] of these.
+        image: The image [1, 3, R, R] of these, in [-1, 1] as a picture shows it.
         start: Number of the start that it began at.
         before, after: Distances of the image from the photo at the start and at the end.
     """
@@ -127,6 +127,15 @@ def learning_rate_at(progress: float) -> float:
     return (0.5 - 0.5 * math.cos(math.pi * fall)) * min(1.0, progress / RISE)
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A code, its noise maps, and the loss that they have."""
+
+    loss: float
+    w: Tensor
+    noise: list[Tensor]
+
+
 class _Search:
     def __init__(self, G: Generator, distance: PhotoDistance, settings: ProjectionSettings) -> None:
         self._synthesis, self._distance, self._settings = G.synthesis, distance, settings
@@ -142,6 +151,8 @@ class _Search:
         optimizer = torch.optim.Adam([w, *noise])
         draws = torch.Generator().manual_seed(settings.seed)
         latest = before
+        # The optimizer's last step isn't always its best one.
+        best: _Candidate | None = None
 
         def note() -> str:
             return f"distance {latest.perceptual.item():.3f}"
@@ -152,23 +163,32 @@ class _Search:
             optimizer.param_groups[0]["lr"] = settings.learning_rate * learning_rate_at((step + 1) / settings.steps)
             walked = w + walk * torch.randn(w.shape, generator=draws).to(w.device)
             latest = self._distance(self._image(walked))
-            loss = latest.perceptual.sum() + settings.pixel_weight * latest.pixel.sum()
-            loss = loss + settings.noise_weight * noise_correlation(noise)
+            loss = self._loss(latest, noise)
+            if walk == 0.0:
+                best = _better(best, loss, w, noise)
             gradients = torch.autograd.grad(loss, [w, *noise])
             for value, gradient in zip([w, *noise], gradients, strict=True):
                 value.grad = gradient
             optimizer.step()
             _standardize(noise)
         with torch.no_grad():
-            image = self._image(w)
-            codes = w.detach().expand(self._num_ws, -1).clone()
+            best = _better(best, self._loss(self._distance(self._image(w)), noise), w, noise)
+            for value, kept in zip(noise, best.noise, strict=True):
+                value.copy_(kept)
+            image = self._image(best.w).clamp(-1.0, 1.0)
+            codes = best.w.expand(self._num_ws, -1).clone()
             maps = {name: value.detach() for name, value in self._noise.items()}
             return Projection(codes, maps, image, chosen, before, self._distance(image))
+
+    def _loss(self, distances: Distances, noise: list[Tensor]) -> Tensor:
+        settings = self._settings
+        loss = distances.perceptual.sum() + settings.pixel_weight * distances.pixel.sum()
+        return loss + settings.noise_weight * noise_correlation(noise)
 
     @torch.no_grad()
     def _nearest(self, starts: list[Start]) -> tuple[int, Distances]:
         """Returns the number of the start whose image is nearest to the photo, and its distances."""
-        found = [self._distance(self._image(start.mean[None])) for start in starts]
+        found = [self._distance(self._image(start.mean[None]).clamp(-1.0, 1.0)) for start in starts]
         totals = [(of.perceptual + self._settings.pixel_weight * of.pixel).item() for of in found]
         nearest = min(range(len(starts)), key=totals.__getitem__)
         return nearest, found[nearest]
@@ -177,6 +197,14 @@ class _Search:
         """Returns the image [1, 3, R, R] of w [1 or num_ws, w_dim] and the noise."""
         ws = w.expand(self._num_ws, -1)[None]
         return functional_call(self._synthesis, self._noise, (ws,), {"noise_mode": "const"})
+
+
+def _better(best: _Candidate | None, loss: Tensor, w: Tensor, noise: list[Tensor]) -> _Candidate:
+    """Returns the best candidate so far, or a copy of this one if its loss is smaller."""
+    value = loss.item()
+    if best is not None and best.loss <= value:
+        return best
+    return _Candidate(value, w.detach().clone(), [noise_map.detach().clone() for noise_map in noise])
 
 
 @torch.no_grad()

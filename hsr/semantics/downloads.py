@@ -4,6 +4,7 @@
 Whatever makes a file unavailable ends in a `UserError` within seconds.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,9 @@ def fetch_file(url: str, network: str, advice: str) -> Path:
     try:
         run_within(PROBE_SECONDS, lambda: urlopen(url, timeout=PROBE_SECONDS / 2).close())
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))
+        # A name may end with the start of the file's SHA-256, which shows a damaged download.
+        digest = re.search(r"-([0-9a-f]{8,})\.\w+$", path.name)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest[1] if digest else None)
     except Exception as error:
         # Servers, proxies and disks fail in any of a dozen ways.
         raise UserError(

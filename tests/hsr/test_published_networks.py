@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks of published metrics, with random weights, against torch-fidelity's and timm's own."""
 
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -144,10 +145,13 @@ def test_missing_weights_are_downloaded_into_the_folder_of_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    published = tmp_path / FILE
-    published.write_bytes(b"weights")
+    published = tmp_path / f"weights-{hashlib.sha256(b'weights').hexdigest()[:8]}.pth"
+    published.write_bytes(b"other weights")
     monkeypatch.setattr(inception_encoder, "URL", published.as_uri())
+    with pytest.raises(UserError, match="invalid hash value"):
+        inception_encoder.find_weights(None)
     assert not inception_encoder.is_at_hand()
+    published.write_bytes(b"weights")
     assert inception_encoder.find_weights(None).read_bytes() == b"weights"
     assert inception_encoder.is_at_hand()
     published.unlink()
