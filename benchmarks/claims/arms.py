@@ -57,6 +57,11 @@ GROUPS = {
 }
 
 
+def title_of(run: str) -> str:
+    """Returns what the page calls an arm, or the warm start."""
+    return ARMS[run].title if run in ARMS else "warm start"
+
+
 class ShuffledTargets(Encoder):
     """An encoder whose targets are those of the batch's next image: right in distribution, wrong for each image."""
 

@@ -14,7 +14,7 @@ from hsr.errors import writing
 from hsr.files import replacing
 
 from ..markdown import NOT_MEASURED, table
-from .arms import ARMS, BASELINE
+from .arms import ARMS, BASELINE, title_of
 from .command import PRIMARY_METRIC, Experiment
 from .findings import SHOWN, Findings, gather
 from .pictures import draw_changes, draw_curves, draw_samples, draw_strips
@@ -106,12 +106,11 @@ def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
         "",
         f"![Images of the same codes, a row for each arm]({pictures['samples']})",
         "",
-        f"*Images of the same codes, without truncation, of seed {findings.seeds[0]}: a row for each of "
-        f"{', '.join(ARMS[name].title if name in ARMS else 'warm start' for name in (WARM_START, *experiment.arms))}.*",
+        f"*Images of the same codes, without truncation, of seed {findings.seeds[0]}.*",
         "",
         f"![Lines in W, a row for each arm]({pictures['strips']})",
         "",
-        "*Straight lines in W between two codes, 11 frames, rows as above: what ALS and path lengths measure.*",
+        "*Straight lines in W between two codes, 11 frames: what ALS and path lengths measure.*",
     ]
     return lines
 
@@ -164,9 +163,8 @@ def _time_lines(findings: Findings) -> list[str]:
     rows = []
     for name in (WARM_START, *findings.experiment.arms):
         times = findings.times.get(name, [])
-        title = ARMS[name].title if name in ARMS else "warm start"
         median = sorted(times)[len(times) // 2] if times else math.nan
-        rows.append([title, f"{median:.1f}"])
+        rows.append([title_of(name), f"{median:.1f}"])
     return [
         "Training time of 1,000 images, median over seeds, with one thread for each of the seeds that run at a time:",
         "",

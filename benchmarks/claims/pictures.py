@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures of the page: changes of each seed, curves of training, images and edits of each arm."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 from hsr.errors import writing
 from hsr.evaluation.edits import lines, map_codes
 from hsr.evaluation.subjects import Subject, draw, load_subjects
-from hsr.images import save_grid, to_uint8
+from hsr.images import to_uint8
 from hsr.metrics.exact import exact_generator
 
 from ..curves import label_panel, read_run
-from .arms import ARMS, BASELINE
+from .arms import BASELINE, title_of
 from .findings import Findings
 from .training import DEVICE, WARM_START
 
@@ -21,6 +22,8 @@ CODES_SHOWN = 12
 LINES_SHOWN = 2
 # Inches of a panel, and dots per inch.
 PANEL_WIDTH, PANEL_HEIGHT, DPI = 4.4, 3.2, 100
+# Inches of an image in a row, of the titles beside rows, and between blocks of rows.
+IMAGE_INCHES, TITLE_INCHES, BLOCK_GAP = 0.64, 2.0, 0.2
 CHANGES_SHOWN = ("ppl2_wend", "ppl_wfull", "fd", "als_shared", "linear_separability")
 CURVES_SHOWN = ("Loss/G/gan", "Loss/D/gan", "Loss/G/path_length", "Loss/G/hsr")
 
@@ -74,7 +77,7 @@ def draw_curves(findings: Findings, path: Path) -> Path:
             points = run.series.get(scalar, [])
             # An empty line keeps the colours of the arms alike in all panels.
             xy = [list(values) for values in zip(*points, strict=True)] or [[], []]
-            axis.plot(*xy, label=ARMS[name].title if name in ARMS else "warm start", lw=1.2)
+            axis.plot(*xy, label=title_of(name), lw=1.2)
     for axis, scalar in zip(axes, CURVES_SHOWN, strict=True):
         label_panel(axis, scalar)
     axes[0].legend(fontsize=7)
@@ -91,24 +94,41 @@ def _subjects(findings: Findings) -> list[Subject]:
 
 
 def draw_samples(findings: Findings, path: Path) -> Path:
-    """Writes images of the same codes, a row for each arm; returns the path."""
+    """Draws images of the same codes, a row for each arm; returns the path."""
     rows = []
     for subject in _subjects(findings):
         z, c = draw(subject, None, CODES_SHOWN, 0)
         with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
             rows.append(to_uint8(G(z, c, noise_mode="const")))
-    save_grid(np.concatenate(rows), CODES_SHOWN, path)
-    return path
+    return _draw_rows(findings, [rows], path)
 
 
 def draw_strips(findings: Findings, path: Path) -> Path:
-    """Writes lines in W between the same codes, rows for each arm; returns the path."""
-    rows = []
+    """Draws lines in W between the same codes: for each pair of codes, a row for each arm; returns the path."""
+    strips = []
     for subject in _subjects(findings):
         z, c = draw(subject, None, 2 * LINES_SHOWN, 0)
         with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
-            codes = lines(map_codes(G, z, c, DEVICE, len(z)).unflatten(0, (LINES_SHOWN, 2))).flatten(0, 1)
-            rows.append(to_uint8(G.synthesis(codes[:, None].expand(-1, G.num_ws, -1), noise_mode="const")))
-    pixels = np.concatenate(rows)
-    save_grid(pixels, len(pixels) // (LINES_SHOWN * len(rows)), path)
+            codes = lines(map_codes(G, z, c, DEVICE, len(z)).unflatten(0, (LINES_SHOWN, 2)))
+            layers = codes[:, :, None].expand(-1, -1, G.num_ws, -1)
+            strips.append([to_uint8(G.synthesis(ws, noise_mode="const")) for ws in layers])
+    return _draw_rows(findings, list(zip(*strips, strict=True)), path)
+
+
+def _draw_rows(findings: Findings, blocks: Sequence[Sequence[np.ndarray]], path: Path) -> Path:
+    """Draws blocks of rows of images [columns, R, R, 3], in each of which the rows are the warm start and all arms."""
+    from matplotlib.figure import Figure
+
+    titles = [title_of(name) for name in (WARM_START, *findings.experiment.arms)]
+    height = len(blocks) * (len(titles) * IMAGE_INCHES + BLOCK_GAP)
+    width = len(blocks[0][0]) * IMAGE_INCHES + TITLE_INCHES
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    for block, part in zip(blocks, np.atleast_1d(figure.subfigures(len(blocks), 1)), strict=True):
+        for axis, title, images in zip(part.subplots(len(titles), 1), titles, block, strict=True):
+            axis.imshow(np.concatenate(list(images), axis=1), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+    with writing(path):
+        figure.savefig(path, bbox_inches="tight")
     return path

@@ -50,12 +50,12 @@ def _digits() -> Preset:
         encoder="lite0",
         hsr_weight=0.0,
         hsr_targets="spatial-norm",
-        kimg=4.0,
+        kimg=10.0,
         metrics="",
         threads=1,
     )
-    sizes = Sizes(images=1000, pairs=1000, sequences=100, samples=2000, r2_images=500)
-    return Preset("scikit-learn's digits", 32, config, 4.0, 1.0, 96, sizes, 8, 24, needs_data=False)
+    sizes = Sizes(images=1000, pairs=600, sequences=60, samples=1000, r2_images=300)
+    return Preset("scikit-learn's digits", 32, config, 3.0, 1.0, 96, sizes, 8, 24, needs_data=False)
 
 
 def _small(resolution: int) -> Config:
