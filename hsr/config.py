@@ -106,6 +106,8 @@ class Config:
     hsr_targets: Literal["raw", "spatial-norm"] = "raw"
     # Share of the mean over positions that spatial-norm subtracts.
     hsr_spatial_gamma: Annotated[float, Range(0, 1)] = 1.0
+    # Learning rate of Adam for the heads; None: learning_rate, as published.
+    hsr_learning_rate: Annotated[float, Range(0, 1, low_is_allowed=False)] | None = None
     # Regularize by the encoder's class token in the place of its feature maps.
     hsr_class_token: bool = False
     # Dtype of the encoder's targets and of the loss, while weights stay float32; auto: bfloat16 on CUDA, and on CPUs

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--preset", choices=NAMES, required=True, help="the data set, with its networks and lengths")
     add("--data", type=Path, help="its images, which all presets but digits need: a zip or folder of any size")
     add("--squeezenet", type=Path, required=True, help="file with SqueezeNet 1.1's weights, by torchvision's names")
-    about = "claims: HSR and its controls (default); search: HSR in other ways"
+    about = "claims: HSR and its controls (default); weight: other weights, with controls; search: HSR in other ways"
     add("--group", choices=tuple(GROUPS), default="claims", help=about)
     add("--out", type=Path, default=Path("claims"), help="folder for runs and results (%(default)s)")
     add("--page", type=Path, default=Path("docs/evidence"), help="folder for the page (%(default)s)")

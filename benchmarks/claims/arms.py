@@ -25,6 +25,8 @@ class Arm:
         teacher: Network that HSR aligns with, "lite0" or "squeezenet"; None: no HSR.
         has_random_teacher: The teacher's weights are random.
         has_shuffled_targets: Every image is aligned with the features of another one of its batch.
+        has_deepest_targets: Every scale is aligned with the deepest features.
+        heads_rate: Learning rate of the heads, as a multiple of the networks'.
         settings: Settings in the place of the preset's, by name.
     """
 
@@ -32,6 +34,8 @@ class Arm:
     teacher: str | None = None
     has_random_teacher: bool = False
     has_shuffled_targets: bool = False
+    has_deepest_targets: bool = False
+    heads_rate: float = 1.0
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -43,8 +47,13 @@ ARMS = {
     "swapped": Arm("HSR, teacher SqueezeNet", "squeezenet"),
     "weight-0.1": Arm("HSR, a tenth of the weight", "lite0", settings={"hsr_weight": 0.1}),
     "weight-10": Arm("HSR, ten times the weight", "lite0", settings={"hsr_weight": 10.0}),
+    "random-10": Arm("the same, random teacher", "lite0", has_random_teacher=True, settings={"hsr_weight": 10.0}),
+    "shuffled-10": Arm("the same, shuffled targets", "lite0", has_shuffled_targets=True, settings={"hsr_weight": 10.0}),
     "scale-8": Arm("HSR at 8x8 alone, the deepest layer", "lite0", settings={"hsr_scales": "8"}),
     "scale-32": Arm("HSR at 32x32 alone, a shallow layer", "lite0", settings={"hsr_scales": "32"}),
+    "deepest": Arm("HSR, the deepest layer at all scales", "lite0", has_deepest_targets=True),
+    "heads-slow": Arm("HSR, heads learn at a quarter of the rate", "lite0", heads_rate=0.25),
+    "heads-fast": Arm("HSR, heads learn at four times the rate", "lite0", heads_rate=4.0),
     "raw": Arm("HSR, targets as they are", "lite0", settings={"hsr_targets": "raw", "hsr_weight": 0.02}),
     "conv3x3": Arm("HSR, heads of one 3x3 convolution", "lite0", settings={"hsr_head": "conv3x3"}),
     "cosine": Arm("HSR, cosine loss", "lite0", settings={"hsr_loss": "cosine"}),
@@ -53,7 +62,8 @@ ARMS = {
 # doesn't hold.
 GROUPS = {
     "claims": (BASELINE, "hsr", "random", "shuffled", "swapped"),
-    "search": (BASELINE, "weight-0.1", "weight-10", "scale-8", "scale-32", "raw", "conv3x3", "cosine"),
+    "weight": (BASELINE, "weight-0.1", "weight-10", "random-10", "shuffled-10"),
+    "search": (BASELINE, "scale-8", "scale-32", "deepest", "heads-slow", "heads-fast", "raw", "conv3x3", "cosine"),
 }
 
 
@@ -62,21 +72,39 @@ def title_of(run: str) -> str:
     return ARMS[run].title if run in ARMS else "warm start"
 
 
-class ShuffledTargets(Encoder):
-    """An encoder whose targets are those of the batch's next image: right in distribution, wrong for each image."""
+class _Changed(Encoder):
+    """An encoder with something changed."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, change: str) -> None:
         super().__init__()
         self.encoder = encoder
-        self.name = f"{encoder.name}, shuffled"
+        self.name = f"{encoder.name}, {change}"
         self.shapes = encoder.shapes
         self.freeze()
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         return self.encoder.feature_maps(images)
 
+
+class ShuffledTargets(_Changed):
+    """An encoder whose targets are those of the batch's next image: right in distribution, wrong for each image."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, "shuffled")
+
     def targets(self, images: Tensor, num_scales: int) -> list[Tensor]:
         return [target.roll(1, dims=0) for target in self.encoder.targets(images, num_scales)]
+
+
+class DeepestTargets(_Changed):
+    """An encoder whose targets are its deepest features at every scale."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, "deepest")
+        self.shapes = [encoder.shapes[0]] * len(encoder.shapes)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        return [self.encoder.feature_maps(images)[0]] * len(self.shapes)
 
 
 def prepare_teacher(arm: Arm, encoder: Encoder, dataset: ImageDataset, seed: int) -> Encoder:
@@ -90,6 +118,8 @@ def prepare_teacher(arm: Arm, encoder: Encoder, dataset: ImageDataset, seed: int
     """
     if arm.has_random_teacher:
         randomize(encoder, dataset, seed)
+    if arm.has_deepest_targets:
+        encoder = DeepestTargets(encoder)
     return ShuffledTargets(encoder) if arm.has_shuffled_targets else encoder
 
 

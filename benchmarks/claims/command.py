@@ -117,7 +117,12 @@ def run_seed(experiment: Experiment, seed: int, console: Console) -> bool:
 
 def _arm_settings(preset: Preset, arm: Arm) -> dict[str, Any]:
     """Returns the settings of an arm that differ from the warm start's."""
-    settings = {"kimg": preset.arm_kimg, "hsr_weight": 0.0 if arm.teacher is None else preset.hsr_weight}
+    settings: dict[str, Any] = {
+        "kimg": preset.arm_kimg,
+        "hsr_weight": 0.0 if arm.teacher is None else preset.hsr_weight,
+    }
+    if arm.heads_rate != 1.0:
+        settings["hsr_learning_rate"] = arm.heads_rate * preset.config.learning_rate
     # As in any run that starts from trained networks, the average isn't hurried at the start.
     return settings | {"ema_rampup": None} | arm.settings
 
@@ -148,7 +153,8 @@ def run_experiment(experiment: Experiment, seeds: int | None, jobs: int, console
     preset = experiment.preset
     # The images are prepared once, and not by several processes at the same time.
     experiment.open_images(console)
-    _run_seeds(experiment, range(min(PILOT_SEEDS, seeds or PILOT_SEEDS)), jobs, console)
+    # All that are run in any case at once, so that no process waits for the end of the pilot.
+    _run_seeds(experiment, range(seeds or preset.min_seeds), jobs, console)
     plan = plan_seeds(experiment, seeds)
     if plan["spread"] is not None:
         console.print(

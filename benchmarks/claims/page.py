@@ -21,7 +21,11 @@ from .pictures import draw_changes, draw_curves, draw_samples, draw_strips
 from .statistics import CLAIMED_RATIO, POWER, paired_change
 from .training import WARM_START
 
-_SUBTITLES = {"claims": "what the claim comes to", "search": "other ways to use it"}
+_SUBTITLES = {
+    "claims": "what the claim comes to",
+    "weight": "a tenth of the weight, and ten times of it",
+    "search": "other ways to use it",
+}
 _STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; display: block; overflow-x: auto }
 td, th { border: 1px solid #ccc; padding: .3rem .6rem }

@@ -42,7 +42,7 @@ class Preset:
         return f"lite0@{self.image_size}" if kind == "lite0" else f"squeezenet@{self.image_size}:{squeezenet}"
 
 
-def _digits() -> Preset:
+def _digits(warm_kimg: float = 10.0, arm_kimg: float = 3.0) -> Preset:
     # Without labels, so that a line in W may lead from one digit to another.
     config = dataclasses.replace(
         preset("digits", 32, "cpu"),
@@ -50,12 +50,12 @@ def _digits() -> Preset:
         encoder="lite0",
         hsr_weight=0.0,
         hsr_targets="spatial-norm",
-        kimg=10.0,
+        kimg=warm_kimg,
         metrics="",
         threads=1,
     )
-    sizes = Sizes(images=1000, pairs=600, sequences=60, samples=1000, r2_images=300)
-    return Preset("scikit-learn's digits", 32, config, 3.0, 1.0, 96, sizes, 8, 24, needs_data=False)
+    sizes = Sizes(images=800, pairs=400, sequences=50, samples=1000, r2_images=300)
+    return Preset("scikit-learn's digits", 32, config, arm_kimg, 1.0, 96, sizes, 8, 24, needs_data=False)
 
 
 def _small(resolution: int) -> Config:
@@ -94,6 +94,8 @@ def find_preset(name: str) -> Preset:
 
 _PRESETS = {
     "digits": _digits,
+    "digits-later": lambda: _digits(warm_kimg=30.0),
+    "digits-longer": lambda: _digits(arm_kimg=10.0),
     "cifar": _cifar,
     "emoji": lambda: _emoji(32),
     "emoji64": lambda: _emoji(64),

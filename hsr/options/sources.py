@@ -68,6 +68,7 @@ SOURCES = {
     "hsr_loss": _HSR,
     "hsr_targets": f"{_IREPA} for spatial-norm",
     "hsr_spatial_gamma": _IREPA,
+    "hsr_learning_rate": _HSR,
     "hsr_class_token": f"{_HSR}, code",
     "encoder": f"{_HSR}; DINO: Caron et al. 2021 (DINO); lite0 and labels are ours",
     "encoder_statistics": f"{_HSR}, code, for official",

@@ -87,6 +87,9 @@ class SemanticsOptions:
     hsr_spatial_gamma: Annotated[float | None, option("FLOAT", "(default: 1)")] = None
     """Share of the mean over positions, from 0 to 1, that spatial-norm subtracts."""
 
+    hsr_learning_rate: Annotated[float | None, option("FLOAT", "(default: the networks')")] = None
+    """Learning rate of the heads."""
+
     hsr_class_token: Annotated[Switch | None, option("[yes|no]", "(default: no)")] = None
     """Predict the class token of a vision transformer instead of its features at each position."""
 

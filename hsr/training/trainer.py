@@ -115,8 +115,7 @@ class Trainer:
             share=self.ranks.part,
             mean_over_processes=self.ranks.mean,
         ).to(device)
-        generator_side = [*self.G.parameters(), *(self.hsr.parameters() if self.hsr is not None else ())]
-        self.opt_G = self._adam(generator_side, config.path_length_interval)
+        self.opt_G = self._generator_adam()
         self.opt_D = self._adam(trainable_parameters(self.D, config.frozen_layers), config.r1_interval)
         self.ranks.copy_from_main([t for module in self.modules().values() for t in module.state_dict().values()])
         self.steps = 0
@@ -124,6 +123,16 @@ class Trainer:
         self.skipped_updates = {name: torch.zeros([], dtype=torch.int64, device=device) for name in ("G", "D")}
         self.skipped_streaks = {name: torch.zeros([], dtype=torch.int64, device=device) for name in PHASES}
         self.timer: Callable[[str], AbstractContextManager] = nullcontext
+
+    def _generator_adam(self) -> torch.optim.Adam:
+        """Returns the optimizer of the generator and of the heads, which are a group of their own by their own rate."""
+        config, heads = self.config, [] if self.hsr is None else list(self.hsr.parameters())
+        if not heads or config.hsr_learning_rate is None:
+            return self._adam([*self.G.parameters(), *heads], config.path_length_interval)
+        optimizer = self._adam(list(self.G.parameters()), config.path_length_interval)
+        rate = optimizer.defaults["lr"] * config.hsr_learning_rate / config.learning_rate
+        optimizer.add_param_group({"params": heads, "lr": rate})
+        return optimizer
 
     def _adam(self, parameters: list[nn.Parameter], interval: int) -> torch.optim.Adam:
         # Without lazy regularization (an interval of 0) no additional steps need a correction.

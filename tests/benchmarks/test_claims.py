@@ -71,6 +71,24 @@ class TestControls:
         for a, b in zip(right, wrong, strict=True):
             torch.testing.assert_close(b, a[[3, 0, 1, 2]])
 
+    def test_the_deepest_layer_teaches_all_scales(self):
+        images = torch.rand(2, 3, 32, 32) * 2 - 1
+        encoder = make_encoder()
+        deepest = prepare_teacher(Arm("", "lite0", has_deepest_targets=True), encoder, open_dataset(), 0)
+        targets = deepest.targets(images, 2)
+        assert [tuple(target.shape[1:3]) for target in targets] == deepest.target_shapes(2)
+        for target in targets:
+            torch.testing.assert_close(target, encoder.targets(images, 1)[0])
+
+    @pytest.mark.parametrize("name", presets.NAMES)
+    def test_settings_of_arms(self, name: str):
+        preset = presets.find_preset(name)
+        configs = {arm: dataclasses.replace(preset.config, **command._arm_settings(preset, ARMS[arm])) for arm in ARMS}
+        assert {config.kimg for config in configs.values()} == {preset.arm_kimg}
+        assert configs["baseline"].hsr_weight == 0 < configs["hsr"].hsr_weight == configs["shuffled"].hsr_weight
+        assert configs["weight-10"].hsr_weight == 10 and configs["hsr"].hsr_learning_rate is None
+        assert configs["heads-slow"].hsr_learning_rate == pytest.approx(preset.config.learning_rate / 4)
+
     def test_a_random_teacher_has_other_weights_and_features_of_the_same_spread(self):
         digits = open_dataset().subset(np.arange(300))
         trained = make_encoder()

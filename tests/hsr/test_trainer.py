@@ -77,6 +77,24 @@ def test_adam_is_corrected_for_lazy_regularization(trainer: Trainer) -> None:
         assert group["betas"] == pytest.approx((0, 0.99**ratio))
 
 
+def test_heads_have_a_learning_rate_of_their_own(
+    trainer: Trainer, dataset: ImageDataset, encoder: LabelEncoder
+) -> None:
+    torch.manual_seed(1)
+    slower = Trainer(dataclasses.replace(SMALL, hsr_learning_rate=SMALL.learning_rate / 4), dataset, encoder, CPU)
+    start = weights(trainer)
+    for trained in (slower, trainer):
+        torch.manual_seed(2)
+        train(trained, dataset, 1)
+    # Both have the same gradients, and Adam's first step is as long as its learning rate.
+    moved = [{name: value - start[name] for name, value in weights(t).items()} for t in (slower, trainer)]
+    heads = {name for name in start if name.startswith("hsr.")}
+    assert heads
+    for name, movement in moved[1].items():
+        factor = 4 if name in heads else 1
+        torch.testing.assert_close(factor * moved[0][name], movement, rtol=1e-3, atol=1e-6)
+
+
 def test_lazy_terms_are_multiplied_by_their_intervals(
     trainer: Trainer, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
