@@ -85,6 +85,7 @@ def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
         + ".",
         "",
         *_power_lines(findings),
+        *_verdict_lines(findings),
     ]
     for network in findings.networks:
         lines += ["", f"## As {network} judges", "", *_table_lines(findings, network)]
@@ -130,6 +131,21 @@ def _power_lines(findings: Findings) -> list[str]:
         f"seen with {POWER:.0%} probability by {plan['needed']} seeds; {plan['seeds']} are run (at least "
         f"{preset.min_seeds}, and at most {preset.max_seeds} for want of time).{unfinished}"
     ]
+
+
+def _verdict_lines(findings: Findings) -> list[str]:
+    """Returns what the arms come to in the metric of the claim, by the judge that taught none of them but one."""
+    network = next((name for name in findings.networks if name.startswith("squeezenet")), None)
+    if network is None or len(findings.seeds) < 2 or (PRIMARY_METRIC, network) not in findings.values:
+        return []
+    claim = CLAIMED_RATIO - 1
+    lines = ["", f"The claim is {claim:+.1%} of path length. Of {PRIMARY_METRIC}, as {network} judges:", ""]
+    for arm in findings.arms:
+        found = findings.change(PRIMARY_METRIC, network, arm)
+        is_possible = found.low <= claim <= found.high
+        change = _change(findings, PRIMARY_METRIC, network, arm)
+        lines.append(f"- {ARMS[arm].title}: {change}, which {'agrees with' if is_possible else 'rules out'} the claim.")
+    return lines
 
 
 def _table_lines(findings: Findings, network: str) -> list[str]:

@@ -7,16 +7,20 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity import sample_similarity_lpips as lpips
+from torch_fidelity.generative_model_modulewrapper import GenerativeModelModuleWrapper
+from torch_fidelity.metric_ppl import calculate_ppl
 from torchvision.models.vgg import cfgs, make_layers
 
 from hsr.errors import UserError
-from hsr.metrics import perceptual_distance
+from hsr.metrics import path_length, path_lengths, perceptual_distance
+from hsr.metrics.path_length import trimmed_mean
 from hsr.semantics import DinoV2Encoder, Encoder, build_encoder, downloads, inception_encoder
 from hsr.semantics.build import AT_HAND
 from hsr.semantics.lpips_encoder import LPIPS_FILE, VGG_FILE
@@ -46,11 +50,58 @@ def images(count: int, size: int) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(size)) * 2 - 1
 
 
-def test_lpips_is_that_of_torch_fidelity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _local_lpips(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives torch-fidelity the weights of the folder."""
     features = make_layers(cfgs["D"])
     features.load_state_dict({key.removeprefix("features."): x for key, x in torch.load(folder / VGG_FILE).items()})
     monkeypatch.setattr(lpips, "torchvision_load_pretrained_vgg16", lambda: SimpleNamespace(features=features))
     monkeypatch.setattr(lpips, "load_state_dict_from_url", lambda *_, **__: torch.load(folder / LPIPS_FILE))
+
+
+class Painter(nn.Module):
+    """A random generator whose latent codes are the codes z themselves."""
+
+    z_dim, c_dim = 8, 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapping = nn.Module()
+        self.mapping.register_buffer("w_avg", torch.zeros(8))
+        self.mapping.forward = lambda z, c: z  # type: ignore[method-assign]
+        self.layer = nn.Linear(8, 3 * 32 * 32)
+
+    def synthesis(self, ws: Tensor, noise_mode: str = "const") -> Tensor:
+        return self.layer(ws).tanh().unflatten(1, (3, 32, 32))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Maps codes z [N, 8] to images in 0 to 255."""
+        return (self.synthesis(z) + 1) * 127.5
+
+
+@pytest.mark.usefixtures("_local_lpips")
+def test_path_lengths_are_those_of_torch_fidelity_at_equal_settings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other than by its default, images are neither rounded to 8 bits nor made smaller."""
+    G, eps = Painter(), 1e-2
+    options = {"ppl_sample_similarity_resize": None, "ppl_sample_similarity_dtype": "float32", "ppl_epsilon": eps}
+    percentiles = {"ppl_discard_percentile_lower": None, "ppl_discard_percentile_higher": None}
+    expected = calculate_ppl(
+        1, input1=GenerativeModelModuleWrapper(G, 8, "normal", 0), input1_model_num_samples=6, ppl_reduction="none",
+        batch_size=3, cuda=False, verbose=False, rng_seed=5, **options, **percentiles,
+    )  # fmt: skip
+    rng = np.random.RandomState(5)
+    ends = torch.stack([torch.from_numpy(rng.standard_normal((6, 8))).float() for _ in range(2)], dim=1)
+    monkeypatch.setattr(path_length, "_draws", lambda *_: (ends, torch.zeros(6, 0), torch.zeros(6).double()))
+    found = path_lengths(G, build(f"lpips-vgg:{folder}"), "ppl2_wend", num_pairs=6, batch=2, eps=eps)
+    raw = torch.from_numpy(expected["perceptual_path_length_raw"]).flatten().double()
+    torch.testing.assert_close(found, raw, rtol=1e-4, atol=0)
+    assert trimmed_mean(found) == pytest.approx(expected["perceptual_path_length_mean"], rel=1e-4)
+
+
+@pytest.mark.usefixtures("_local_lpips")
+def test_lpips_is_that_of_torch_fidelity(folder: Path) -> None:
     library = lpips.SampleSimilarityLPIPS("lpips-vgg16")
     encoder = build(f"lpips-vgg:{folder}")
     a, b = images(2, 48), images(2, 48).flip(3)

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import torch
 
+from hsr.attributes.classifier import OwnClassifier
 from hsr.cli import main
 from hsr.config import Config
 from hsr.data import ImageDataset
 from hsr.errors import UserError
+from hsr.evaluation.evaluation import Evaluation, Sizes
+from hsr.evaluation.subjects import Subject
 from hsr.ranks import Ranks, joined
 from hsr.semantics import LabelEncoder
 from hsr.training.evaluation import Evaluator
@@ -63,11 +66,21 @@ def metrics(ranks: Ranks | None = None) -> dict[str, float]:
     encoder = LabelEncoder(2)
     encoder.freeze()
     trainer, _, _ = trainer_and_batch(ranks=ranks)
-    evaluator = Evaluator(encoder, reals, 120, torch.device("cpu"), seed=0, ranks=ranks)
-    return evaluator.measure(["frechet", "recall", "ppl_w"], trainer.G_ema)
+    device = torch.device("cpu")
+    evaluator = Evaluator(encoder, reals, 120, device, seed=0, ranks=ranks)
+    measured = evaluator.measure(["frechet", "recall", "ppl_w"], trainer.G_ema)
+    subject = Subject("a", Path("a"), trainer.G_ema, reals.classes, trainer.config, False)
+    # Batches of which not every process has as many.
+    sizes = Sizes(images=45, pairs=15, sequences=5, batch=7)
+    colours = OwnClassifier(lambda images: images.mean(dim=[2, 3]), "colours", torch.zeros(1, 3, 16, 16))
+    evaluation = Evaluation(
+        [subject], sizes, device, features=encoder, distance=encoder, classifier=colours, reals=reals, ranks=ranks
+    )
+    return measured | {result.metric: result.value for result in evaluation.measure(["ppl_zend", "fd", "als"])}
 
 
 def _save_outcomes(path: Path, batch_gpu: int | None) -> None:
+    os.environ["XDG_CACHE_HOME"] = str(path.parent)
     with joined("cpu") as ranks:
         found = [outcome(steps_before, ranks, batch_gpu=batch_gpu) for steps_before in (0, 1)]
         measured = metrics(ranks)
