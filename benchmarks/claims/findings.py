@@ -15,6 +15,7 @@ from .statistics import Difference, paired_change, paired_difference
 SHOWN: dict[str, tuple[str, Callable[[Sequence[float], Sequence[float]], Difference]]] = {
     "ppl2_wend": ("path length in w, at path ends", paired_change),
     "ppl_wfull": ("path length in w, whole paths", paired_change),
+    "path_relative": ("path length over squared distance of ends", paired_change),
     "fd": ("Frechet distance", paired_change),
     "precision": ("precision", paired_difference),
     "recall": ("recall", paired_difference),

@@ -19,7 +19,7 @@ from .training import DEVICE
 
 # By the kind of judge. What takes long is measured by one of them alone.
 METRICS = {
-    "squeezenet": ("ppl2_wend", "ppl_wfull", "fd", "prdc", "als", "linear_separability", "feature_r2"),
+    "squeezenet": ("ppl2_wend", "ppl_wfull", "path_relative", "fd", "prdc", "als", "linear_separability", "feature_r2"),
     "lite0": ("ppl2_wend", "fd", "als", "feature_r2"),
 }
 

@@ -142,9 +142,10 @@ def _verdict_lines(findings: Findings) -> list[str]:
     lines = ["", f"The claim is {claim:+.1%} of path length. Of {PRIMARY_METRIC}, as {network} judges:", ""]
     for arm in findings.arms:
         found = findings.change(PRIMARY_METRIC, network, arm)
-        is_possible = found.low <= claim <= found.high
-        change = _change(findings, PRIMARY_METRIC, network, arm)
-        lines.append(f"- {ARMS[arm].title}: {change}, which {'agrees with' if is_possible else 'rules out'} the claim.")
+        verdict = "less than the claim" if found.low > claim else "more than the claim"
+        if found.low <= claim <= found.high:
+            verdict = "in agreement with the claim"
+        lines.append(f"- {ARMS[arm].title}: {_change(findings, PRIMARY_METRIC, network, arm)}, {verdict}")
     return lines
 
 

@@ -24,7 +24,7 @@ LINES_SHOWN = 2
 PANEL_WIDTH, PANEL_HEIGHT, DPI = 4.4, 3.2, 100
 # Inches of an image in a row, of the titles beside rows, and between blocks of rows.
 IMAGE_INCHES, TITLE_INCHES, BLOCK_GAP = 0.64, 2.0, 0.2
-CHANGES_SHOWN = ("ppl2_wend", "ppl_wfull", "fd", "als_shared", "linear_separability")
+CHANGES_SHOWN = ("ppl2_wend", "path_relative", "fd", "als_shared", "linear_separability")
 CURVES_SHOWN = ("Loss/G/gan", "Loss/D/gan", "Loss/G/path_length", "Loss/G/hsr")
 
 
@@ -123,7 +123,7 @@ def _draw_rows(findings: Findings, blocks: Sequence[Sequence[np.ndarray]], path:
     height = len(blocks) * (len(titles) * IMAGE_INCHES + BLOCK_GAP)
     width = len(blocks[0][0]) * IMAGE_INCHES + TITLE_INCHES
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    for block, part in zip(blocks, np.atleast_1d(figure.subfigures(len(blocks), 1)), strict=True):
+    for block, part in zip(blocks, figure.subfigures(len(blocks), 1, squeeze=False).flat, strict=True):
         for axis, title, images in zip(part.subplots(len(titles), 1), titles, block, strict=True):
             axis.imshow(np.concatenate(list(images), axis=1), interpolation="nearest")
             axis.set_xticks([])

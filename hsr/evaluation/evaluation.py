@@ -16,7 +16,9 @@ from ..editing.directions import Direction
 from ..editing.effects import REACH, attribute_frames
 from ..metrics import (
     PATHS,
+    Estimate,
     Linearity,
+    end_distances,
     frame_sigma,
     frechet_distance,
     kernel_distance,
@@ -25,6 +27,7 @@ from ..metrics import (
     manifold_metrics,
     path_length_estimate,
     path_lengths,
+    relative_path_length,
 )
 from ..metrics.exact import exact_generator
 from ..ranks import Ranks
@@ -36,7 +39,8 @@ from .results import Result
 from .subjects import Subject, class_rows, draw
 
 # Names of metrics, and what makes each of them of its own inputs.
-PATH_METRICS = tuple(PATHS)
+RELATIVE_PATH = "path_relative"
+PATH_METRICS = (*PATHS, RELATIVE_PATH)
 IMAGE_METRICS = ("fd", "kid", "prdc")
 ATTRIBUTE_METRICS = ("als", "linear_separability")
 FEATURE_METRICS = ("feature_r2",)
@@ -106,6 +110,8 @@ class Evaluation:
         self._dataset = reals
         self._console = console
         self._ranks = Ranks(device) if ranks is None else ranks
+        # Path lengths by subject and path, as more than one metric is made of some.
+        self._lengths: dict[tuple[str, str], Tensor] = {}
         self._rows = {subject.name: class_rows(subject, reals) for subject in self.subjects}
 
     @property
@@ -131,7 +137,9 @@ class Evaluation:
         results: list[Result] = []
         images = [metric for metric in metrics if metric in IMAGE_METRICS]
         for metric in dict.fromkeys(IMAGE_METRICS[0] if metric in IMAGE_METRICS else metric for metric in metrics):
-            if metric in PATH_METRICS:
+            if metric == RELATIVE_PATH:
+                results += [self._relative_path(subject) for subject in self.subjects]
+            elif metric in PATHS:
                 results += [self._path_length(subject, metric) for subject in self.subjects]
             elif metric in IMAGE_METRICS:
                 results += [result for subject in self.subjects for result in self._comparison(subject, images)]
@@ -148,23 +156,46 @@ class Evaluation:
         if self._console is not None:
             self._console.print(text)
 
+    def _path_lengths(self, subject: Subject, path: str) -> Tensor:
+        key = subject.name, path
+        if key not in self._lengths:
+            self._announce(f"{subject.name}: {path}")
+            self._lengths[key] = path_lengths(
+                subject.G,
+                self.distance,
+                path,
+                num_pairs=self.sizes.pairs,
+                batch=self.sizes.batch,
+                eps=self.sizes.eps,
+                seed=self.sizes.seed,
+                labels=self._rows[subject.name],
+                console=self._console,
+                ranks=self._ranks,
+            )
+        return self._lengths[key]
+
     def _path_length(self, subject: Subject, path: str) -> Result:
-        self._announce(f"{subject.name}: {path}")
-        lengths = path_lengths(
+        estimate = path_length_estimate(self._path_lengths(subject, path), console=self._console)
+        return self._path_result(subject, path, estimate)
+
+    def _relative_path(self, subject: Subject) -> Result:
+        lengths = self._path_lengths(subject, "ppl_wfull")
+        self._announce(f"{subject.name}: {RELATIVE_PATH}")
+        distances = end_distances(
             subject.G,
             self.distance,
-            path,
             num_pairs=self.sizes.pairs,
             batch=self.sizes.batch,
-            eps=self.sizes.eps,
             seed=self.sizes.seed,
             labels=self._rows[subject.name],
             console=self._console,
             ranks=self._ranks,
         )
-        estimate = path_length_estimate(lengths, console=self._console)
+        return self._path_result(subject, RELATIVE_PATH, relative_path_length(lengths, distances))
+
+    def _path_result(self, subject: Subject, metric: str, found: Estimate) -> Result:
         note = f"{self.sizes.pairs} pairs, eps {self.sizes.eps:g}"
-        return Result(subject.name, path, estimate.value, self.distance.name, estimate.low, estimate.high, note)
+        return Result(subject.name, metric, found.value, self.distance.name, found.low, found.high, note)
 
     @cached_property
     def reals(self) -> ImageDataset:

@@ -16,7 +16,15 @@ from .kernel import kernel_distance
 from .linear_map import linear_r2
 from .linearity import Linearity, frame_sigma, linearity
 from .manifold import manifold_metrics
-from .path_length import PATHS, path_length_estimate, path_lengths, perceptual_distance, trimmed_mean
+from .path_length import (
+    PATHS,
+    end_distances,
+    path_length_estimate,
+    path_lengths,
+    perceptual_distance,
+    relative_path_length,
+    trimmed_mean,
+)
 from .separability import Separability, linear_separability
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "Estimate",
     "Linearity",
     "Separability",
+    "end_distances",
     "frame_sigma",
     "frechet_distance",
     "kernel_distance",
@@ -34,5 +43,6 @@ __all__ = [
     "path_length_estimate",
     "path_lengths",
     "perceptual_distance",
+    "relative_path_length",
     "trimmed_mean",
 ]

@@ -6,7 +6,8 @@ section 4.1, at path ends as in "Analyzing and Improving the Image Quality of St
 distance is over the given encoder's features, so values compare only under the same encoder.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ from ..ranks import Ranks
 from ..semantics.encoders import Encoder
 from .estimate import Estimate, bootstrap
 from .exact import exact_generator
+
+# Of a normal distribution, 95% lie within so many standard deviations.
+NORMAL_QUANTILE = 1.96
 
 
 class Path(NamedTuple):
@@ -43,7 +47,6 @@ PATHS = {
 }
 
 
-@torch.no_grad()
 def path_lengths(
     G: Generator,
     encoder: Encoder,
@@ -82,21 +85,66 @@ def path_lengths(
     """
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
-    if G.c_dim > 0 and labels is None:
-        raise ValueError("labels must be given for a conditional generator")
+    space, sampling = PATHS[path]
+    draws = _draws(num_pairs, G, labels, sampling, seed)
+
+    def ends(G: Generator, z: Tensor, c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return _path_ends(G, space, z, c, t, eps)
+
+    title = f"Measuring {path}, in batches of {batch} pairs"
+    return _distances(G, encoder, ends, draws, batch, title, console, ranks) / eps**2
+
+
+def end_distances(
+    G: Generator,
+    encoder: Encoder,
+    *,
+    num_pairs: int = 50_000,
+    batch: int = 50,
+    seed: int = 0,
+    labels: Tensor | None = None,
+    console: Console | None = None,
+    ranks: Ranks | None = None,
+) -> Tensor:
+    """Returns the squared perceptual distances between the ends of the lines in W that `path_lengths` measures.
+
+    Arguments, precision, result and errors are as there.
+    """
+    draws = _draws(num_pairs, G, labels, "end", seed)
+
+    def ends(G: Generator, z: Tensor, c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return _mapped(G, z, c)
+
+    title = f"Measuring distances of ends, in batches of {batch} pairs"
+    return _distances(G, encoder, ends, draws, batch, title, console, ranks)
+
+
+@torch.no_grad()
+def _distances(
+    G: Generator,
+    encoder: Encoder,
+    ends: Callable[[Generator, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    draws: tuple[Tensor, Tensor, Tensor],
+    batch: int,
+    title: str,
+    console: Console | None,
+    ranks: Ranks | None,
+) -> Tensor:
+    """Returns the perceptual distances of the images of two codes w each, float64 on the CPU.
+
+    `ends` makes the codes of a generator, pairs z [N, 2, z_dim], classes [N, c_dim] and points t [N].
+    """
     device = G.mapping.w_avg.device
     ranks = Ranks(device) if ranks is None else ranks
-    draws = _draws(num_pairs, G.z_dim, labels, PATHS[path].sampling, seed)
     batches = ranks.share(list(zip(*(drawn.split(batch) for drawn in draws), strict=True)))
-    title = f"Measuring {path}, in batches of {batch} pairs"
-    lengths = []
+    distances = []
     with exact_generator(G, device) as G:
         for z_pair, c, t in track(batches, title, len(batches), console):
-            ends = _path_ends(G, PATHS[path].space, z_pair.to(device), c.to(device), t.to(device), eps)
-            images = G.synthesis(torch.cat(ends), noise_mode="const")
+            codes = torch.cat(ends(G, z_pair.to(device), c.to(device), t.to(device)))
+            images = G.synthesis(codes, noise_mode="const")
             start_features, end_features = zip(*(maps.chunk(2) for maps in encoder.perceptual(images)), strict=True)
-            lengths.append(perceptual_distance(start_features, end_features).double().cpu() / eps**2)
-    return torch.cat(ranks.gather(lengths))
+            distances.append(perceptual_distance(start_features, end_features).double().cpu())
+    return torch.cat(ranks.gather(distances))
 
 
 def perceptual_distance(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
@@ -121,15 +169,34 @@ def path_length_estimate(
     return bootstrap(lengths, _trimmed_mean, resamples, seed, console)
 
 
+def relative_path_length(lengths: Tensor, distances: Tensor) -> Estimate:
+    """Returns the mean of path lengths [N] over the mean squared distance [N] of the paths' ends, N >= 2.
+
+    Of lines in W, measured anywhere on them, that is 1 if the features of the images go straight and evenly from one
+    end to the other, and more if they don't: the mean square of a speed is never below the square of its mean. It is
+    the same for images that differ little as for images that differ much. The 95% interval is by the delta method.
+
+    Raises:
+        ValueError: There are too few pairs, or all ends are alike.
+    """
+    if lengths.shape != distances.shape or lengths.ndim != 1 or len(lengths) < 2 or not distances.mean() > 0:
+        raise ValueError(f"there must be pairs of different ends, [N] with N >= 2, got {tuple(lengths.shape)}")
+    value = (lengths.mean() / distances.mean()).item()
+    error = (lengths - value * distances).std().item() / (distances.mean().item() * math.sqrt(len(lengths)))
+    return Estimate(value, value - NORMAL_QUANTILE * error, value + NORMAL_QUANTILE * error)
+
+
 def _draws(
-    num_pairs: int, z_dim: int, labels: Tensor | None, sampling: str, seed: int
+    num_pairs: int, G: Generator, labels: Tensor | None, sampling: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns all pairs of z [N, 2, z_dim], classes [N, c_dim] and points t [N] of the paths, float64.
 
     They are drawn beforehand, so that the value does not depend on batches and processes.
     """
+    if G.c_dim > 0 and labels is None:
+        raise ValueError("labels must be given for a conditional generator")
     rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(num_pairs, 2, z_dim, generator=rng)
+    z = torch.randn(num_pairs, 2, G.z_dim, generator=rng)
     c = torch.zeros(num_pairs, 0)
     if labels is not None:
         c = labels.cpu()[torch.randint(len(labels), (num_pairs,), generator=rng)]
@@ -141,16 +208,21 @@ def _draws(
 
 def _path_ends(G: Generator, space: str, z: Tensor, c: Tensor, t: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Returns the codes w at t [N] and t + eps of the path between z[:, 0] and z[:, 1], in the networks' dtype."""
-    dtype = G.mapping.w_avg.dtype
-    c = c.to(dtype)
     if space == "z":
         # Float64, as the step is small beside the codes.
         z0, z1 = z.double().unbind(dim=1)
-        return G.mapping(_slerp(z0, z1, t).to(dtype), c), G.mapping(_slerp(z0, z1, t + eps).to(dtype), c)
-    w0, w1 = (G.mapping(z_end.to(dtype), c) for z_end in z.unbind(dim=1))
+        return _mapped(G, torch.stack([_slerp(z0, z1, t), _slerp(z0, z1, t + eps)], dim=1), c)
+    w0, w1 = _mapped(G, z, c)
     step = w1 - w0
-    start = w0 + t.to(dtype).reshape(-1, *[1] * (w0.ndim - 1)) * step
+    start = w0 + t.to(w0.dtype).reshape(-1, *[1] * (w0.ndim - 1)) * step
     return start, start + eps * step
+
+
+def _mapped(G: Generator, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the codes w of pairs z [N, 2, z_dim] of one class each, in the networks' dtype."""
+    dtype = G.mapping.w_avg.dtype
+    w0, w1 = (G.mapping(z_end.to(dtype), c.to(dtype)) for z_end in z.unbind(dim=1))
+    return w0, w1
 
 
 def _slerp(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:

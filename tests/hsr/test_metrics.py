@@ -18,11 +18,13 @@ import hsr.models.generator
 from hsr.data import open_dataset
 from hsr.metrics import (
     PATHS,
+    end_distances,
     frechet_distance,
     kernel_distance,
     manifold_metrics,
     path_length_estimate,
     path_lengths,
+    relative_path_length,
     trimmed_mean,
 )
 from hsr.models import Generator
@@ -210,6 +212,37 @@ class TestPathLength:
     def test_rises_with_the_roughness_of_the_generator(self):
         values = [ppl(LinearGenerator(s), PixelEncoder(), num_pairs=100) for s in (1.0, 2.0)]
         assert values[1] == pytest.approx(4 * values[0], rel=1e-6)
+
+    def test_relative_lengths_tell_detours_and_not_scales(self):
+        """On a unit circle the squared speed is that of the angle, and the squared distance of ends that of a chord."""
+
+        class CircleGenerator(LinearGenerator):
+            def synthesis(self, ws: Tensor, noise_mode: str) -> Tensor:
+                angle = ws[:, 0]
+                return torch.stack([angle.cos(), angle.sin()], dim=1)[:, :, None, None]
+
+        pairs = {"num_pairs": 200, "batch": 50}
+        encoder = PixelEncoder()
+        for G in (LinearGenerator(1.0), LinearGenerator(9.0)):
+            along = path_lengths(G, encoder, "ppl_wfull", eps=1e-3, **pairs)
+            estimate = relative_path_length(along, end_distances(G, encoder, **pairs))
+            assert (estimate.value, estimate.low, estimate.high) == pytest.approx((1, 1, 1), rel=1e-6)
+        circle = CircleGenerator(1.0)
+        along = path_lengths(circle, encoder, "ppl_wfull", eps=1e-3, **pairs)
+        z = torch.randn(200, 2, 16, generator=torch.Generator().manual_seed(0)).double()
+        angle = z[:, 1, 0] - z[:, 0, 0]
+        expected = angle.square().mean() / (2 - 2 * angle.cos()).mean()
+        found = relative_path_length(along, end_distances(circle, encoder, **pairs))
+        assert found.value == pytest.approx(expected.item(), rel=1e-4) and found.value > 1.2
+
+    def test_interval_of_relative_lengths_covers_them(self):
+        rng = torch.Generator().manual_seed(0)
+        distances = torch.rand(100, 400, generator=rng).double() + 0.5
+        lengths = 3 * distances * (torch.rand(100, 400, generator=rng) + 0.5)
+        estimates = [relative_path_length(a, b) for a, b in zip(lengths, distances, strict=True)]
+        assert 87 <= sum(estimate.low <= 3 <= estimate.high for estimate in estimates) <= 99
+        with pytest.raises(ValueError, match=r"different ends, \[N\] with N >= 2, got \(3,\)"):
+            relative_path_length(torch.ones(3), torch.zeros(3))
 
     def test_labels_are_needed_by_a_conditional_generator(self):
         G = Generator(8, 3, 8, 8, channel_base=64, channel_max=8, mapping_layers=2)

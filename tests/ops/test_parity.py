@@ -116,7 +116,8 @@ def _with_order(entry, order: int, *more: object, sampled: bool):
 def _ordered_table():
     for case, backend, device, layouts, dtype, marks in _table():
         orders = _orders(backend, device, dtype)
-        sample = sampled_entries(CASES.index(case), dtype, layouts, orders)
+        is_interpreted = (backend, device) == ("triton", "cpu")
+        sample = sampled_entries(CASES.index(case), dtype, layouts, orders, is_interpreted)
         for layout in layouts:
             for order in orders:
                 entry = _entry(case, backend, device, layout, dtype, marks)
@@ -167,7 +168,7 @@ def _fused_table():
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 # The interpreter multiplies float32 alike in both; a GPU's tf32 is beyond the tolerance of float32.
                 orders = _orders("triton", device, dtype)
-                sample = sampled_entries(CASES.index(case), dtype, ("channels_last",), orders)
+                sample = sampled_entries(CASES.index(case), dtype, ("channels_last",), orders, device == "cpu")
                 for tf32 in (False, True) if (dtype, device) == (torch.float32, "cpu") else (False,):
                     entry = _entry(case, "triton", device, "channels_last", dtype, mark)
                     named = pytest.param(*entry.values, marks=entry.marks, id=f"{entry.id}{'-tf32' * tf32}")
