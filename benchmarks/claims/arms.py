@@ -47,8 +47,12 @@ ARMS = {
     "swapped": Arm("HSR, teacher SqueezeNet", "squeezenet"),
     "weight-0.1": Arm("HSR, a tenth of the weight", "lite0", settings={"hsr_weight": 0.1}),
     "weight-10": Arm("HSR, ten times the weight", "lite0", settings={"hsr_weight": 10.0}),
-    "random-10": Arm("the same, random teacher", "lite0", has_random_teacher=True, settings={"hsr_weight": 10.0}),
-    "shuffled-10": Arm("the same, shuffled targets", "lite0", has_shuffled_targets=True, settings={"hsr_weight": 10.0}),
+    "random-10": Arm(
+        "HSR, ten times the weight, random teacher", "lite0", has_random_teacher=True, settings={"hsr_weight": 10.0}
+    ),
+    "shuffled-10": Arm(
+        "HSR, ten times the weight, shuffled targets", "lite0", has_shuffled_targets=True, settings={"hsr_weight": 10.0}
+    ),
     "scale-8": Arm("HSR at 8x8 alone, the deepest layer", "lite0", settings={"hsr_scales": "8"}),
     "scale-32": Arm("HSR at 32x32 alone, a shallow layer", "lite0", settings={"hsr_scales": "32"}),
     "deepest": Arm("HSR, the deepest layer at all scales", "lite0", has_deepest_targets=True),

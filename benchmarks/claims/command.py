@@ -42,6 +42,7 @@ PILOT_SEEDS = 3
 POLL_SECONDS = 1.0
 # What the number of seeds is settled by: path lengths as the network judges that isn't the teacher.
 PRIMARY_METRIC = "ppl2_wend"
+PRIMARY_JUDGE = "squeezenet"
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,9 @@ def read_results(experiment: Experiment, seed: int) -> dict[str, Any]:
 
 
 def _primary(values: dict[str, Any], arm: str) -> float:
-    """Returns the path length of an arm as SqueezeNet judges."""
+    """Returns the primary metric of an arm as the primary judge has it."""
     for result in values["results"]:
-        is_judge = result["network"].startswith("squeezenet")
+        is_judge = result["network"].startswith(PRIMARY_JUDGE)
         if result["subject"] == arm and result["metric"] == PRIMARY_METRIC and is_judge:
             return result["value"]
     raise UserError(f"There is no {PRIMARY_METRIC} of {arm}: remove the folder of this seed, and run it again.")

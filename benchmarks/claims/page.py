@@ -15,7 +15,7 @@ from hsr.files import replacing
 
 from ..markdown import NOT_MEASURED, table
 from .arms import ARMS, BASELINE, title_of
-from .command import PRIMARY_METRIC, Experiment
+from .command import PRIMARY_JUDGE, PRIMARY_METRIC, Experiment
 from .findings import SHOWN, Findings, gather
 from .pictures import draw_changes, draw_curves, draw_samples, draw_strips
 from .statistics import CLAIMED_RATIO, POWER, paired_change
@@ -23,7 +23,7 @@ from .training import WARM_START
 
 _SUBTITLES = {
     "claims": "what the claim comes to",
-    "weight": "a tenth of the weight, and ten times of it",
+    "weight": "a tenth of the weight, and ten times the weight",
     "search": "other ways to use it",
 }
 _STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
@@ -134,8 +134,8 @@ def _power_lines(findings: Findings) -> list[str]:
 
 
 def _verdict_lines(findings: Findings) -> list[str]:
-    """Returns what the arms come to in the metric of the claim, by the judge that taught none of them but one."""
-    network = next((name for name in findings.networks if name.startswith("squeezenet")), None)
+    """Returns what the arms come to in the metric of the claim, as the primary judge has it."""
+    network = next((name for name in findings.networks if name.startswith(PRIMARY_JUDGE)), None)
     if network is None or len(findings.seeds) < 2 or (PRIMARY_METRIC, network) not in findings.values:
         return []
     claim = CLAIMED_RATIO - 1
