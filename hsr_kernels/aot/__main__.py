@@ -108,7 +108,12 @@ def _check(arch: str, kernel: str, sample: bool, full: str, dtype: str, csv: Pat
     faults += [f"{b.kernel} ({b.configuration}) on {b.arch}: {p}" for b in compiled for p in b.problems]
     missing = [name for name in required if name not in {b.arch for b in compiled}]
     faults += [f"there are no CUDA kernels for {name}: {native.why_none()}" for name in missing]
-    faults += [f"{name} is never launched" for name in record.forgotten(recordings.values()) if kernel in name]
+    unseen = record.forgotten(recordings.values())
+    if unseen and len(dtypes) < len(workload.DTYPES):
+        # A kernel of 16 bits isn't launched in float32, but isn't forgotten either.
+        with console.status("Recording launches in all dtypes"):
+            unseen = record.forgotten(record.record(workload.calls(), [record.CHIPS[names[0]]]).values())
+    faults += [f"{name} is never launched" for name in unseen if kernel in name]
     for fault in faults:
         console.print(fault, highlight=False, markup=False, soft_wrap=True)
     counts = f"{len(builds)} Triton and {len(compiled)} CUDA kernels" if compiled else f"{len(builds)} Triton kernels"

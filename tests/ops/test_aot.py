@@ -263,6 +263,26 @@ def test_some_chips_are_sampled_and_others_compiled_in_full(monkeypatch, tmp_pat
     assert len(compiled()) == 4
 
 
+@pytest.mark.parametrize("is_launched", (True, False))
+def test_a_kernel_of_16_bits_is_not_missed_among_those_of_32(is_launched, monkeypatch, capsys):
+    (launch,) = launches(copy_kernel, (9,), (9,), 9, 64, dtype=torch.float16)
+
+    def recorded(dtypes, chips):
+        launched = {launch.key: launch} if is_launched and torch.float16 in dtypes else {}
+        return {chip: record.Recording(launched, set(record.library.triton_operators)) for chip in chips}
+
+    monkeypatch.setattr(workload, "calls", lambda dtypes=tuple(workload.DTYPES.values()): dtypes)
+    monkeypatch.setattr(record, "record", recorded)
+    monkeypatch.setattr(record, "library_kernels", lambda: {f"{launch.module}.copy_kernel"})
+    monkeypatch.setattr(native, "builds", lambda *_: [])
+    run = partial(cli.main, arch="sm_90", sample=True, dtype="fp32")
+    if is_launched:
+        return run()
+    with pytest.raises(SystemExit):
+        run()
+    assert "copy_kernel is never launched" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("spills, demanded, sentence", (
     (8, "", "copy_kernel (fp32 i32) on sm_90: spills 8 bytes"),
     (0, "sm_80,sm_90", "there are no CUDA kernels for sm_80"),
