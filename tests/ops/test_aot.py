@@ -271,7 +271,8 @@ def test_a_kernel_of_16_bits_is_not_missed_among_those_of_32(is_launched, monkey
         launched = {launch.key: launch} if is_launched and torch.float16 in dtypes else {}
         return {chip: record.Recording(launched, set(record.library.triton_operators)) for chip in chips}
 
-    monkeypatch.setattr(workload, "calls", lambda dtypes=tuple(workload.DTYPES.values()): dtypes)
+    every = tuple(workload.DTYPES.values())
+    monkeypatch.setattr(workload, "calls", lambda dtypes=every: dtypes)
     monkeypatch.setattr(record, "record", recorded)
     monkeypatch.setattr(record, "library_kernels", lambda: {f"{launch.module}.copy_kernel"})
     monkeypatch.setattr(native, "builds", lambda *_: [])
