@@ -7,10 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rich.console import Console
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ..console import track
@@ -105,6 +101,10 @@ def fit_heads(
 
 def _held_out_accuracy(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> float | None:
     """Returns the balanced accuracy on held-out images; None where a fold would lack one of the classes."""
+    # A second of imports, which training does without.
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     if any(len(np.unique(groups[y == side])) < NUM_FOLDS for side in (False, True)):
         return None
     guesses = np.zeros_like(y)
@@ -122,6 +122,9 @@ def _held_out_accuracy(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: i
 
 def _hyperplane(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
     """Returns the weight [E] and the bias of a classifier for features x [N, E] as they are."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x)
     model = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=MAX_ITERATIONS)
     model.fit(scaler.transform(x), y)

@@ -7,7 +7,6 @@ Source: Härkönen et al., "GANSpace: Discovering Interpretable GAN Controls" (2
 import math
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ..models import Generator
@@ -17,6 +16,9 @@ from .layers import RANGES, layer_range
 
 def principal_axes(w: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the first axes [K, w_dim] of codes w [N, w_dim], the variances along them and their shares, [K] each."""
+    # A second of imports, which those do without who only apply directions.
+    from sklearn.decomposition import PCA
+
     fitted = PCA(min(number, *w.shape), svd_solver="full").fit(w.double().numpy())
     results = fitted.components_, fitted.explained_variance_, fitted.explained_variance_ratio_
     axes, variances, ratios = map(torch.from_numpy, results)

@@ -8,9 +8,6 @@ linear classifier and its accuracy on held-out codes, section 3.1; conditional m
 from collections.abc import Sequence
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from ..errors import UserError
@@ -32,6 +29,11 @@ def separating_normal(w: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor,
         labels: Which of them have the attribute, bool [N].
         seed: Of the choice of held-out codes.
     """
+    # A second of imports, which those do without who only apply directions.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import train_test_split
+
     # On standardised codes the penalty on weights is fair to every dimension.
     deviation = w.double().std(dim=0).clamp_min(1e-12)
     x = ((w.double() - w.double().mean(dim=0)) / deviation).numpy()

@@ -10,10 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rich.console import Console
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from ..console import track
@@ -59,6 +55,12 @@ def linear_separability(
     Raises:
         ValueError: The shapes do not fit.
     """
+    # A second of imports, which training does without.
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
     if latents.ndim != 2 or logits.ndim != 2 or len(latents) != len(logits) or len(latents) < 2:
         raise ValueError(
             f"latents must be [N, L] and logits [N, A], N >= 2, got {tuple(latents.shape)} and {tuple(logits.shape)}"

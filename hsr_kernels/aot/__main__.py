@@ -59,7 +59,7 @@ def main(
         full: Chips of --arch to compile for in full, although there is --sample.
         dtype: Dtypes of the images, separated by commas: fp32, fp16, bf16.
         csv: Also write one line per compiled kernel, with its whole signature, to this file.
-        cuda: Chips of --arch that hsr_kernels._cuda must have code for.
+        cuda: Chips that hsr_kernels._cuda must have code for, which is checked whether or not --arch names them.
         warm: Fill Triton's cache instead.
         workload: What --warm compiles the kernels of, separated by commas: MODULE:FUNCTION, whose function yields
             names and calls of the package's functions, which are made on tensors without data.
@@ -81,11 +81,11 @@ def _check(arch: str, kernel: str, sample: bool, full: str, dtype: str, csv: Pat
 
     names = _parse_names("arch", arch, list(record.CHIPS))
     full_names = _parse_names("full", full, names) if full else [] if sample else names
-    required = _parse_names("cuda", cuda, names) if cuda else []
+    required = _parse_names("cuda", cuda, list(record.CHIPS)) if cuda else []
     dtypes = [workload.DTYPES[name] for name in _parse_names("dtype", dtype, list(workload.DTYPES))]
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         _fail(f"--csv must be a file in an existing folder, got {csv}")
-    compiled = list(native.builds(names, kernel))
+    compiled = list(native.builds([*dict.fromkeys([*names, *required])], kernel))
     kernels = sorted({name.rpartition(".")[2] for name in record.library_kernels()} | {b.kernel for b in compiled})
     if not any(kernel in name for name in kernels):
         _fail(f"no kernel is called {kernel!r}; there are {', '.join(kernels)}")

@@ -17,8 +17,11 @@ from .conftest import run_folders
 Command = Callable[..., int]
 
 
-def test_generating_does_without_the_training_loop() -> None:
-    code = "import sys, hsr.generate; sys.exit(any(name.startswith('hsr.training') for name in sys.modules))"
+@pytest.mark.parametrize(
+    "module, absent", (("generate", "hsr.training"), ("training.run", "sklearn"), ("editing.edit", "sklearn"))
+)
+def test_commands_start_without_what_they_do_not_need(module: str, absent: str) -> None:
+    code = f"import sys, hsr.{module}; sys.exit(any(name.startswith('{absent}') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -294,7 +294,7 @@ def test_cuda_kernels_are_checked_for_the_same_problems(spills, demanded, senten
     monkeypatch.setattr(record, "forgotten", lambda recordings: [])
     one = native.CudaBuild("copy_kernel", "fp32 i32", "sm_90", 40, spills, 0)
     monkeypatch.setattr(native, "builds", lambda *_: [one])
-    run = partial(cli.main, arch="sm_80,sm_90", csv=tmp_path / "x.csv", cuda=demanded)
+    run = partial(cli.main, arch="sm_90,sm_120", csv=tmp_path / "x.csv", cuda=demanded)
     if not sentence:
         return run()
     with pytest.raises(SystemExit) as stop:
