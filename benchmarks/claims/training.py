@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The warm start of a seed, and its arms: all from the same weights, with the same images, codes and noise."""
 
+import itertools
 import json
+import statistics
 from contextlib import closing
 from pathlib import Path
 
@@ -69,12 +71,14 @@ def train(
         if not TrainingLoop(trainer, stream, grid, None, folder, log, state, console).run(stop):
             return False
     with replacing(folder / FINISHED) as part:
-        part.write_text(json.dumps({"seconds_per_kimg": _seconds_per_kimg(folder)}) + "\n")
+        part.write_text(json.dumps({"seconds_per_kimg": seconds_per_kimg(folder)}) + "\n")
     return True
 
 
-def _seconds_per_kimg(folder: Path) -> float | None:
-    """Returns the training time of 1,000 images, over a run's last session, or None if that had no tick."""
+def seconds_per_kimg(folder: Path) -> float | None:
+    """Returns the training time of 1,000 images, the median over a run's ticks, or None if it had no two."""
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    rates = [record["Speed/images_per_second"] for record in records if record.get("event") == "tick"]
-    return 1000 / rates[-1] if rates else None
+    ticks = [(record["time"], record["kimg"]) for record in records if record.get("event") == "tick"]
+    # Interruptions lengthen a tick or repeat one, and the median leaves them out.
+    rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(ticks) if b[1] > a[1]]
+    return statistics.median(rates) if rates else None

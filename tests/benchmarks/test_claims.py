@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks.claims import command, measuring, presets
+from benchmarks.claims import command, measuring, presets, training
 from benchmarks.claims.arms import ARMS, Arm, ShuffledTargets, prepare_teacher
 from benchmarks.claims.command import Experiment, plan_seeds, run_seed
 from benchmarks.claims.findings import gather
@@ -161,3 +161,13 @@ def test_whole_experiment(experiment: Experiment, tmp_path: Path) -> None:
     assert "<table>" in (tmp_path / "page/digits.html").read_text()
     contents = json.loads((tmp_path / "page/digits.json").read_text())
     assert contents["seeds"] == [0, 1] and contents["machines"][0]["commit"]
+
+
+def test_training_time_leaves_interruptions_out(tmp_path: Path) -> None:
+    """A pause before the third thousand images, and a restart from the second thousand."""
+    ticks = [(0, 1.0), (50, 2.0), (3100, 3.0), (9000, 3.0), (9050, 4.0), (9101, 5.0)]
+    log = [{"event": "tick", "time": time, "kimg": kimg} for time, kimg in ticks]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in log))
+    assert training.seconds_per_kimg(tmp_path) == 50.5
+    (tmp_path / "log.jsonl").write_text(json.dumps(log[0]) + "\n")
+    assert training.seconds_per_kimg(tmp_path) is None
