@@ -101,7 +101,7 @@ def fit_heads(
 
 def _held_out_accuracy(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> float | None:
     """Returns the balanced accuracy on held-out images; None where a fold would lack one of the classes."""
-    # A second of imports, which training does without.
+    # It is slow to import, and training does without it.
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 

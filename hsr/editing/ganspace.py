@@ -16,7 +16,7 @@ from .layers import RANGES, layer_range
 
 def principal_axes(w: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the first axes [K, w_dim] of codes w [N, w_dim], the variances along them and their shares, [K] each."""
-    # A second of imports, which those do without who only apply directions.
+    # It is slow to import, and `hsr edit` does without it.
     from sklearn.decomposition import PCA
 
     fitted = PCA(min(number, *w.shape), svd_solver="full").fit(w.double().numpy())

@@ -29,7 +29,7 @@ def separating_normal(w: Tensor, labels: Tensor, seed: int = 0) -> tuple[Tensor,
         labels: Which of them have the attribute, bool [N].
         seed: Of the choice of held-out codes.
     """
-    # A second of imports, which those do without who only apply directions.
+    # It is slow to import, and `hsr edit` does without it.
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import train_test_split

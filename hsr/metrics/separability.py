@@ -55,7 +55,7 @@ def linear_separability(
     Raises:
         ValueError: The shapes do not fit.
     """
-    # A second of imports, which training does without.
+    # It is slow to import, and training does without it.
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -109,10 +109,12 @@ def _check(arch: str, kernel: str, sample: bool, full: str, dtype: str, csv: Pat
     missing = [name for name in required if name not in {b.arch for b in compiled}]
     faults += [f"there are no CUDA kernels for {name}: {native.why_none()}" for name in missing]
     unseen = record.forgotten(recordings.values())
-    if unseen and len(dtypes) < len(workload.DTYPES):
+    others = [dtype for dtype in workload.DTYPES.values() if dtype not in dtypes]
+    if unseen and others:
         # A kernel of 16 bits isn't launched in float32, but isn't forgotten either.
-        with console.status("Recording launches in all dtypes"):
-            unseen = record.forgotten(record.record(workload.calls(), [record.CHIPS[names[0]]]).values())
+        with console.status("Recording launches in other dtypes"):
+            rest = record.record(workload.calls(others), list(recordings))
+        unseen = record.forgotten([*recordings.values(), *rest.values()])
     faults += [f"{name} is never launched" for name in unseen if kernel in name]
     for fault in faults:
         console.print(fault, highlight=False, markup=False, soft_wrap=True)
