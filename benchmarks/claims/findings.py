@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an experiment has found, read from the results of its seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hsr.errors import UserError
 
@@ -33,6 +33,13 @@ SHOWN: dict[str, tuple[str, Callable[[Sequence[float], Sequence[float]], Differe
 }
 
 
+class EditScore(NamedTuple):
+    """How linear the edits of an attribute are, and how far they go."""
+
+    als: float
+    range: float
+
+
 @dataclass(frozen=True)
 class Findings:
     """What an experiment has found.
@@ -41,6 +48,8 @@ class Findings:
         experiment: The experiment.
         seeds: The seeds that are measured.
         values: By metric, network and arm, the value of each seed.
+        attributes: By network, attribute and arm, the ALS of each seed and the range of its edits, in sigmas of all
+            arms. Attributes such as `tone=0` to `tone=5` come with their mean, as `tone, mean of 6`.
         times: By arm, the training time of 1,000 images of each seed, in seconds.
         plan: What settled the number of seeds.
         machines: Where and with what the seeds were run.
@@ -49,6 +58,7 @@ class Findings:
     experiment: Experiment
     seeds: tuple[int, ...]
     values: dict[tuple[str, str], dict[str, list[float]]]
+    attributes: dict[tuple[str, str], dict[str, list[EditScore]]]
     times: dict[str, list[float]]
     plan: dict[str, Any]
     machines: list[dict[str, str]]
@@ -81,20 +91,38 @@ def gather(experiment: Experiment, seeds: int | None) -> Findings:
     if not measured:
         raise UserError(f"{experiment.out} has no results of {experiment.group} yet.")
     values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    attributes: dict[tuple[str, str], dict[str, list[EditScore]]] = {}
     times: dict[str, list[float]] = {}
     machines: list[dict[str, str]] = []
     for seed in measured:
         results = read_results(experiment, seed)
         machines += [] if results["machine"] in machines else [results["machine"]]
         for result in results["results"]:
-            of_arms = values.setdefault((result["metric"], _network(result["network"])), {})
-            of_arms.setdefault(result["subject"], []).append(result["value"])
+            arm, network = result["subject"], _network(result["network"])
+            values.setdefault((result["metric"], network), {}).setdefault(arm, []).append(result["value"])
+            if result["metric"] == "als_shared":
+                for attribute, score in edit_scores(result["details"]).items():
+                    attributes.setdefault((network, attribute), {}).setdefault(arm, []).append(score)
         for arm, time in results["times"].items():
             if time["seconds_per_kimg"] is not None:
                 times.setdefault(arm, []).append(time["seconds_per_kimg"])
-    return Findings(experiment, measured, values, times, plan, machines)
+    return Findings(experiment, measured, values, attributes, times, plan, machines)
 
 
 def _network(name: str) -> str:
     """Returns the name of a judge without what else a result depends on."""
     return name.split(",")[0]
+
+
+def edit_scores(details: Mapping[str, Mapping[str, float]]) -> dict[str, EditScore]:
+    """Returns the scores of attributes, and before those that are values of one thing their mean."""
+    things: dict[str, dict[str, EditScore]] = {}
+    for name, found in details.items():
+        things.setdefault(name.split("=")[0], {})[name] = EditScore(found["als"], found["range"])
+    scores = {}
+    for thing, of_values in things.items():
+        if len(of_values) > 1:
+            means = (sum(column) / len(column) for column in zip(*of_values.values(), strict=True))
+            scores[f"{thing}, mean of {len(of_values)}"] = EditScore(*means)
+        scores |= of_values
+    return scores

@@ -18,7 +18,7 @@ from .arms import ARMS, BASELINE, title_of
 from .command import PRIMARY_JUDGE, PRIMARY_METRIC, Experiment
 from .findings import SHOWN, Findings, gather
 from .pictures import draw_changes, draw_curves, draw_samples, draw_strips
-from .statistics import CLAIMED_RATIO, POWER, paired_change
+from .statistics import CLAIMED_RATIO, POWER, Difference, paired_change
 from .training import WARM_START
 
 _SUBTITLES = {
@@ -94,6 +94,10 @@ def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
         "An arm marked *own teacher* is judged by the network that it was trained with, which proves nothing. Lower is "
         "better for path lengths, Frechet distance, ALS and linear separability. An ALS is worth as much as the range "
         "beside it: an edit that changes nothing is perfectly linear.",
+    ]
+    for network in findings.networks:
+        lines += _attribute_lines(findings, network)
+    lines += [
         "",
         "## Each seed",
         "",
@@ -165,14 +169,40 @@ def _table_lines(findings: Findings, network: str) -> list[str]:
     return table(header, "l" + "r" * (len(header) - 1), rows)
 
 
+def _attribute_lines(findings: Findings, network: str) -> list[str]:
+    """Returns a table of the ALS of each attribute, with the range of its edits."""
+    scores = {name: of_arms for (judge, name), of_arms in findings.attributes.items() if judge == network}
+    if not scores:
+        return []
+    header = ["", f"ALS, {ARMS[BASELINE].title}", "range", *(ARMS[arm].title for arm in findings.arms)]
+    rows = []
+    for name, of_arms in scores.items():
+        als = {arm: [score.als for score in of_seeds] for arm, of_seeds in of_arms.items()}
+        ranges = {arm: [score.range for score in of_seeds] for arm, of_seeds in of_arms.items()}
+        cells = [_spell(paired_change(als[arm], als[BASELINE]), is_relative=True) for arm in findings.arms]
+        changes = [paired_change(ranges[arm], ranges[BASELINE]).mean for arm in findings.arms]
+        cells = [f"{cell}; range {change:+.1%}" for cell, change in zip(cells, changes, strict=True)]
+        rows.append([name, _mean(als[BASELINE]), _mean(ranges[BASELINE]), *cells])
+    return [
+        "",
+        f"## ALS of each attribute, as {network} judges",
+        "",
+        "In sigmas of all arms. Of so many intervals one in twenty leaves out zero by chance alone.",
+        "",
+        *table(header, "l" + "r" * (len(header) - 1), rows),
+    ]
+
+
 def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.4g}" if values else NOT_MEASURED
 
 
 def _change(findings: Findings, metric: str, network: str, arm: str) -> str:
-    """Returns a difference from the baseline with its interval, in bold where that leaves out zero."""
-    found = findings.change(metric, network, arm)
-    is_relative = SHOWN[metric][1] is paired_change
+    return _spell(findings.change(metric, network, arm), is_relative=SHOWN[metric][1] is paired_change)
+
+
+def _spell(found: Difference, *, is_relative: bool) -> str:
+    """Returns a difference with its interval, in bold where that leaves out zero."""
     spell = (lambda x: f"{100 * x:+.1f}%") if is_relative else (lambda x: f"{x:+.3f}")
     text = spell(found.mean)
     if not math.isnan(found.low):
@@ -216,4 +246,9 @@ def _values(findings: Findings) -> dict[str, Any]:
         "arm_kimg": preset.arm_kimg,
         "sizes": asdict(preset.sizes),
         "results": results,
+        "attributes": [
+            {"attribute": name, "network": network}
+            | {"values": {arm: [score._asdict() for score in of_seeds] for arm, of_seeds in of_arms.items()}}
+            for (network, name), of_arms in findings.attributes.items()
+        ],
     }

@@ -14,7 +14,7 @@ from scipy import stats
 from benchmarks.claims import command, measuring, presets, training
 from benchmarks.claims.arms import ARMS, Arm, ShuffledTargets, prepare_teacher
 from benchmarks.claims.command import Experiment, plan_seeds, run_seed
-from benchmarks.claims.findings import gather
+from benchmarks.claims.findings import edit_scores, gather
 from benchmarks.claims.page import write_page
 from benchmarks.claims.statistics import paired_change, paired_difference, power, seeds_needed
 from benchmarks.claims.training import WARM_START
@@ -160,7 +160,18 @@ def test_whole_experiment(experiment: Experiment, tmp_path: Path) -> None:
     assert "## As squeezenet judges" in text and "(*own teacher*)" in text
     assert "<table>" in (tmp_path / "page/digits.html").read_text()
     contents = json.loads((tmp_path / "page/digits.json").read_text())
+    assert {one["attribute"] for one in contents["attributes"]} >= {"class 0", "class 9"}
+    row = next(line for line in text.split("\n") if line.startswith("| class 0 |"))
+    assert row.count("|") == 6 and "range" in row
     assert contents["seeds"] == [0, 1] and contents["machines"][0]["commit"]
+
+
+def test_attributes_of_one_thing_come_with_their_mean() -> None:
+    """Semantic and low-level attributes, such as a drawing's category and its tone, can be told apart."""
+    found = {"tone=0": (1.0, 2.0), "category=Food": (5.0, 6.0), "tone=3": (3.0, 6.0)}
+    scores = edit_scores({name: {"als": als, "range": reach, "sigma": 1.0} for name, (als, reach) in found.items()})
+    assert list(scores) == ["tone, mean of 2", "tone=0", "tone=3", "category=Food"]
+    assert scores["tone, mean of 2"] == (2.0, 4.0) and scores["category=Food"] == (5.0, 6.0)
 
 
 def test_training_time_leaves_interruptions_out(tmp_path: Path) -> None:
