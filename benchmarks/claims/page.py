@@ -248,7 +248,8 @@ def _values(findings: Findings) -> dict[str, Any]:
         "results": results,
         "attributes": [
             {"attribute": name, "network": network}
-            | {"values": {arm: [score._asdict() for score in of_seeds] for arm, of_seeds in of_arms.items()}}
+            | {"als": {arm: [score.als for score in of_seeds] for arm, of_seeds in of_arms.items()}}
+            | {"range": {arm: [score.range for score in of_seeds] for arm, of_seeds in of_arms.items()}}
             for (network, name), of_arms in findings.attributes.items()
         ],
     }
