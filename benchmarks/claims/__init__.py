@@ -8,5 +8,6 @@ measuring   the metrics of all arms of a seed, with the same codes
 statistics  paired differences over seeds, their intervals, and how many seeds a difference takes
 command     all of it, in processes side by side, resumable
 findings    what came out, over the seeds
-page        the page of it, as HTML, Markdown and JSON; `pictures` draws
+page        the page of it, as HTML and Markdown; `pictures` draws
+values      every value as JSON, and the seeds of such a file again
 """

@@ -12,6 +12,7 @@ from .arms import GROUPS
 from .command import Experiment, run_experiment, run_seed
 from .page import write_page
 from .presets import NAMES, find_preset
+from .values import restore_seeds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,6 +25,10 @@ def main(arguments: list[str] | None = None) -> None:
         experiment = Experiment(options.preset, options.group, options.data, options.squeezenet, options.out)
         if options.seed is not None:
             sys.exit(0 if run_seed(experiment, options.seed, console) else 130)
+        page_values = options.page / f"{experiment.page_name}.json"
+        if options.extend and page_values.exists():
+            restored = restore_seeds(experiment, page_values)
+            console.print(f"{len(restored)} seeds of {page_values} aren't run again.")
         if not options.only_page:
             run_experiment(experiment, options.seeds, options.jobs, console)
         for path in write_page(experiment, options.page, options.seeds):
@@ -50,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, help="number of seeds (what the power of the pilot asks for)")
     add("--jobs", type=int, default=2, help="seeds at a time, each on a core of its own (%(default)s)")
     add("--only-page", action="store_true", help="write the page of what is there, and run nothing")
+    add("--extend", action="store_true", help="take the seeds of the page that is there, and run what they lack")
     add("--seed", type=int, help="run this seed alone, in this process, and write no page")
     return parser
 

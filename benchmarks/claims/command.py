@@ -73,6 +73,11 @@ class Experiment:
         """The arms by their names."""
         return {name: ARMS[name] for name in GROUPS[self.group]}
 
+    @property
+    def page_name(self) -> str:
+        """Name of the files of its page, without their endings."""
+        return self.name if self.group == "claims" else f"{self.name}-{self.group}"
+
     def folder(self, seed: int) -> Path:
         """Returns the folder of a seed."""
         return self.out / f"seed-{seed:03d}"

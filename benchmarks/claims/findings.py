@@ -33,6 +33,10 @@ SHOWN: dict[str, tuple[str, Callable[[Sequence[float], Sequence[float]], Differe
 }
 
 
+# Between the name of a thing and the number of its values: `tone, mean of 6`.
+MEAN = ", mean of "
+
+
 class EditScore(NamedTuple):
     """How linear the edits of an attribute are, and how far they go."""
 
@@ -50,16 +54,16 @@ class Findings:
         values: By metric, network and arm, the value of each seed.
         attributes: By network, attribute and arm, the ALS of each seed and the range of its edits, in sigmas of all
             arms. Attributes such as `tone=0` to `tone=5` come with their mean, as `tone, mean of 6`.
-        times: By arm, the training time of 1,000 images of each seed, in seconds.
+        times: By arm, the training time of 1,000 images of each seed, in seconds; None where a training was too short.
         plan: What settled the number of seeds.
-        machines: Where and with what the seeds were run.
+        machines: Where and with what each seed was run.
     """
 
     experiment: Experiment
     seeds: tuple[int, ...]
     values: dict[tuple[str, str], dict[str, list[float]]]
     attributes: dict[tuple[str, str], dict[str, list[EditScore]]]
-    times: dict[str, list[float]]
+    times: dict[str, list[float | None]]
     plan: dict[str, Any]
     machines: list[dict[str, str]]
 
@@ -92,11 +96,11 @@ def gather(experiment: Experiment, seeds: int | None) -> Findings:
         raise UserError(f"{experiment.out} has no results of {experiment.group} yet.")
     values: dict[tuple[str, str], dict[str, list[float]]] = {}
     attributes: dict[tuple[str, str], dict[str, list[EditScore]]] = {}
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[float | None]] = {}
     machines: list[dict[str, str]] = []
     for seed in measured:
         results = read_results(experiment, seed)
-        machines += [] if results["machine"] in machines else [results["machine"]]
+        machines.append(results["machine"])
         for result in results["results"]:
             arm, network = result["subject"], _network(result["network"])
             values.setdefault((result["metric"], network), {}).setdefault(arm, []).append(result["value"])
@@ -104,8 +108,7 @@ def gather(experiment: Experiment, seeds: int | None) -> Findings:
                 for attribute, score in edit_scores(result["details"]).items():
                     attributes.setdefault((network, attribute), {}).setdefault(arm, []).append(score)
         for arm, time in results["times"].items():
-            if time["seconds_per_kimg"] is not None:
-                times.setdefault(arm, []).append(time["seconds_per_kimg"])
+            times.setdefault(arm, []).append(time["seconds_per_kimg"])
     return Findings(experiment, measured, values, attributes, times, plan, machines)
 
 
@@ -123,6 +126,6 @@ def edit_scores(details: Mapping[str, Mapping[str, float]]) -> dict[str, EditSco
     for thing, of_values in things.items():
         if len(of_values) > 1:
             means = (sum(column) / len(column) for column in zip(*of_values.values(), strict=True))
-            scores[f"{thing}, mean of {len(of_values)}"] = EditScore(*means)
+            scores[f"{thing}{MEAN}{len(of_values)}"] = EditScore(*means)
         scores |= of_values
     return scores

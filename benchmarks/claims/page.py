@@ -4,22 +4,20 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from markdown_it import MarkdownIt
 
-from hsr.errors import writing
 from hsr.files import replacing
 
 from ..markdown import NOT_MEASURED, table
 from .arms import ARMS, BASELINE, title_of
 from .command import PRIMARY_JUDGE, PRIMARY_METRIC, Experiment
 from .findings import SHOWN, Findings, gather
-from .pictures import draw_changes, draw_curves, draw_samples, draw_strips
+from .pictures import draw_pictures
 from .statistics import CLAIMED_RATIO, POWER, Difference, paired_change
 from .training import WARM_START
+from .values import page_values
 
 _SUBTITLES = {
     "claims": "what the claim comes to",
@@ -39,16 +37,8 @@ def write_page(experiment: Experiment, folder: Path, seeds: int | None) -> list[
         UserError: Nothing is measured yet, or a file can't be written.
     """
     findings = gather(experiment, seeds)
-    stem = experiment.name if experiment.group == "claims" else f"{experiment.name}-{experiment.group}"
-    pictures = folder / stem
-    with writing(folder):
-        pictures.mkdir(parents=True, exist_ok=True)
-    shown = {
-        "changes": draw_changes(findings, pictures / "changes.png"),
-        "curves": draw_curves(findings, pictures / "curves.png"),
-        "samples": draw_samples(findings, pictures / "samples.png"),
-        "strips": draw_strips(findings, pictures / "strips.png"),
-    }
+    stem = experiment.page_name
+    shown = draw_pictures(findings, folder / stem)
     text = "\n".join(page_lines(findings, {name: f"{stem}/{path.name}" for name, path in shown.items()})) + "\n"
     body = MarkdownIt("commonmark").enable("table").render(text)
     title = f"HSR on {experiment.preset.title}"
@@ -56,7 +46,7 @@ def write_page(experiment: Experiment, folder: Path, seeds: int | None) -> list[
         f"{stem}.md": text,
         f"{stem}.html": f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style>\n{body}</html>\n",
-        f"{stem}.json": json.dumps(_values(findings), indent=1) + "\n",
+        f"{stem}.json": json.dumps(page_values(findings), indent=1) + "\n",
     }
     for name, content in contents.items():
         with replacing(folder / name) as part:
@@ -81,7 +71,7 @@ def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
         f"heads {config.hsr_head} of width {config.hsr_hidden}, unless the arm says otherwise.",
         "",
         f"Made by `python -m benchmarks.claims --preset {experiment.name} --group {experiment.group}`: "
-        + "; ".join(f"commit {m['commit']}, {m['processor']}, PyTorch {m['torch']}" for m in findings.machines)
+        + "; ".join(dict.fromkeys(_machine_text(machine) for machine in findings.machines))
         + ".",
         "",
         *_power_lines(findings),
@@ -124,11 +114,15 @@ def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def _machine_text(machine: Mapping[str, str]) -> str:
+    return f"commit {machine['commit']}, {machine['processor']}, PyTorch {machine['torch']}"
+
+
 def _power_lines(findings: Findings) -> list[str]:
     plan, preset = findings.plan, findings.experiment.preset
-    if plan["spread"] is None:
-        return [f"Number of seeds: {len(findings.seeds)}."]
     unfinished = "" if len(findings.seeds) >= plan["seeds"] else f" Only {len(findings.seeds)} of them are done yet."
+    if plan["spread"] is None:
+        return [f"Number of seeds: {plan['seeds']}.{unfinished}"]
     return [
         f"Power: over the first {plan['pilot']} seeds the logarithm of the ratio of {PRIMARY_METRIC} between HSR and "
         f"baseline has a standard deviation of {plan['spread']:.3f}. The claimed ratio of {CLAIMED_RATIO:.4g} is then "
@@ -213,7 +207,7 @@ def _spell(found: Difference, *, is_relative: bool) -> str:
 def _time_lines(findings: Findings) -> list[str]:
     rows = []
     for name in (WARM_START, *findings.experiment.arms):
-        times = findings.times.get(name, [])
+        times = [time for time in findings.times.get(name, []) if time is not None]
         median = sorted(times)[len(times) // 2] if times else math.nan
         rows.append([title_of(name), f"{median:.1f}"])
     return [
@@ -221,35 +215,3 @@ def _time_lines(findings: Findings) -> list[str]:
         "",
         *table(["", "seconds"], "lr", rows),
     ]
-
-
-def _values(findings: Findings) -> dict[str, Any]:
-    """Returns all values and differences as JSON values."""
-    results = []
-    for (metric, network), of_arms in findings.values.items():
-        entry: dict[str, Any] = {"metric": metric, "network": network, "values": of_arms}
-        if metric in SHOWN:
-            kind = "relative" if SHOWN[metric][1] is paired_change else "absolute"
-            changes = {arm: asdict(findings.change(metric, network, arm)) for arm in findings.arms}
-            entry |= {"kind of change": kind, "changes": changes}
-        results.append(entry)
-    preset = findings.experiment.preset
-    return {
-        "preset": findings.experiment.name,
-        "group": findings.experiment.group,
-        "machines": findings.machines,
-        "seeds": findings.seeds,
-        "plan": findings.plan,
-        "seconds per kimg": findings.times,
-        "settings": json.loads(preset.config.to_json()),
-        "arms": {name: asdict(arm) for name, arm in findings.experiment.arms.items()},
-        "arm_kimg": preset.arm_kimg,
-        "sizes": asdict(preset.sizes),
-        "results": results,
-        "attributes": [
-            {"attribute": name, "network": network}
-            | {"als": {arm: [score.als for score in of_seeds] for arm, of_seeds in of_arms.items()}}
-            | {"range": {arm: [score.range for score in of_seeds] for arm, of_seeds in of_arms.items()}}
-            for (network, name), of_arms in findings.attributes.items()
-        ],
-    }

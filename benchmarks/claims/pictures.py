@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hsr.errors import writing
+from hsr.errors import UserError, writing
 from hsr.evaluation.edits import lines, map_codes
 from hsr.evaluation.subjects import Subject, draw, load_subjects
 from hsr.images import to_uint8
@@ -16,7 +16,7 @@ from hsr.metrics.exact import exact_generator
 from ..curves import label_panel, read_run
 from .arms import BASELINE, title_of
 from .findings import Findings
-from .training import DEVICE, WARM_START
+from .training import DEVICE, FINISHED, WARM_START
 
 CODES_SHOWN = 12
 LINES_SHOWN = 2
@@ -28,8 +28,31 @@ CHANGES_SHOWN = ("ppl2_wend", "path_relative", "fd", "als_shared", "linear_separ
 CURVES_SHOWN = ("Loss/G/gan", "Loss/D/gan", "Loss/G/path_length", "Loss/G/hsr")
 
 
-def draw_changes(findings: Findings, path: Path) -> Path:
-    """Draws the ratio of each metric to the baseline's, a dot for each seed; returns the path."""
+def draw_pictures(findings: Findings, folder: Path) -> dict[str, Path]:
+    """Draws all pictures of a page; returns their paths by name.
+
+    Those of the first seed's runs stay as they are where these runs aren't at hand any more.
+
+    Raises:
+        UserError: A picture can't be written, or there are neither the runs nor a picture of them.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.png" for name in ("changes", *_OF_RUNS)}
+    draw_changes(findings, paths["changes"])
+    experiment = findings.experiment
+    runs = experiment.folder(findings.seeds[0])
+    has_runs = all((runs / name / FINISHED).exists() for name in (WARM_START, *experiment.arms))
+    for name, draw_runs in _OF_RUNS.items():
+        if has_runs:
+            draw_runs(findings, paths[name])
+        elif not paths[name].exists():
+            raise UserError(f"{paths[name]} isn't there, and can't be drawn without the runs of {runs}.")
+    return paths
+
+
+def draw_changes(findings: Findings, path: Path) -> None:
+    """Draws the ratio of each metric to the baseline's, a dot for each seed."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -60,11 +83,10 @@ def draw_changes(findings: Findings, path: Path) -> Path:
     axes[0].set_ylabel("of the baseline", fontsize=8)
     with writing(path):
         figure.savefig(path)
-    return path
 
 
-def draw_curves(findings: Findings, path: Path) -> Path:
-    """Draws losses of all arms of the first seed over the images seen; returns the path."""
+def draw_curves(findings: Findings, path: Path) -> None:
+    """Draws losses of all arms of the first seed over the images seen."""
     from matplotlib.figure import Figure
 
     experiment = findings.experiment
@@ -83,7 +105,6 @@ def draw_curves(findings: Findings, path: Path) -> Path:
     axes[0].legend(fontsize=7)
     with writing(path):
         figure.savefig(path)
-    return path
 
 
 def _subjects(findings: Findings) -> list[Subject]:
@@ -93,18 +114,18 @@ def _subjects(findings: Findings) -> list[Subject]:
     return load_subjects([folder / name for name in (WARM_START, *experiment.arms)], DEVICE)
 
 
-def draw_samples(findings: Findings, path: Path) -> Path:
-    """Draws images of the same codes, a row for each arm; returns the path."""
+def draw_samples(findings: Findings, path: Path) -> None:
+    """Draws images of the same codes, a row for each arm."""
     rows = []
     for subject in _subjects(findings):
         z, c = draw(subject, None, CODES_SHOWN, 0)
         with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
             rows.append(to_uint8(G(z, c, noise_mode="const")))
-    return _draw_rows(findings, [rows], path)
+    _draw_rows(findings, [rows], path)
 
 
-def draw_strips(findings: Findings, path: Path) -> Path:
-    """Draws lines in W between the same codes: for each pair of codes, a row for each arm; returns the path."""
+def draw_strips(findings: Findings, path: Path) -> None:
+    """Draws lines in W between the same codes: for each pair of codes, a row for each arm."""
     strips = []
     for subject in _subjects(findings):
         z, c = draw(subject, None, 2 * LINES_SHOWN, 0)
@@ -112,10 +133,10 @@ def draw_strips(findings: Findings, path: Path) -> Path:
             codes = lines(map_codes(G, z, c, DEVICE, len(z)).unflatten(0, (LINES_SHOWN, 2)))
             layers = codes[:, :, None].expand(-1, -1, G.num_ws, -1)
             strips.append([to_uint8(G.synthesis(ws, noise_mode="const")) for ws in layers])
-    return _draw_rows(findings, list(zip(*strips, strict=True)), path)
+    _draw_rows(findings, list(zip(*strips, strict=True)), path)
 
 
-def _draw_rows(findings: Findings, blocks: Sequence[Sequence[np.ndarray]], path: Path) -> Path:
+def _draw_rows(findings: Findings, blocks: Sequence[Sequence[np.ndarray]], path: Path) -> None:
     """Draws blocks of rows of images [columns, R, R, 3], in each of which the rows are the warm start and all arms."""
     from matplotlib.figure import Figure
 
@@ -131,4 +152,6 @@ def _draw_rows(findings: Findings, blocks: Sequence[Sequence[np.ndarray]], path:
             axis.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
     with writing(path):
         figure.savefig(path, bbox_inches="tight")
-    return path
+
+
+_OF_RUNS = {"curves": draw_curves, "samples": draw_samples, "strips": draw_strips}

@@ -18,8 +18,10 @@ from benchmarks.claims.findings import edit_scores, gather
 from benchmarks.claims.page import write_page
 from benchmarks.claims.statistics import paired_change, paired_difference, power, seeds_needed
 from benchmarks.claims.training import WARM_START
+from benchmarks.claims.values import restore_seeds
 from hsr.console import make_console
 from hsr.data import open_dataset
+from hsr.errors import UserError
 from hsr.evaluation.evaluation import Sizes
 from hsr.semantics import Encoder, LabelEncoder
 from hsr.weights import find_weights, load_tensors
@@ -163,7 +165,27 @@ def test_whole_experiment(experiment: Experiment, tmp_path: Path) -> None:
     assert {one["attribute"] for one in contents["attributes"]} >= {"class 0", "class 9"}
     row = next(line for line in text.split("\n") if line.startswith("| class 0 |"))
     assert row.count("|") == 6 and "range" in row
-    assert contents["seeds"] == [0, 1] and contents["machines"][0]["commit"]
+    assert contents["seeds"] == [0, 1] and len(contents["machines"]) == 2 and contents["machines"][1]["commit"]
+    check_extension(experiment, tmp_path / "page", tmp_path / "elsewhere")
+
+
+def check_extension(experiment: Experiment, page: Path, out: Path) -> None:
+    """The seeds of a page are taken over where their runs aren't at hand, and the same page comes of them again."""
+    elsewhere = dataclasses.replace(experiment, out=out)
+    before = {path: path.read_bytes() for path in page.rglob("*") if path.is_file()}
+    assert restore_seeds(elsewhere, page / "digits.json") == [0, 1]
+    assert run_seed(elsewhere, 1, make_console()) and not (elsewhere.folder(1) / WARM_START).exists()
+    assert plan_seeds(elsewhere, None) == plan_seeds(experiment, None)
+    write_page(elsewhere, page, None)
+    assert before == {path: path.read_bytes() for path in page.rglob("*") if path.is_file()}
+    assert restore_seeds(elsewhere, page / "digits.json") == []
+    with pytest.raises(UserError, match=r"strips.png isn't there, and can't be drawn without the runs"):
+        (page / "digits/strips.png").unlink()
+        write_page(elsewhere, page, None)
+    contents = json.loads((page / "digits.json").read_text())
+    (page / "digits.json").write_text(json.dumps(contents | {"arm_kimg": 77}))
+    with pytest.raises(UserError, match="aren't of this experiment: arm_kimg were others"):
+        restore_seeds(elsewhere, page / "digits.json")
 
 
 def test_attributes_of_one_thing_come_with_their_mean() -> None:
