@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Argument checks shared by the public functions: every message names the argument, what it was, what was expected."""
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import TypeVar
@@ -91,7 +90,8 @@ def number(name: str, value: object) -> float:
     if isinstance(value, (str, torch.Tensor)) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
     number = float(value)
-    if math.isnan(number):
+    # Only NaN differs from itself; torch.compile can't trace math.isnan of a number that it leaves open.
+    if number != number:
         raise ValueError(f"{name} must be a number, got nan")
     return number
 

@@ -111,3 +111,29 @@ def test_compiled_function_gives_the_same_values():
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
         assert a.stride() == b.stride()
+
+
+_NUMBERS = {
+    "bias_act": lambda x, number: hk.bias_act(x, act="lrelu", alpha=number / 8, gain=number, clamp=number),
+    "upfirdn2d": lambda x, number: hk.upfirdn2d(x, FIR4, up=2, padding=(2, 1, 2, 1), gain=number),
+    "filtered_lrelu": lambda x, number: hk.filtered_lrelu(
+        x, FIR4, FIR4, up=2, padding=4, gain=number, slope=number / 8, clamp=number
+    ),
+    "feature_projection_loss": lambda x, number: hk.feature_projection_loss(
+        [x],
+        [x.new_ones(1, 3, 2, 2)],
+        [(x.new_ones(4, 2), x.new_ones(4), x.new_ones(3, 4), x.new_ones(3))],
+        hidden_gain=number,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _NUMBERS)
+def test_numbers_and_sizes_that_change_are_traced(name):
+    """A program may compile a function whose numbers change from call to call, such as a gain that is faded in."""
+    call = _NUMBERS[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=True)
+    for number, size in ((1.5, 4), (1.5, 6), (0.75, 6)):
+        x = torch.randn(1, 2, size, size)
+        torch.testing.assert_close(compiled(x, number), call(x, number))
