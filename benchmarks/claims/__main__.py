@@ -5,7 +5,10 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from hsr.console import make_console
+from hsr.device import resolve_device
 from hsr.errors import UserError
 
 from .arms import GROUPS
@@ -13,6 +16,9 @@ from .command import Experiment, run_experiment, run_seed
 from .page import write_page
 from .presets import NAMES, find_preset
 from .values import restore_seeds
+
+# Seeds at a time on a CPU; all of one GPU are a single seed's.
+CPU_JOBS = 2
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,7 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if find_preset(options.preset).needs_data and options.data is None:
             raise UserError(f"--preset {options.preset} needs the images: name them with --data.")
-        experiment = Experiment(options.preset, options.group, options.data, options.squeezenet, options.out)
+        device = resolve_device(options.device)
+        experiment = Experiment(options.preset, options.group, options.data, options.squeezenet, options.out, device)
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
         if options.seed is not None:
             sys.exit(0 if run_seed(experiment, options.seed, console) else 130)
         page_values = options.page / f"{experiment.page_name}.json"
@@ -30,7 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
             restored = restore_seeds(experiment, page_values)
             console.print(f"{len(restored)} seeds of {page_values} aren't run again.")
         if not options.only_page:
-            run_experiment(experiment, options.seeds, options.jobs, console)
+            jobs = options.jobs or (CPU_JOBS if device.type == "cpu" else 1)
+            run_experiment(experiment, options.seeds, jobs, console)
         for path in write_page(experiment, options.page, options.seeds):
             console.print(f"Wrote {path}.")
     except UserError as error:
@@ -53,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("claims"), help="folder for runs and results (%(default)s)")
     add("--page", type=Path, default=Path("docs/evidence"), help="folder for the page (%(default)s)")
     add("--seeds", type=int, help="number of seeds (what the power of the pilot asks for)")
-    add("--jobs", type=int, default=2, help="seeds at a time, each on a core of its own (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (%(default)s: a GPU if there is one)")
+    add("--jobs", type=int, help=f"seeds at a time, each on a core of its own (CPU: {CPU_JOBS}, GPU: 1)")
     add("--only-page", action="store_true", help="write the page of what is there, and run nothing")
     add("--extend", action="store_true", help="take the seeds of the page that is there, and run what they lack")
     add("--seed", type=int, help="run this seed alone, in this process, and write no page")

@@ -136,6 +136,7 @@ def randomize(encoder: Encoder, dataset: ImageDataset, seed: int) -> None:
             if reset is not None:
                 reset()
         positions = torch.randperm(len(dataset))[:CALIBRATION_IMAGES].numpy()
+    device = next(encoder.parameters()).device
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         # The plain mean over all batches.
@@ -143,6 +144,6 @@ def randomize(encoder: Encoder, dataset: ImageDataset, seed: int) -> None:
         norm.train()
     with torch.no_grad():
         for part in np.array_split(np.sort(positions), max(1, len(positions) // 64)):
-            encoder.feature_maps(dataset.batch(part))
+            encoder.feature_maps(dataset.batch(part).to(device))
     encoder.freeze()
     encoder.name = f"{encoder.name}, random"

@@ -35,7 +35,7 @@ from .arms import ARMS, BASELINE, GROUPS, Arm, prepare_teacher
 from .measuring import measure_arms
 from .presets import Preset, find_preset
 from .statistics import POWER, paired_spread, seeds_needed
-from .training import DEVICE, FINISHED, WARM_START, train
+from .training import FINISHED, WARM_START, train
 
 # Seeds that say how much pairs differ before the number of seeds is settled.
 PILOT_SEEDS = 3
@@ -54,7 +54,8 @@ class Experiment:
         group: Name of the arms in `GROUPS`.
         data: Images, or None for the bundled digits.
         squeezenet: File with SqueezeNet's weights.
-        out: Folder for all runs and results.
+        out: Folder for the runs and results of all experiments.
+        device: Where to train and measure.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Experiment:
     data: Path | None
     squeezenet: Path
     out: Path
+    device: torch.device
 
     @property
     def preset(self) -> Preset:
@@ -78,9 +80,14 @@ class Experiment:
         """Name of the files of its page, without their endings."""
         return self.name if self.group == "claims" else f"{self.name}-{self.group}"
 
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs of this preset, with those of all groups."""
+        return self.out / self.name
+
     def folder(self, seed: int) -> Path:
         """Returns the folder of a seed."""
-        return self.out / f"seed-{seed:03d}"
+        return self.runs / f"seed-{seed:03d}"
 
     def results(self, seed: int) -> Path:
         """Returns the file with a seed's results."""
@@ -103,19 +110,20 @@ def run_seed(experiment: Experiment, seed: int, console: Console) -> bool:
     dataset = experiment.open_images(console)
     config, _ = decide(dataclasses.replace(preset.config, seed=seed), dataset)
     train_set = split_images(dataset, config).train
-    if not train(config, train_set, None, folder / WARM_START, console):
+    if not train(config, train_set, None, folder / WARM_START, experiment.device, console):
         return False
     start = find_weights(folder / WARM_START)
     for name, arm in arms.items():
         console.print(f"Seed {seed}, {arm.title}")
         arm_config = dataclasses.replace(config, start=str(start), **_arm_settings(preset, arm))
-        if not train(arm_config, train_set, _teacher(experiment, arm, train_set, seed), folder / name, console):
+        teacher = _teacher(experiment, arm, train_set, seed)
+        if not train(arm_config, train_set, teacher, folder / name, experiment.device, console):
             return False
     judges = {kind: _encoder(experiment, kind, train_set) for kind in ("squeezenet", "lite0")}
     weights = {WARM_START: start} | {name: find_weights(folder / name) for name in arms}
-    results = measure_arms(weights, judges, dataset, preset.sizes, console)
+    results = measure_arms(weights, judges, dataset, preset.sizes, experiment.device, console)
     times = {name: json.loads((folder / name / FINISHED).read_text()) for name in (WARM_START, *arms)}
-    record = {"seed": seed, "machine": machine(), "times": times, "results": results}
+    record = {"seed": seed, "machine": machine(experiment.device), "times": times, "results": results}
     with replacing(experiment.results(seed)) as part:
         part.write_text(json.dumps(record, indent=1) + "\n")
     return True
@@ -141,7 +149,7 @@ def _teacher(experiment: Experiment, arm: Arm, dataset: ImageDataset, seed: int)
 
 def _encoder(experiment: Experiment, kind: str, dataset: ImageDataset) -> Encoder:
     spec = experiment.preset.network(kind, experiment.squeezenet)
-    return build_encoder(spec, dataset=dataset, device=DEVICE, cache_dir=cache_folder(), log=lambda _: None)
+    return build_encoder(spec, dataset=dataset, device=experiment.device, cache_dir=cache_folder(), log=lambda _: None)
 
 
 def run_experiment(experiment: Experiment, seeds: int | None, jobs: int, console: Console) -> dict[str, Any]:
@@ -185,11 +193,12 @@ def plan_seeds(experiment: Experiment, seeds: int | None) -> dict[str, Any]:
     return {"pilot": PILOT_SEEDS, "spread": spread, "needed": needed, "seeds": chosen}
 
 
-def machine() -> dict[str, str]:
+def machine(device: torch.device) -> dict[str, str]:
     """Returns where and with what results are made."""
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return {
         "commit": commit(),
-        "processor": f"{cores()} cores of {processor()}",
+        "processor": f"{gpu}{cores()} cores of {processor()}",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -249,6 +258,7 @@ def _start_seed(experiment: Experiment, seed: int) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.claims", "--preset", experiment.name, "--group", experiment.group]
     command += ["--seed", str(seed), "--squeezenet", str(experiment.squeezenet), "--out", str(experiment.out)]
+    command += ["--device", str(experiment.device)]
     command += [] if experiment.data is None else ["--data", str(experiment.data)]
     with (folder / "log.txt").open("ab") as log:
         # A thread of each process on a core of its own is faster than several threads of one process.

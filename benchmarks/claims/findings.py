@@ -89,11 +89,11 @@ def gather(experiment: Experiment, seeds: int | None) -> Findings:
     Raises:
         UserError: Nothing is measured yet.
     """
-    found = [int(path.parent.name.split("-")[1]) for path in experiment.out.glob(f"seed-*/{experiment.group}.json")]
+    found = [int(path.parent.name.split("-")[1]) for path in experiment.runs.glob(f"seed-*/{experiment.group}.json")]
     plan = plan_seeds(experiment, seeds)
     measured = tuple(seed for seed in sorted(found) if seed < plan["seeds"])
     if not measured:
-        raise UserError(f"{experiment.out} has no results of {experiment.group} yet.")
+        raise UserError(f"{experiment.runs} has no results of {experiment.group} yet.")
     values: dict[tuple[str, str], dict[str, list[float]]] = {}
     attributes: dict[tuple[str, str], dict[str, list[EditScore]]] = {}
     times: dict[str, list[float | None]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from hsr.data import ImageDataset
@@ -14,8 +15,6 @@ from hsr.evaluation.learning import learn_attributes
 from hsr.evaluation.results import Result
 from hsr.evaluation.subjects import load_subjects
 from hsr.semantics.encoders import Encoder
-
-from .training import DEVICE
 
 # By the kind of judge. What takes long is measured by one of them alone.
 METRICS = {
@@ -29,6 +28,7 @@ def measure_arms(
     judges: Mapping[str, Encoder],
     dataset: ImageDataset,
     sizes: Sizes,
+    device: torch.device,
     console: Console,
 ) -> list[dict[str, Any]]:
     """Returns the results of all arms of a seed, as JSON values, with the names of arms as subjects.
@@ -38,21 +38,22 @@ def measure_arms(
         judges: Networks that measure, by their kinds.
         dataset: Real images, which also teach the classifiers of attributes.
         sizes: How much is measured.
+        device: Where the networks of all are.
         console: Where to show the progress.
     """
     subjects = [
         dataclasses.replace(subject, name=name)
-        for name, subject in zip(weights, load_subjects(list(weights.values()), DEVICE), strict=True)
+        for name, subject in zip(weights, load_subjects(list(weights.values()), device), strict=True)
     ]
     results: list[Result] = []
     for kind, judge in judges.items():
         evaluation = Evaluation(
             subjects,
             sizes,
-            DEVICE,
+            device,
             features=judge,
             distance=judge,
-            classifier=learn_attributes(judge, dataset, DEVICE, console=console),
+            classifier=learn_attributes(judge, dataset, device, console=console),
             reals=dataset,
             console=console,
         )

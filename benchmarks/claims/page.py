@@ -211,7 +211,7 @@ def _time_lines(findings: Findings) -> list[str]:
         median = sorted(times)[len(times) // 2] if times else math.nan
         rows.append([title_of(name), f"{median:.1f}"])
     return [
-        "Training time of 1,000 images, median over seeds, with one thread for each of the seeds that run at a time:",
+        "Training time of 1,000 images, median over seeds; on CPUs with a thread for each of the seeds run at a time:",
         "",
         *table(["", "seconds"], "lr", rows),
     ]

@@ -16,7 +16,7 @@ from hsr.metrics.exact import exact_generator
 from ..curves import label_panel, read_run
 from .arms import BASELINE, title_of
 from .findings import Findings
-from .training import DEVICE, FINISHED, WARM_START
+from .training import FINISHED, WARM_START
 
 CODES_SHOWN = 12
 LINES_SHOWN = 2
@@ -111,7 +111,7 @@ def _subjects(findings: Findings) -> list[Subject]:
     """Returns the generators of the first seed: that of the warm start, and those of the arms."""
     experiment = findings.experiment
     folder = experiment.folder(findings.seeds[0])
-    return load_subjects([folder / name for name in (WARM_START, *experiment.arms)], DEVICE)
+    return load_subjects([folder / name for name in (WARM_START, *experiment.arms)], experiment.device)
 
 
 def draw_samples(findings: Findings, path: Path) -> None:
@@ -119,7 +119,7 @@ def draw_samples(findings: Findings, path: Path) -> None:
     rows = []
     for subject in _subjects(findings):
         z, c = draw(subject, None, CODES_SHOWN, 0)
-        with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
+        with torch.no_grad(), exact_generator(subject.G, findings.experiment.device) as G:
             rows.append(to_uint8(G(z, c, noise_mode="const")))
     _draw_rows(findings, [rows], path)
 
@@ -129,8 +129,8 @@ def draw_strips(findings: Findings, path: Path) -> None:
     strips = []
     for subject in _subjects(findings):
         z, c = draw(subject, None, 2 * LINES_SHOWN, 0)
-        with torch.no_grad(), exact_generator(subject.G, DEVICE) as G:
-            codes = lines(map_codes(G, z, c, DEVICE, len(z)).unflatten(0, (LINES_SHOWN, 2)))
+        with torch.no_grad(), exact_generator(subject.G, findings.experiment.device) as G:
+            codes = lines(map_codes(G, z, c, findings.experiment.device, len(z)).unflatten(0, (LINES_SHOWN, 2)))
             layers = codes[:, :, None].expand(-1, -1, G.num_ws, -1)
             strips.append([to_uint8(G.synthesis(ws, noise_mode="const")) for ws in layers])
     _draw_rows(findings, list(zip(*strips, strict=True)), path)

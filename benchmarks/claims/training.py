@@ -16,6 +16,7 @@ from hsr.files import replacing
 from hsr.semantics.encoders import Encoder
 from hsr.training.checkpoint import STATE, restore
 from hsr.training.grids import SampleGrid
+from hsr.training.kernels import prepare
 from hsr.training.logs import RunLog
 from hsr.training.loop import TrainingLoop
 from hsr.training.start import start_from_weights
@@ -23,8 +24,8 @@ from hsr.training.stop import StopRequest
 from hsr.training.stream import BatchStream
 from hsr.training.trainer import Trainer
 from hsr.weights import CHECKPOINTS
+from hsr_kernels._precision import exact_float32
 
-DEVICE = torch.device("cpu")
 CONFIG = "config.json"
 WARM_START = "warm-start"
 # Written into a run folder once its training is at its end.
@@ -36,6 +37,7 @@ def train(
     dataset: ImageDataset,
     encoder: Encoder | None,
     folder: Path,
+    device: torch.device,
     console: Console,
 ) -> bool:
     """Trains a run to its end, or goes on where it was interrupted; returns whether it is at its end.
@@ -47,13 +49,16 @@ def train(
         dataset: Images to train on.
         encoder: Teacher of HSR; None: no HSR.
         folder: Run folder, which is made if it doesn't exist.
+        device: Where to train.
         console: Where to show the progress.
     """
     if (folder / FINISHED).exists():
         return True
-    torch.set_num_threads(config.threads or 1)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    prepare(config, dataset, encoder, device, 1, console)
     torch.manual_seed(config.seed)
-    trainer = Trainer(config, dataset, encoder, DEVICE)
+    trainer = Trainer(config, dataset, encoder, device)
     state: dict = {}
     if (folder / CHECKPOINTS / STATE).exists():
         state = restore(trainer, folder)
@@ -65,9 +70,16 @@ def train(
             trainer.start_path_length_mean()
         # The heads of HSR have drawn numbers which the baseline hasn't.
         torch.manual_seed(config.seed)
-    stream = BatchStream(dataset, config.batch, seed=config.seed, mirror=bool(config.mirror), start=trainer.images_seen)
-    grid = SampleGrid(dataset, config.z_dim, trainer.c_dim, DEVICE, config.seed)
-    with StopRequest() as stop, closing(stream), closing(RunLog(folder, trainer.images_seen)) as log:
+    stream = BatchStream(
+        dataset,
+        config.batch,
+        seed=config.seed,
+        mirror=bool(config.mirror),
+        start=trainer.images_seen,
+        pin_memory=device.type == "cuda",
+    )
+    grid = SampleGrid(dataset, config.z_dim, trainer.c_dim, device, config.seed)
+    with exact_float32(), StopRequest() as stop, closing(stream), closing(RunLog(folder, trainer.images_seen)) as log:
         if not TrainingLoop(trainer, stream, grid, None, folder, log, state, console).run(stop):
             return False
     with replacing(folder / FINISHED) as part:

@@ -131,7 +131,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     monkeypatch.setitem(presets._PRESETS, "digits", tiny)
     monkeypatch.setitem(command.GROUPS, "claims", ("baseline", "hsr", "nothing"))
     monkeypatch.setitem(ARMS, "nothing", Arm("HSR without weight", "lite0", settings={"hsr_weight": 1e-30}))
-    return Experiment("digits", "claims", None, Path("unused"), tmp_path / "claims")
+    return Experiment("digits", "claims", None, Path("unused"), tmp_path / "claims", torch.device("cpu"))
 
 
 def test_whole_experiment(experiment: Experiment, tmp_path: Path) -> None:
