@@ -37,8 +37,6 @@ from .presets import Preset, find_preset
 from .statistics import POWER, paired_spread, seeds_needed
 from .training import FINISHED, WARM_START, train
 
-# Seeds that say how much pairs differ before the number of seeds is settled.
-PILOT_SEEDS = 3
 POLL_SECONDS = 1.0
 # What the number of seeds is settled by: path lengths as the network judges that isn't the teacher.
 PRIMARY_METRIC = "ppl2_wend"
@@ -183,14 +181,16 @@ def run_experiment(experiment: Experiment, seeds: int | None, jobs: int, console
 def plan_seeds(experiment: Experiment, seeds: int | None) -> dict[str, Any]:
     """Returns the number of seeds to run, and what the pilot says of it."""
     preset = experiment.preset
-    pilot = [read_results(experiment, seed) for seed in range(PILOT_SEEDS) if experiment.results(seed).exists()]
+    # What is run in any case says how much pairs differ.
+    pilot_seeds = preset.min_seeds
+    pilot = [read_results(experiment, seed) for seed in range(pilot_seeds) if experiment.results(seed).exists()]
     spread, needed = None, None
-    if len(pilot) == PILOT_SEEDS and "hsr" in experiment.arms:
+    if len(pilot) == pilot_seeds and "hsr" in experiment.arms:
         pairs = [[_primary(values, arm) for values in pilot] for arm in ("hsr", BASELINE)]
         spread = paired_spread(*pairs)
         needed = seeds_needed(spread)
     chosen = seeds or max(preset.min_seeds, min(needed or preset.min_seeds, preset.max_seeds))
-    return {"pilot": PILOT_SEEDS, "spread": spread, "needed": needed, "seeds": chosen}
+    return {"pilot": pilot_seeds, "spread": spread, "needed": needed, "seeds": chosen}
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -140,11 +140,15 @@ def _verdict_lines(findings: Findings) -> list[str]:
     lines = ["", f"The claim is {claim:+.1%} of path length. Of {PRIMARY_METRIC}, as {network} judges:", ""]
     for arm in findings.arms:
         found = findings.change(PRIMARY_METRIC, network, arm)
-        verdict = "less than the claim" if found.low > claim else "more than the claim"
-        if found.low <= claim <= found.high:
-            verdict = "in agreement with the claim"
-        lines.append(f"- {ARMS[arm].title}: {_change(findings, PRIMARY_METRIC, network, arm)}, {verdict}")
+        lines.append(f"- {ARMS[arm].title}: {_change(findings, PRIMARY_METRIC, network, arm)}, {verdict(found, claim)}")
     return lines
+
+
+def verdict(found: Difference, claim: float) -> str:
+    """Returns what a change says of a claimed reduction."""
+    if not found.low <= claim <= found.high:
+        return "less than the claim" if found.low > claim else "more than the claim"
+    return "in agreement with the claim" if found.is_significant else "too uncertain to tell the claim from no change"
 
 
 def _table_lines(findings: Findings, network: str) -> list[str]:

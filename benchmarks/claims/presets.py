@@ -78,13 +78,13 @@ def _small(resolution: int) -> Config:
 def _cifar() -> Preset:
     config = dataclasses.replace(_small(32), kimg=60.0)
     sizes = Sizes(images=3000, pairs=3000, sequences=300, samples=6000, r2_images=1000)
-    return Preset("CIFAR-10, 20,000 photographs", 32, config, 15.0, 1.0, 96, sizes, 4, 6)
+    return Preset("CIFAR-10, 20,000 photographs", 32, config, 15.0, 1.0, 96, sizes, 4, 8)
 
 
 def _emoji(resolution: int) -> Preset:
     config = dataclasses.replace(_small(resolution), kimg=40.0)
     sizes = Sizes(images=2000, pairs=2000, sequences=200, samples=4000, r2_images=1000)
-    return Preset(f"emoji, 2,968 drawings at {resolution} pixels", resolution, config, 10.0, 1.0, 96, sizes, 4, 6)
+    return Preset(f"emoji, 2,968 drawings at {resolution} pixels", resolution, config, 10.0, 1.0, 96, sizes, 4, 8)
 
 
 def _published(title: str, resolution: int) -> Preset:

@@ -15,8 +15,8 @@ from benchmarks.claims import command, measuring, presets, training
 from benchmarks.claims.arms import ARMS, Arm, ShuffledTargets, prepare_teacher
 from benchmarks.claims.command import Experiment, plan_seeds, run_seed
 from benchmarks.claims.findings import edit_scores, gather
-from benchmarks.claims.page import write_page
-from benchmarks.claims.statistics import paired_change, paired_difference, power, seeds_needed
+from benchmarks.claims.page import verdict, write_page
+from benchmarks.claims.statistics import Difference, paired_change, paired_difference, power, seeds_needed
 from benchmarks.claims.training import WARM_START
 from benchmarks.claims.values import restore_seeds
 from hsr.console import make_console
@@ -56,6 +56,19 @@ class TestStatistics:
         n = seeds_needed(0.2)
         assert power(n, 0.2, effect) >= 0.8 > power(n - 1, 0.2, effect)
         assert seeds_needed(0.0) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.1, 0.1, "less than the claim"),
+        (-0.4, -0.2, "more than the claim"),
+        (-0.2, -0.1, "in agreement with the claim"),
+        (-0.2, 0.1, "too uncertain to tell the claim from no change"),
+    ],
+)
+def test_verdict_agrees_with_a_claim_only_where_no_change_does_not(low: float, high: float, expected: str) -> None:
+    assert verdict(Difference((low + high) / 2, low, high, 4), -0.16) == expected
 
 
 def make_encoder() -> LabelEncoder:
