@@ -88,7 +88,7 @@ def _emoji(resolution: int) -> Preset:
 
 
 def _published(title: str, resolution: int) -> Preset:
-    """Returns the settings of HSR's publication, for a GPU, with the two that other data ask for."""
+    """Returns the settings of HSR's publication, for a GPU, but for the teacher and what smaller data ask for."""
     config = dataclasses.replace(
         preset("paper256", resolution, "cuda"),
         conditional=False,
