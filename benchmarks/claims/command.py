@@ -165,7 +165,7 @@ def run_experiment(experiment: Experiment, seeds: int | None, jobs: int, console
     preset = experiment.preset
     # The images are prepared once, and not by several processes at the same time.
     experiment.open_images(console)
-    # All that are run in any case at once, so that no process waits for the end of the pilot.
+    # The pilot is of all seeds that are run in any case.
     _run_seeds(experiment, range(seeds or preset.min_seeds), jobs, console)
     plan = plan_seeds(experiment, seeds)
     if plan["spread"] is not None:
@@ -181,7 +181,6 @@ def run_experiment(experiment: Experiment, seeds: int | None, jobs: int, console
 def plan_seeds(experiment: Experiment, seeds: int | None) -> dict[str, Any]:
     """Returns the number of seeds to run, and what the pilot says of it."""
     preset = experiment.preset
-    # What is run in any case says how much pairs differ.
     pilot_seeds = preset.min_seeds
     pilot = [read_results(experiment, seed) for seed in range(pilot_seeds) if experiment.results(seed).exists()]
     spread, needed = None, None

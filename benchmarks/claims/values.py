@@ -13,9 +13,6 @@ from .command import Experiment
 from .findings import MEAN, SHOWN, Findings
 from .statistics import paired_change
 
-# What two experiments must have in common for their seeds to be of one.
-_SETUP = ("settings", "arms", "arm_kimg", "sizes")
-
 
 def page_values(findings: Findings) -> dict[str, Any]:
     """Returns all values and differences as JSON values."""
@@ -46,14 +43,14 @@ def page_values(findings: Findings) -> dict[str, Any]:
 
 
 def _setup(experiment: Experiment) -> dict[str, Any]:
+    """Returns what two experiments must have in common for their seeds to be of one."""
     preset = experiment.preset
-    values = (
-        json.loads(preset.config.to_json()),
-        {name: asdict(arm) for name, arm in experiment.arms.items()},
-        preset.arm_kimg,
-        asdict(preset.sizes),
-    )
-    return dict(zip(_SETUP, values, strict=True))
+    return {
+        "settings": json.loads(preset.config.to_json()),
+        "arms": {name: asdict(arm) for name, arm in experiment.arms.items()},
+        "arm_kimg": preset.arm_kimg,
+        "sizes": asdict(preset.sizes),
+    }
 
 
 def restore_seeds(experiment: Experiment, path: Path) -> list[int]:
@@ -67,8 +64,7 @@ def restore_seeds(experiment: Experiment, path: Path) -> list[int]:
     with reading(path, "the values of an experiment"):
         found = json.loads(path.read_text())
         records = _records(found)
-    setup = _setup(experiment)
-    if changed := [name for name in _SETUP if found.get(name) != setup[name]]:
+    if changed := [name for name, value in _setup(experiment).items() if found.get(name) != value]:
         raise UserError(f"The seeds of {path} aren't of this experiment: {', '.join(changed)} were others.")
     restored = [record for record in records if not experiment.results(record["seed"]).exists()]
     for record in restored:
