@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of a device."""
+"""The choice of a device, and of the threads of a CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -24,3 +27,14 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise UserError(f"--device {name} does not exist: PyTorch finds {count} CUDA devices.")
     return device
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Has PyTorch compute its body on the CPU by `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

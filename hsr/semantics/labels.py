@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..console import track
 from ..data import ImageDataset
+from ..device import cpu_threads
 from ..errors import UserError
 from ..files import replacing
 from ..tensors import to_float
 from .encoders import Encoder
 
 # Version of the network and its training, a part of the cache's key.
-VERSION = 1
+VERSION = 2
 IMAGE_SIZE = 32
 STAGE_CHANNELS = (16, 32, 64, 128)
 HELD_OUT_FRACTION = 0.1
@@ -136,7 +137,10 @@ def train(encoder: LabelEncoder, dataset: ImageDataset, device: torch.device, se
     images = _read_images(dataset, chosen.numpy()).to(device)
     labels = torch.from_numpy(dataset.labels)[chosen].to(device)
     held_out = max(1, round(HELD_OUT_FRACTION * len(images)))
-    _fit(encoder.to(device), images[held_out:], labels[held_out:], rng)
+    # Several threads add up in another order, and rounding is soon another network: one that measures distances on
+    # another scale. So the number of threads, which is what was fastest when a run began, must not decide it.
+    with cpu_threads(1):
+        _fit(encoder.to(device), images[held_out:], labels[held_out:], rng)
     encoder.eval()
     with torch.no_grad():
         guesses = [encoder(to_float(x)).argmax(dim=1) for x in images[:held_out].split(CHUNK_SIZE)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from hsr_kernels._precision import bfloat16_unit
 
 from ..config import Config
+from ..device import cpu_threads
 from ..models.build import build_discriminator
 
 # Steps on smaller images are mostly the host's work, which no precision makes faster.
@@ -69,18 +70,14 @@ def _time_threads(config: Config, resolution: int, candidates: list[int]) -> dic
     """Returns the median seconds of a part of a step by number of threads."""
     network = build_discriminator(config, resolution, 0)
     images = torch.randn(config.minibatch_std_group, 3, resolution, resolution)
-    before = torch.get_num_threads()
     seconds: dict[int, list[float]] = {n: [] for n in candidates}
     start = time.perf_counter()
-    try:
-        for run in range(1 + _TIMED_RUNS):
-            for n in candidates:
-                torch.set_num_threads(n)
+    for run in range(1 + _TIMED_RUNS):
+        for n in candidates:
+            with cpu_threads(n):
                 seconds[n].append(_time_once(network, images))
-            if run > 0 and time.perf_counter() - start > _MAX_SECONDS:
-                break
-    finally:
-        torch.set_num_threads(before)
+        if run > 0 and time.perf_counter() - start > _MAX_SECONDS:
+            break
     # The first run also makes what PyTorch keeps for a number of threads.
     return {n: statistics.median(times[1:]) for n, times in seconds.items()}
 
