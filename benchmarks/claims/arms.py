@@ -69,6 +69,9 @@ GROUPS = {
     "weight": (BASELINE, "weight-0.1", "weight-10", "random-10", "shuffled-10"),
     "search": (BASELINE, "scale-8", "scale-32", "deepest", "heads-slow", "heads-fast", "raw", "conv3x3", "cosine"),
 }
+# For an arm those that differ from it only in a teacher that has learned nothing, or in targets of other images: what
+# these do, too, isn't owed to semantics.
+CONTROLS = {"hsr": ("random", "shuffled"), "weight-10": ("random-10", "shuffled-10")}
 
 
 def title_of(run: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from hsr.errors import UserError
 
-from .arms import BASELINE
+from .arms import BASELINE, CONTROLS
 from .command import Experiment, plan_seeds, read_results
 from .statistics import Difference, paired_change, paired_difference
 
@@ -77,10 +77,16 @@ class Findings:
         """Names of the arms but the baseline."""
         return [name for name in self.experiment.arms if name != BASELINE]
 
-    def change(self, metric: str, network: str, arm: str) -> Difference:
-        """Returns how an arm differs from the baseline, over the seeds."""
+    @property
+    def controlled(self) -> list[tuple[str, str]]:
+        """Each arm that has controls, with each of these."""
+        arms = self.arms
+        return [(arm, control) for arm in arms for control in CONTROLS.get(arm, ()) if control in arms]
+
+    def change(self, metric: str, network: str, arm: str, against: str = BASELINE) -> Difference:
+        """Returns how an arm differs from another, over the seeds."""
         of_arms = self.values[metric, network]
-        return SHOWN[metric][1](of_arms[arm], of_arms[BASELINE])
+        return SHOWN[metric][1](of_arms[arm], of_arms[against])
 
 
 def gather(experiment: Experiment, seeds: int | None) -> Findings:

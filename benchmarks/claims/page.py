@@ -64,7 +64,7 @@ def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
         f"For each of {len(findings.seeds)} seeds a baseline is trained for {config.kimg:g} kimg, and from its weights "
         f"every arm for {preset.arm_kimg:g} kimg more, with the same images, codes and noise. All arms of a seed are "
         "measured with the same codes, so that differences are paired; intervals are 95%, by Student's t over seeds. "
-        f"Changes are against the {ARMS[BASELINE].title}.",
+        f"Changes are against the {ARMS[BASELINE].title} unless said otherwise.",
         "",
         f"Networks: {preset.resolution}x{preset.resolution} pixels, without classes. Teacher and judges see images "
         f"brought to {preset.image_size} pixels. HSR: weight {preset.hsr_weight:g}, targets {config.hsr_targets}, "
@@ -76,6 +76,7 @@ def page_lines(findings: Findings, pictures: Mapping[str, str]) -> list[str]:
         "",
         *_power_lines(findings),
         *_verdict_lines(findings),
+        *_control_lines(findings),
     ]
     for network in findings.networks:
         lines += ["", f"## As {network} judges", "", *_table_lines(findings, network)]
@@ -133,8 +134,8 @@ def _power_lines(findings: Findings) -> list[str]:
 
 def _verdict_lines(findings: Findings) -> list[str]:
     """Returns what the arms come to in the metric of the claim, as the primary judge has it."""
-    network = next((name for name in findings.networks if name.startswith(PRIMARY_JUDGE)), None)
-    if network is None or len(findings.seeds) < 2 or (PRIMARY_METRIC, network) not in findings.values:
+    network = _primary_network(findings)
+    if network is None or len(findings.seeds) < 2:
         return []
     claim = CLAIMED_RATIO - 1
     lines = ["", f"The claim is {claim:+.1%} of path length. Of {PRIMARY_METRIC}, as {network} judges:", ""]
@@ -142,6 +143,34 @@ def _verdict_lines(findings: Findings) -> list[str]:
         found = findings.change(PRIMARY_METRIC, network, arm)
         lines.append(f"- {ARMS[arm].title}: {_change(findings, PRIMARY_METRIC, network, arm)}, {verdict(found, claim)}")
     return lines
+
+
+def _primary_network(findings: Findings) -> str | None:
+    """Returns the name of the judge of the claim, if that has judged."""
+    judges = (network for metric, network in findings.values if metric == PRIMARY_METRIC)
+    return next((network for network in judges if network.startswith(PRIMARY_JUDGE)), None)
+
+
+def _control_lines(findings: Findings) -> list[str]:
+    """Returns a table of how HSR differs from its controls, as the primary judge has it."""
+    network = _primary_network(findings)
+    if network is None or not findings.controlled:
+        return []
+    header = ["", *(f"{ARMS[arm].title}, against: {ARMS[control].title}" for arm, control in findings.controlled)]
+    rows = [
+        [SHOWN[metric][0], *(_change(findings, metric, network, *pair) for pair in findings.controlled)]
+        for metric in SHOWN
+        if (metric, network) in findings.values
+    ]
+    return [
+        "",
+        "## Against the controls",
+        "",
+        "How HSR differs from the arms whose teacher has learned nothing, or whose targets are those of other images, "
+        f"as {network} judges. What is owed to semantics shows here.",
+        "",
+        *table(header, "l" + "r" * (len(header) - 1), rows),
+    ]
 
 
 def verdict(found: Difference, claim: float) -> str:
@@ -195,8 +224,8 @@ def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.4g}" if values else NOT_MEASURED
 
 
-def _change(findings: Findings, metric: str, network: str, arm: str) -> str:
-    return _spell(findings.change(metric, network, arm), is_relative=SHOWN[metric][1] is paired_change)
+def _change(findings: Findings, metric: str, network: str, arm: str, against: str = BASELINE) -> str:
+    return _spell(findings.change(metric, network, arm, against), is_relative=SHOWN[metric][1] is paired_change)
 
 
 def _spell(found: Difference, *, is_relative: bool) -> str:

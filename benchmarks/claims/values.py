@@ -22,7 +22,11 @@ def page_values(findings: Findings) -> dict[str, Any]:
         if metric in SHOWN:
             kind = "relative" if SHOWN[metric][1] is paired_change else "absolute"
             changes = {arm: asdict(findings.change(metric, network, arm)) for arm in findings.arms}
-            entry |= {"kind of change": kind, "changes": changes}
+            against = [
+                {"arm": arm, "control": control} | asdict(findings.change(metric, network, arm, control))
+                for arm, control in findings.controlled
+            ]
+            entry |= {"kind of change": kind, "changes": changes, "changes against controls": against}
         results.append(entry)
     return {
         "preset": findings.experiment.name,

@@ -12,10 +12,10 @@ import torch
 from scipy import stats
 
 from benchmarks.claims import command, measuring, presets, training
-from benchmarks.claims.arms import ARMS, Arm, ShuffledTargets, prepare_teacher
+from benchmarks.claims.arms import ARMS, CONTROLS, Arm, ShuffledTargets, prepare_teacher
 from benchmarks.claims.command import Experiment, plan_seeds, run_seed
 from benchmarks.claims.findings import edit_scores, gather
-from benchmarks.claims.page import verdict, write_page
+from benchmarks.claims.page import _spell, verdict, write_page
 from benchmarks.claims.statistics import Difference, paired_change, paired_difference, power, seeds_needed
 from benchmarks.claims.training import WARM_START
 from benchmarks.claims.values import restore_seeds
@@ -143,6 +143,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     monkeypatch.setattr(measuring, "METRICS", metrics)
     monkeypatch.setitem(presets._PRESETS, "digits", tiny)
     monkeypatch.setitem(command.GROUPS, "claims", ("baseline", "hsr", "nothing"))
+    monkeypatch.setitem(CONTROLS, "hsr", ("nothing", "shuffled"))
     monkeypatch.setitem(ARMS, "nothing", Arm("HSR without weight", "lite0", settings={"hsr_weight": 1e-30}))
     return Experiment("digits", "claims", None, Path("unused"), tmp_path / "claims", torch.device("cpu"))
 
@@ -173,6 +174,12 @@ def test_whole_experiment(experiment: Experiment, tmp_path: Path) -> None:
     assert all(path.stat().st_size > 500 for path in paths)
     text = (tmp_path / "page/digits.md").read_text()
     assert "## As squeezenet judges" in text and "(*own teacher*)" in text
+    # A control that isn't of the experiment has no column.
+    controls = text.split("## Against the controls")[1].split("##")[0]
+    assert f"| {ARMS['hsr'].title}, against: HSR without weight |\n" in controls and "shuffled" not in controls
+    against = findings.change("ppl2_wend", "squeezenet", "hsr", "nothing")
+    assert against == paired_change(values["hsr"], values["nothing"])
+    assert f"| path length in w, at path ends | {_spell(against, is_relative=True)} |" in controls
     assert "<table>" in (tmp_path / "page/digits.html").read_text()
     contents = json.loads((tmp_path / "page/digits.json").read_text())
     assert {one["attribute"] for one in contents["attributes"]} >= {"class 0", "class 9"}
