@@ -24,6 +24,8 @@ LINES_SHOWN = 2
 PANEL_WIDTH, PANEL_HEIGHT, DPI = 4.4, 3.2, 100
 # Inches of an image in a row, of the titles beside rows, and between blocks of rows.
 IMAGE_INCHES, TITLE_INCHES, BLOCK_GAP = 0.64, 2.0, 0.2
+# Curves that are further apart than this share a logarithmic axis.
+DECADE = 10
 CHANGES_SHOWN = ("ppl2_wend", "path_relative", "fd", "als_shared", "linear_separability")
 CURVES_SHOWN = ("Loss/G/gan", "Loss/D/gan", "Loss/G/path_length", "Loss/G/hsr")
 
@@ -102,7 +104,11 @@ def draw_curves(findings: Findings, path: Path) -> None:
             axis.plot(*xy, label=title_of(name), lw=1.2)
     for axis, scalar in zip(axes, CURVES_SHOWN, strict=True):
         label_panel(axis, scalar)
-    axes[0].legend(fontsize=7)
+        # Targets of different kinds have losses of different orders of magnitude.
+        lowest, highest = axis.dataLim.intervaly
+        if 0 < DECADE * lowest < highest:
+            axis.set_yscale("log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     with writing(path):
         figure.savefig(path)
 
