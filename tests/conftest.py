@@ -24,6 +24,8 @@ def pytest_configure(config):
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+    # Programs that tests start compute little, and threads wait for each other where other tests keep all cores busy.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # "full" isn't a kind of tests, but asks for all of a kind: `pytest -m full`, `pytest -m "interpret and full"`.
     words = config.option.markexpr.split(" and ")
     config.option.markexpr = " and ".join(word for word in words if word != "full")

@@ -404,4 +404,13 @@ def test_the_host_takes_little_time_to_launch(emulator):
     emulator.emulator_idle(True)
     with torch.no_grad():
         call(X, B)
-        assert _min_seconds(lambda: call(X, B)) < 6 * _min_seconds(lambda: torch.empty_like(X))
+        launch = allocation = float("inf")
+        # A neighbour that takes this core's caches for a while slows the two by different factors: both are then
+        # measured again.
+        for _ in range(20):
+            launch = min(launch, _min_seconds(lambda: call(X, B)))
+            allocation = min(allocation, _min_seconds(lambda: torch.empty_like(X)))
+            if launch < 6 * allocation:
+                return
+            time.sleep(0.1)
+    pytest.fail(f"{1e6 * launch:.1f} us to launch, but {1e6 * allocation:.1f} us to allocate a tensor")
