@@ -15,6 +15,7 @@ from ..console import track
 from ..metrics import linear_r2
 from ..metrics.exact import exact_generator
 from ..models import Generator
+from ..ranks import Ranks
 from ..semantics.encoders import Encoder
 
 # Positions of an image that are taken at random, as neighbours tell much the same.
@@ -34,6 +35,7 @@ def feature_r2(
     batch: int = 50,
     seed: int = 0,
     console: Console | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[int, float]:
     """Returns R^2 at each scale of HSR that the generator has and the encoder has a depth for.
 
@@ -48,7 +50,9 @@ def feature_r2(
         batch: Images per call.
         seed: Seed of the positions that are taken.
         console: Where to show the progress; None: standard output.
+        ranks: The processes that share the work; None: this one does it all.
     """
+    ranks = Ranks(device) if ranks is None else ranks
     scales = [r for r in HSR_SCALES if r <= G.resolution][: len(encoder.shapes)]
     rng = torch.Generator().manual_seed(seed)
     # Drawn beforehand, so that no value depends on the batch.
@@ -57,7 +61,7 @@ def feature_r2(
         for r, (_, size) in zip(scales, encoder.target_shapes(len(scales)), strict=True)
     }
     samples: dict[int, list[tuple[Tensor, Tensor]]] = {r: [] for r in scales}
-    starts = range(0, len(z), batch)
+    starts = ranks.share(range(0, len(z), batch))
     with exact_generator(G, device) as exact:
         for start in track(starts, f"Reading features, in batches of {batch}", len(starts), console):
             classes = None if c is None else c[start : start + batch].to(device)
@@ -71,7 +75,7 @@ def feature_r2(
     held_out = max(1, round(HELD_OUT_FRACTION * len(z))) * POSITIONS_PER_IMAGE
     values = {}
     for r, pairs in samples.items():
-        x, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        x, y = (torch.cat(parts) for parts in zip(*ranks.gather(pairs), strict=True))
         values[r] = linear_r2(x[held_out:], y[held_out:], x[:held_out], y[:held_out])
     return values
 

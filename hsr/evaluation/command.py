@@ -39,7 +39,7 @@ def evaluate(options: EvaluateOptions) -> None:
     with joined(options.device) as ranks:
         subjects = load_subjects(options.checkpoint, ranks.device)
         with ranks.one_per_machine_first():
-            dataset = _open_images(options, metrics, subjects[0], console)
+            dataset = _open_images(options, metrics, subjects, console)
         # What can't be had is told before anything is measured.
         instruments = _Instruments(options, dataset, ranks, console)
         needs_attributes = bool(set(metrics) & set(ATTRIBUTE_METRICS))
@@ -99,14 +99,16 @@ def parse_metrics(text: str) -> list[str]:
 
 
 def _open_images(
-    options: EvaluateOptions, metrics: list[str], subject: Subject, console: Console
+    options: EvaluateOptions, metrics: list[str], subjects: list[Subject], console: Console
 ) -> ImageDataset | None:
     """Returns the real images, or None where nothing needs them and none are named.
+
+    Those that aren't named are the images of the first generator's run.
 
     Raises:
         UserError: They can't be used, or none are named where some are needed.
     """
-    config = subject.config
+    subject, config = subjects[0], subjects[0].config
     needs_images = set(metrics) & set(IMAGE_METRICS) or "labels" in (options.features, options.distance)
     needs_labels = set(metrics) & set(ATTRIBUTE_METRICS) and options.classifier is None
     is_named = options.data is not None or not subject.is_foreign
@@ -116,7 +118,7 @@ def _open_images(
         return None
     data = options.data if options.data is not None else config.data
     resize = options.resize if options.data is not None else options.resize or config.resize
-    if not (needs_images or needs_labels or subject.G.c_dim):
+    if not (needs_images or needs_labels or any(subject.G.c_dim for subject in subjects)):
         return None
     dataset = open_training_set(data, resize, None, console)
     if dataset.resolution != subject.G.resolution:
@@ -124,6 +126,12 @@ def _open_images(
             f"The images of {dataset.name} are {dataset.resolution} pixels wide, but those of {subject.name} "
             f"{subject.G.resolution}: bring them to one size with --resize {subject.G.resolution}."
         )
+    for other in subjects[1:]:
+        if other.G.resolution != dataset.resolution:
+            raise UserError(
+                f"The images of {subject.name} are {dataset.resolution} pixels wide, but those of {other.name} "
+                f"{other.G.resolution}: generators of different sizes are compared with real images one at a time."
+            )
     if options.reals == "all":
         return dataset
     split = split_images(dataset, decide(config, dataset)[0])

@@ -349,6 +349,7 @@ class Evaluation:
             batch=self.sizes.batch,
             seed=self.sizes.seed,
             console=self._console,
+            ranks=self._ranks,
         )
         return [
             Result(subject.name, f"feature_r2@{scale}", value, self.features.name, note=f"{count} images")

@@ -23,9 +23,10 @@ class EvaluateOptions:
     several, which are measured alike and beside each other."""
 
     metrics: Annotated[str, option("NAME,...", "(default: ppl2_wend,fd,kid,prdc)")] = "ppl2_wend,fd,kid,prdc"
-    """Of ppl2_wend, ppl_wfull, ppl_zend, ppl_zfull (path lengths), fd (Frechet distance), kid (kernel distance), prdc
-    (precision, recall, density, coverage), als (Attribute Linearity Score), linear_separability and feature_r2 (how
-    well a linear map predicts the network's features from the generator's)."""
+    """Of ppl2_wend, ppl_wfull, ppl_zend, ppl_zfull (path lengths), path_relative (path length over how much images
+    differ), fd (Frechet distance), kid (kernel distance), prdc (precision, recall, density, coverage), als (Attribute
+    Linearity Score), linear_separability and feature_r2 (how well a linear map predicts the network's features from the
+    generator's)."""
 
     data: Annotated[Path | None, option("PATH", "(default: the images of the first checkpoint's run)")] = None
     """Folder or zip of real images, as in hsr train."""

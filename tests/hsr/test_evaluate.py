@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from hsr.console import make_console
 from hsr.data import open_dataset
 from hsr.evaluation import command
-from hsr.evaluation.evaluation import Evaluation, Sizes
+from hsr.evaluation.evaluation import METRICS, Evaluation, Sizes
 from hsr.evaluation.features import real_features
 from hsr.evaluation.results import Result, results_table, write_results
 from hsr.evaluation.subjects import load_subjects
@@ -52,7 +53,7 @@ def results_of(path: Path) -> dict[tuple[str, str], dict]:
 
 
 def test_every_metric_of_two_runs(checkpoints: list[Path], hsr, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = "ppl2_wend,ppl_zfull,fd,kid,prdc,als,linear_separability,feature_r2"
+    metrics = "ppl2_wend,ppl_zfull,path_relative,fd,kid,prdc,als,linear_separability,feature_r2"
     command = ("evaluate", "--checkpoint", *checkpoints, "--metrics", metrics, *NETWORKS, *SIZES)
     assert hsr(*command, "--out", "first.json") == 0
     text = capsys.readouterr().out
@@ -61,20 +62,40 @@ def test_every_metric_of_two_runs(checkpoints: list[Path], hsr, capsys: pytest.C
     first, second = results_of(Path("first.json")), results_of(Path("second.json"))
     names = [path.name for path in checkpoints]
     assert {subject for subject, _ in first} == set(names)
-    expected = {"ppl2_wend", "ppl_zfull", "fd", "kid", "precision", "recall", "density", "coverage"}
+    expected = {"ppl2_wend", "ppl_zfull", "path_relative", "fd", "kid", "precision", "recall", "density", "coverage"}
     expected |= {f"als{kind}{sigma}" for kind in ("", "_squared", "_range") for sigma in ("", "_shared")}
     expected |= {"linear_separability", "linear_separability_z", "feature_r2@8", "feature_r2@16"}
     assert {metric for _, metric in first} == expected
     for key, result in first.items():
         assert result["network"] == "labels" and result["note"]
         assert result["value"] == pytest.approx(second[key]["value"], rel=1e-3, abs=1e-4), key
-        if "ppl" in key[1]:
+        if "ppl" in key[1] or "path" in key[1]:
             assert result["low"] <= result["value"] <= result["high"]
     assert first[names[0], "ppl2_wend"]["value"] != first[names[1], "ppl2_wend"]["value"]
     details = first[names[0], "als"]["details"]
     assert set(details) == {"class 0", "class 1"} and set(details["class 0"]) == {"als", "range", "sigma"}
     settings = json.loads(Path("first.json").read_text())["settings"]
     assert settings["precision"] == "float32" and settings["images"]["name"] == "pictures"
+
+
+def test_help_names_every_metric(hsr, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hsr("evaluate", "--help") == 0
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert words >= set(METRICS)
+
+
+def test_generators_of_another_size_than_the_images_are_refused(
+    checkpoints: list[Path], hsr, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Whichever of them it is: a distance from images of another size would say something else than the others."""
+    folder = write_images(tmp_path / "larger", 24, 32, labels=[i % 2 for i in range(24)])
+    config = dataclasses.replace(SMALL, hsr_weight=0.0, held_out=0.0, data=str(folder))
+    larger = tmp_path / "third"
+    larger.mkdir()
+    CheckpointFolder(larger).save(Trainer(config, open_dataset(folder), None, torch.device("cpu")), {}, 1)
+    command = ("evaluate", "--metrics", "fd", *NETWORKS, *SIZES, "--checkpoint")
+    assert hsr(*command, checkpoints[0], larger) == 2
+    assert "The images of first are 16 pixels wide, but those of third 32" in capsys.readouterr().err
 
 
 def test_als_along_directions(checkpoints: list[Path], hsr) -> None:
