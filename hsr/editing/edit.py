@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hsr edit`: images that move along a direction, or from one latent code to the next."""
 
+import dataclasses
 import math
 import re
 
@@ -23,6 +24,8 @@ from .rendering import render
 
 # Frames of a strip of images, and of an animation in either direction or between two codes.
 STRIP_FRAMES, ANIMATION_FRAMES = 7, 50
+# Options of the codes of seeds, which those of a file have no use for.
+SEED_OPTIONS = ("seeds", "truncation", "rng", "label")
 
 
 def edit(options: EditOptions) -> None:
@@ -37,18 +40,20 @@ def edit(options: EditOptions) -> None:
     console = make_console()
     G, classes = load_generator(options.checkpoint)
     G.to(device)
+    direction = None if options.interpolate else _read_direction(options, G, console)
     if options.source is None:
         seeds = parse_seeds(options.seeds)
         settings = {"label": options.label, "rng": options.rng, "truncation": options.truncation}
         ws = map_seeds(G, classes, seeds, **settings)  # type: ignore[arg-type]
     else:
-        ws = read_codes(options.source, G).to(device)
+        stored = read_codes(options.source, G)
+        stored.give_noise(G)
+        ws = stored.ws.to(device)
     is_moving = is_animation(options.out)
     frames = options.frames or (ANIMATION_FRAMES if is_moving else STRIP_FRAMES)
-    if options.interpolate:
+    if direction is None:
         pixels = interpolate(G, ws, frames, is_loop=is_moving, console=console)
     else:
-        direction = _read_direction(options, G, console)
         pixels = move(G, ws, direction, torch.linspace(first, last, frames), console=console)
         if is_moving:
             # Back again, so that the animation repeats without a jump.
@@ -124,6 +129,11 @@ def _check_options(options: EditOptions) -> None:
         check_format(options.out, SUFFIXES)
     if options.interpolate and (options.directions is not None or options.direction is not None):
         raise UserError("--interpolate and --direction exclude one another.")
+    if options.source is not None:
+        own = {field.name: field.default for field in dataclasses.fields(options)}
+        for name in SEED_OPTIONS:
+            if getattr(options, name) != own[name]:
+                raise UserError(f"--from and --{name} exclude one another: codes of a file are edited as they are.")
     if not options.interpolate and options.directions is None:
         raise UserError("--directions is missing: name a file that hsr directions wrote, or --interpolate.")
 

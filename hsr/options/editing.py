@@ -91,8 +91,8 @@ class EditOptions:
     """Seeds of the images, such as 0-3 or 1,5,9-12."""
 
     source: Annotated[Path | None, option("FILE", "(default: the seeds)", name="from")] = None
-    """File of latent codes to edit in place of those of seeds, such as a projected photograph's: .safetensors or .npz
-    with an array w, [num_ws, w_dim]."""
+    """File of latent codes to edit in place of those of seeds, such as a projected photograph's, with its noise:
+    .safetensors or .npz with an array w, [num_ws, w_dim]."""
 
     range: Annotated[str, option("FROM,TO", "(default: -3,3)")] = "-3,3"
     """Where the edit begins and ends: a step of 1 is one standard deviation of random codes along the direction, and 0

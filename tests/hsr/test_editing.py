@@ -321,6 +321,9 @@ def test_commands(hsr: Command, weights: Path, tmp_path: Path, capsys: pytest.Ca
         ("edit --directions d.safetensors --direction b --from weights.safetensors", "cannot be read as latent codes"),
         ("edit --directions d.safetensors --direction b --from d.safetensors", "cannot be read as latent codes"),
         ("edit --interpolate --direction b", "exclude one another"),
+        ("edit --interpolate --from w.npz --truncation 0.5", "--from and --truncation exclude one another"),
+        ("edit --interpolate --from w.npz --label 3", "--from and --label exclude one another"),
+        ("edit --interpolate --from noise.safetensors", "noise of another generator: blocks.4.conv1.noise_const"),
         ("edit --interpolate --seeds 1", "--interpolate needs two seeds or more"),
         ("edit --interpolate --frames 10000 --seeds 0-9999", "such an interpolation has 99990000 images"),
         ("edit --interpolate --out e.mov", ".tiff, .gif, .mp4"),
@@ -337,6 +340,8 @@ def test_mistakes_get_a_sentence(
         identify(G),
         {},
     )
+    noise = {"noise.blocks.4.conv1.noise_const": torch.zeros(8, 8)}
+    safetensors.torch.save_file({"w": torch.zeros(2, 6, 8)} | noise, weights.with_name("noise.safetensors"))
     assert hsr(*words.split(), "--checkpoint", weights, "--device", "cpu") == 2
     error = capfd.readouterr().err
     assert sentence in error and error.startswith("hsr: ") and error.count("\n") == 1

@@ -177,6 +177,14 @@ def test_the_command_writes_code_noise_and_picture(
     assert picture.shape == (16, 48, 3)
     assert (picture[:, :16] == np.asarray(Image.open(photos[1]))).all()
 
+    # The middle of an edit is the projection, noise and all.
+    assert hsr("directions", "--checkpoint", run, "--method", "sefa", "--number", 1, "--device", "cpu") == 0
+    edit = ["edit", "--checkpoint", run, "--directions", "directions.safetensors", "--direction", "sefa-1@all"]
+    assert hsr(*edit, "--from", "projected/img0001.safetensors", "--frames", 3, "--device", "cpu") == 0
+    strip = np.asarray(Image.open(tmp_path / "edit.png"))
+    assert strip.shape == picture.shape and (strip[:, 16:32] == picture[:, 16:32]).all()
+    assert "other weights" not in capsys.readouterr().out
+
     # A photo's result doesn't depend on the others.
     assert hsr(*command, photos[1], "--outdir", "alone", "--label", header["label"]) == 0
     alone, _ = load_tensors(tmp_path / "alone/img0001.safetensors")

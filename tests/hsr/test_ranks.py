@@ -76,7 +76,8 @@ def metrics(ranks: Ranks | None = None) -> dict[str, float]:
     evaluation = Evaluation(
         [subject], sizes, device, features=encoder, distance=encoder, classifier=colours, reals=reals, ranks=ranks
     )
-    return measured | {result.metric: result.value for result in evaluation.measure(["ppl_zend", "fd", "als", "feature_r2"])}
+    results = evaluation.measure(["ppl_zend", "fd", "als", "feature_r2"])
+    return measured | {result.metric: result.value for result in results}
 
 
 def _save_outcomes(path: Path, batch_gpu: int | None) -> None:
