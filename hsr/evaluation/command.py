@@ -33,8 +33,7 @@ def evaluate(options: EvaluateOptions) -> None:
         UserError: The options, a checkpoint, the images or a network cannot be used.
     """
     metrics = parse_metrics(options.metrics)
-    if options.out is not None and options.out.suffix.lower() != ".json":
-        raise UserError(f"--out {options.out} does not end in .json, which is what is written.")
+    _check_options(options, metrics)
     console = make_console()
     with joined(options.device) as ranks:
         subjects = load_subjects(options.checkpoint, ranks.device)
@@ -96,6 +95,25 @@ def parse_metrics(text: str) -> list[str]:
         found = f"names {unknown[0]!r}" if unknown else "names none"
         raise UserError(f"--metrics {found}, but must name some of {', '.join(METRICS)}.")
     return names
+
+
+def _check_options(options: EvaluateOptions, metrics: list[str]) -> None:
+    """Checks what doesn't depend on the networks.
+
+    Raises:
+        UserError: Options exclude one another, or nothing that is measured takes them.
+    """
+    if options.out is not None and options.out.suffix.lower() != ".json":
+        raise UserError(f"--out {options.out} does not end in .json, which is what is written.")
+    if options.classifier is not None and options.attributes is not None:
+        raise UserError("--classifier knows its attributes: leave out --attributes.")
+    for option, takers in (
+        ("classifier", ATTRIBUTE_METRICS),
+        ("attributes", ATTRIBUTE_METRICS),
+        ("directions", ("als",)),
+    ):
+        if getattr(options, option) is not None and not set(metrics) & set(takers):
+            raise UserError(f"--{option} is for {' and '.join(takers)}, which --metrics doesn't name.")
 
 
 def _open_images(

@@ -118,6 +118,9 @@ def test_als_along_directions(checkpoints: list[Path], hsr) -> None:
         (("--distance", "owl"), "Unknown encoder owl"),
         (("--data", "other"), "bring them to one size with --resize 16"),
         (("--metrics", "als", "--classifier", "math:pi"), "math:pi is no function"),
+        (("--metrics", "als", "--classifier", "math:cos", "--attributes", "a.json"), "leave out --attributes"),
+        (("--attributes", "a.json"), "--attributes is for als and linear_separability, which --metrics doesn't name"),
+        (("--metrics", "linear_separability", "--directions", "d"), "--directions is for als, which --metrics"),
     ],
 )
 def test_bad_input_gets_one_sentence(
