@@ -79,7 +79,7 @@ def draw_changes(findings: Findings, path: Path) -> None:
         axis.axhline(1, color="grey", lw=0.8)
         axis.set_title(f"{metric}, {network}", fontsize=8)
         axis.set_xticks(range(len(findings.arms)), findings.arms, rotation=30, ha="right", fontsize=8)
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
     axes[0].set_ylabel("of the baseline", fontsize=8)
