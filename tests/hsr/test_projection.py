@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from hsr.models import Generator
+from hsr.models.build import build_generator
 from hsr.projection.objective import noise_correlation
 from hsr.projection.optimization import Projection, ProjectionSettings, find_starts, learning_rate_at, project
 from hsr.projection.photo import read_photo
 from hsr.semantics.encoders import Encoder
-from hsr.weights import load_tensors
+from hsr.weights import load_tensors, save_tensors
 
-from .conftest import run_folders
+from .conftest import SMALL, run_folders, write_weights
 
 Command = Callable[..., int]
 
@@ -177,14 +178,6 @@ def test_the_command_writes_code_noise_and_picture(
     assert picture.shape == (16, 48, 3)
     assert (picture[:, :16] == np.asarray(Image.open(photos[1]))).all()
 
-    # The middle of an edit is the projection, noise and all.
-    assert hsr("directions", "--checkpoint", run, "--method", "sefa", "--number", 1, "--device", "cpu") == 0
-    edit = ["edit", "--checkpoint", run, "--directions", "directions.safetensors", "--direction", "sefa-1@all"]
-    assert hsr(*edit, "--from", "projected/img0001.safetensors", "--frames", 3, "--device", "cpu") == 0
-    strip = np.asarray(Image.open(tmp_path / "edit.png"))
-    assert strip.shape == picture.shape and (strip[:, 16:32] == picture[:, 16:32]).all()
-    assert "other weights" not in capsys.readouterr().out
-
     # A photo's result doesn't depend on the others.
     assert hsr(*command, photos[1], "--outdir", "alone", "--label", header["label"]) == 0
     alone, _ = load_tensors(tmp_path / "alone/img0001.safetensors")
@@ -205,3 +198,35 @@ def test_the_command_writes_code_noise_and_picture(
         error = capsys.readouterr().err
         assert message in error
         assert "Traceback" not in error
+
+
+def test_an_edit_has_the_projection_in_its_middle(
+    encoder: Encoder,
+    hsr: Command,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the noise that was found for the photo, in a network whose noise shows."""
+    monkeypatch.setattr("hsr.projection.command.build_encoder", lambda *_, **__: encoder)
+    torch.manual_seed(0)
+    G = build_generator(SMALL, 16, 0).requires_grad_(False)
+    for name, value in G.named_parameters():
+        if name.endswith("noise_strength"):
+            value.fill_(1)
+    weights = write_weights(tmp_path / "noisy.safetensors", G, ())
+    common = ("--checkpoint", weights, "--device", "cpu")
+    assert hsr("project", labelled / "00000/img0000.png", *common, "--steps", 20, "--noise-weight", 0) == 0
+    assert hsr("directions", *common, "--method", "sefa", "--number", 1, "--samples", 100) == 0
+    edit = ("edit", *common, "--directions", "directions.safetensors", "--direction", "sefa-1@all", "--frames", 3)
+    tensors, _ = load_tensors(tmp_path / "projected/img0000.safetensors")
+    save_tensors({"w": tensors["w"]}, tmp_path / "code.safetensors", {})
+    middles = []
+    for source in ("projected/img0000.safetensors", "code.safetensors"):
+        assert hsr(*edit, "--from", source) == 0
+        middles.append(np.asarray(Image.open(tmp_path / "edit.png"))[:, 16:32].astype(int))
+    projection = np.asarray(Image.open(tmp_path / "projected/img0000.png"))[:, 16:32]
+    assert abs(middles[0] - projection).max() <= 1
+    assert abs(middles[1] - projection).mean() > 10
+    assert "other weights" not in capsys.readouterr().out
