@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hsr edit`: images that move along a direction, or from one latent code to the next."""
 
-import dataclasses
 import math
 import re
 
@@ -130,9 +129,8 @@ def _check_options(options: EditOptions) -> None:
     if options.interpolate and (options.directions is not None or options.direction is not None):
         raise UserError("--interpolate and --direction exclude one another.")
     if options.source is not None:
-        own = {field.name: field.default for field in dataclasses.fields(options)}
         for name in SEED_OPTIONS:
-            if getattr(options, name) != own[name]:
+            if getattr(options, name) != getattr(EditOptions, name):
                 raise UserError(f"--from and --{name} exclude one another: codes of a file are edited as they are.")
     if not options.interpolate and options.directions is None:
         raise UserError("--directions is missing: name a file that hsr directions wrote, or --interpolate.")

@@ -136,7 +136,7 @@ def _open_images(
         return None
     data = options.data if options.data is not None else config.data
     resize = options.resize if options.data is not None else options.resize or config.resize
-    if not (needs_images or needs_labels or any(subject.G.c_dim for subject in subjects)):
+    if not (needs_images or needs_labels or any(other.G.c_dim for other in subjects)):
         return None
     dataset = open_training_set(data, resize, None, console)
     if dataset.resolution != subject.G.resolution:
@@ -145,7 +145,8 @@ def _open_images(
             f"{subject.G.resolution}: bring them to one size with --resize {subject.G.resolution}."
         )
     for other in subjects[1:]:
-        if other.G.resolution != dataset.resolution:
+        # Classes may be drawn as often as in images of any size.
+        if (needs_images or needs_labels) and other.G.resolution != dataset.resolution:
             raise UserError(
                 f"The images of {subject.name} are {dataset.resolution} pixels wide, but those of {other.name} "
                 f"{other.G.resolution}: generators of different sizes are compared with real images one at a time."

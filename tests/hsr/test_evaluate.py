@@ -93,9 +93,12 @@ def test_generators_of_another_size_than_the_images_are_refused(
     larger = tmp_path / "third"
     larger.mkdir()
     CheckpointFolder(larger).save(Trainer(config, open_dataset(folder), None, torch.device("cpu")), {}, 1)
-    command = ("evaluate", "--metrics", "fd", *NETWORKS, *SIZES, "--checkpoint")
-    assert hsr(*command, checkpoints[0], larger) == 2
+    assert hsr("evaluate", "--metrics", "fd", *NETWORKS, *SIZES, "--checkpoint", checkpoints[0], larger) == 2
     assert "The images of first are 16 pixels wide, but those of third 32" in capsys.readouterr().err
+    # Path lengths take no more than the classes of the images.
+    subjects = load_subjects([checkpoints[0], larger], torch.device("cpu"))
+    options = EvaluateOptions((checkpoints[0], larger))
+    assert subjects[0].G.c_dim and command._open_images(options, ["ppl2_wend"], subjects, make_console())
 
 
 def test_als_along_directions(checkpoints: list[Path], hsr) -> None:
