@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes to Triton's interpreter: it rounds bfloat16 as a GPU does, and takes a third of the time."""
+"""Changes to Triton's interpreter: it rounds bfloat16 as a GPU does, and is several times as fast."""
 
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ def mend() -> None:
     """Applies the changes to the interpreter of this process; once is enough."""
     _round_bfloat16()
     _look_up_once()
+    _describe_once()
     _skip_idle_checks()
 
 
@@ -60,6 +61,36 @@ def _look_up_once() -> None:
     # Types of pointers and blocks have no hash, so only those of numbers are cached.
     number_dtype_of = functools.cache(dtype_of)
     interpreter._get_np_dtype = lambda type: dtype_of(type) if type.scalar.is_ptr() else number_dtype_of(type.scalar)
+
+
+def _describe_once() -> None:
+    """Keeps what describes a type of block or a tensor, which the interpreter makes anew for each operation's result.
+
+    Types of pointers have no hash, and are made anew.
+    """
+    describe_block, describe_tensor = _tl.block_type.__init__, _tl.tensor.__init__
+    blocks: dict[tuple, dict] = {}
+    tensors: dict[tuple, dict] = {}
+
+    def make_block(self, element, shape):
+        if element.is_ptr():
+            return describe_block(self, element, shape)
+        key = element, *(size.value if isinstance(size, _tl.constexpr) else size for size in shape)
+        if key not in blocks:
+            describe_block(self, element, shape)
+            blocks[key] = dict(vars(self))
+        self.__dict__.update(blocks[key])
+
+    def make_tensor(self, handle, type):
+        if type.scalar.is_ptr():
+            return describe_tensor(self, handle, type)
+        key = type.scalar, *(type.shape if type.is_block() else ())
+        if key not in tensors:
+            describe_tensor(self, handle, type)
+            tensors[key] = dict(vars(self))
+        self.__dict__.update(tensors[key], handle=handle, type=type)
+
+    _tl.block_type.__init__, _tl.tensor.__init__ = make_block, make_tensor
 
 
 def _skip_idle_checks() -> None:

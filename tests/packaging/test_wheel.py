@@ -119,6 +119,9 @@ def test_instruction_sets_are_asked_for_by_name(compilation):
 @pytest.mark.parametrize("isa", kept([pytest.param("avx2", marks=FULL), "avx512", *PRODUCT_ISAS]))
 def test_no_function_is_shared_between_instruction_sets(compilation, isa):
     """The linker keeps one copy of an inline function; if for AVX-512, it would crash lesser processors."""
+    # Fewer functions are inlined at this level than at the wheel's, and it compiles in a third of the time.
+    statements = compilation / "build.ninja"
+    statements.write_text(statements.read_text().replace(" -O3 ", " -O1 "))
     command = ["cmake", "--build", compilation, "--target", f"hsr_cpu_{isa}"]
     subprocess.run(command, env=environment(), capture_output=True, check=True)
     objects = [*compilation.glob(f"CMakeFiles/hsr_cpu_{isa}.dir/**/*.o")]
