@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latent codes from files, such as those of projected photographs, with the noise that belongs to them."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor
 
@@ -24,10 +25,12 @@ class StoredCodes:
     Attributes:
         ws: The codes, float32 [N, num_ws, w_dim].
         noise: Noise maps [R, R] by the names of the synthesis network's buffers; none: the network's own.
+        fingerprint: Of the weights that they were found with, as `identify` returns it; None: the file doesn't say.
     """
 
     ws: Tensor
     noise: dict[str, Tensor]
+    fingerprint: str | None = None
 
     @torch.no_grad()
     def give_noise(self, G: Generator) -> None:
@@ -47,12 +50,16 @@ def read_codes(path: Path, G: Generator) -> StoredCodes:
     """
     with reading(path, _KIND):
         noise: dict[str, Tensor] = {}
+        fingerprint = None
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 w = torch.from_numpy(np.asarray(arrays["w"], dtype=np.float32))
         else:
-            tensors = safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("hsr", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             w = tensors["w"].float()
+            fingerprint = header.get("fingerprint")
             noise = {name.removeprefix(_NOISE): value for name, value in tensors.items() if name.startswith(_NOISE)}
         if w.shape == (G.w_dim,):
             w = w.repeat(G.num_ws, 1)
@@ -69,4 +76,4 @@ def read_codes(path: Path, G: Generator) -> StoredCodes:
                 raise UserError(f"{path} holds noise of another generator: {name} of shape {list(value.shape)}.")
         if not all(values.isfinite().all() for values in (w, *noise.values())):
             raise UserError(f"{path} holds codes that are not finite.")
-        return StoredCodes(w, noise)
+        return StoredCodes(w, noise, fingerprint)

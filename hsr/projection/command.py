@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..console import make_console
 from ..device import resolve_device
+from ..editing.directions import identify
 from ..errors import UserError, writing
 from ..files import cache_folder
 from ..images import save_grid, to_uint8
@@ -39,6 +40,7 @@ def project_photos(options: ProjectOptions) -> None:
     G.to(device).eval().requires_grad_(False)
     # A bad photo is found before the first one takes minutes.
     photos = [read_photo(photo, G.resolution) for photo in options.photos]
+    fingerprint = identify(G).fingerprint
     labels = classes if options.label is None else (options.label,)
     one_hot_rows = _class_rows(options.label, classes)
     encoder = build_encoder(options.encoder, dataset=None, device=device, cache_dir=cache_folder(), log=console.print)
@@ -60,6 +62,7 @@ def project_photos(options: ProjectOptions) -> None:
         header = {
             "kind": "projection",
             "checkpoint": str(path),
+            "fingerprint": fingerprint,
             "photo": str(file),
             "encoder": encoder.name,
             "label": labels[found.start] if labels else None,

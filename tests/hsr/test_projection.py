@@ -230,3 +230,9 @@ def test_an_edit_has_the_projection_in_its_middle(
     assert abs(middles[0] - projection).max() <= 1
     assert abs(middles[1] - projection).mean() > 10
     assert "other weights" not in capsys.readouterr().out
+    G.synthesis.get_parameter("blocks.16.torgb.bias").add_(0.1)
+    edit = ("edit", "--checkpoint", write_weights(tmp_path / "other.safetensors", G, ()), *edit[3:])
+    assert hsr(*edit, "--from", "projected/img0000.safetensors") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The codes in projected/img0000.safetensors were found with other weights of the same shape." in said
+    assert "The directions in directions.safetensors were found with other weights of the same shape." in said
