@@ -39,15 +39,14 @@ def edit(options: EditOptions) -> None:
     console = make_console()
     G, classes = load_generator(options.checkpoint)
     G.to(device)
-    fingerprint = identify(G).fingerprint
-    direction = None if options.interpolate else _read_direction(options, G, fingerprint, console)
+    direction = None if options.interpolate else _read_direction(options, G, console)
     if options.source is None:
         seeds = parse_seeds(options.seeds)
         settings = {"label": options.label, "rng": options.rng, "truncation": options.truncation}
         ws = map_seeds(G, classes, seeds, **settings)  # type: ignore[arg-type]
     else:
         stored = read_codes(options.source, G)
-        if stored.fingerprint not in (None, fingerprint):
+        if stored.fingerprint not in (None, identify(G).fingerprint):
             console.print(f"The codes in {options.source} were found with other weights of the same shape.")
         stored.give_noise(G)
         ws = stored.ws.to(device)
@@ -139,9 +138,9 @@ def _check_options(options: EditOptions) -> None:
         raise UserError("--directions is missing: name a file that hsr directions wrote, or --interpolate.")
 
 
-def _read_direction(options: EditOptions, G: Generator, fingerprint: str, console: Console) -> Direction:
+def _read_direction(options: EditOptions, G: Generator, console: Console) -> Direction:
     assert options.directions is not None
     stored = read_directions(options.directions, G)
-    if stored.generator.fingerprint != fingerprint:
+    if stored.generator.fingerprint != identify(G).fingerprint:
         console.print(f"The directions in {options.directions} were found with other weights of the same shape.")
     return find_direction(stored, options.direction, options.directions)
