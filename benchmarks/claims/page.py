@@ -3,6 +3,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -241,8 +242,7 @@ def _time_lines(findings: Findings) -> list[str]:
     rows = []
     for name in (WARM_START, *findings.experiment.arms):
         times = [time for time in findings.times.get(name, []) if time is not None]
-        median = sorted(times)[len(times) // 2] if times else math.nan
-        rows.append([title_of(name), f"{median:.1f}"])
+        rows.append([title_of(name), f"{statistics.median(times):.1f}" if times else NOT_MEASURED])
     return [
         "Training time of 1,000 images, median over seeds; on CPUs with a thread for each of the seeds run at a time:",
         "",

@@ -85,12 +85,14 @@ class OwnClassifier:
             raise UserError(
                 f"The classifier {self.network} fails ({type(error).__name__}: {reason(error)})."
             ) from error
-        if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images):
+        if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(images) or scores.shape[1] == 0:
             found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise UserError(
                 f"The classifier {self.network} must return a tensor of scores [N, A], and returns {found} for "
                 f"{len(images)} images."
             )
+        if not scores.isfinite().all():
+            raise UserError(f"The classifier {self.network} returns scores that are not finite.")
         return scores.float()
 
 

@@ -328,7 +328,7 @@ class Evaluation:
         note = f"{self.sizes.samples} images, {len(self.classifier.names)} attributes"
         results = []
         for space, latents in (("w", w), ("z", z)):
-            found = linear_separability(latents, scores, seed=self.sizes.seed, console=self._console)
+            found = linear_separability(latents, scores, seed=self.sizes.seed, console=self._console, ranks=self._ranks)
             entropies = dict(zip(self.classifier.names, found.entropies.tolist(), strict=True))
             metric = "linear_separability" + ("" if space == "w" else "_z")
             results.append(

@@ -67,10 +67,14 @@ def build_average(checkpoint: Checkpoint, path: Path) -> Generator:
     """Returns the generator of averaged weights of a checkpoint, in evaluation mode.
 
     Raises:
-        UserError: The checkpoint, read from `path`, has no such weights.
+        UserError: The checkpoint, read from `path`, has no such weights, or a value isn't finite.
     """
     header = checkpoint.header
     with torch.device("meta"):
         generator = build_generator(header.config, header.resolution, header.num_classes)
     fill_modules(checkpoint.groups, {"G_ema": generator}, path)
+    for name, value in generator.state_dict().items():
+        # Both extremes are NaN if any value is.
+        if not all(extreme.isfinite() for extreme in value.aminmax()):
+            raise UserError(f"{path} holds values that are not finite, in G_ema.{name}.")
     return generator.eval().requires_grad_(False)

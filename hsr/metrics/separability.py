@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ..console import track
+from ..ranks import Ranks
 
 # Share of the images that are kept on each side, those that the classifier is surest of.
 KEPT_FRACTION = 0.5
@@ -36,7 +37,12 @@ class Separability:
 
 
 def linear_separability(
-    latents: Tensor, logits: Tensor, *, seed: int = 0, console: Console | None = None
+    latents: Tensor,
+    logits: Tensor,
+    *,
+    seed: int = 0,
+    console: Console | None = None,
+    ranks: Ranks | None = None,
 ) -> Separability:
     """Returns how well linear support vector machines tell attributes of images from their latent codes.
 
@@ -51,9 +57,34 @@ def linear_separability(
         logits: [N, A] a classifier's scores of the images; positive ones mean that an image has the attribute.
         seed: Seed of the solver.
         console: Where to show the progress; None: standard output.
+        ranks: The processes that share the attributes, all with the same codes; None: this one learns them all.
 
     Raises:
         ValueError: The shapes do not fit.
+    """
+    if latents.ndim != 2 or logits.ndim != 2 or not len(latents) == len(logits) >= 2 or logits.shape[1] < 1:
+        raise ValueError(
+            f"latents must be [N, L] and logits [N, A], N >= 2, A >= 1, got {tuple(latents.shape)} and "
+            f"{tuple(logits.shape)}"
+        )
+    ranks = Ranks(latents.device) if ranks is None else ranks
+    codes = latents.double().cpu().numpy()
+    columns = ranks.share(list(logits.double().cpu().numpy().T))
+    found = [
+        _separate(codes, scores, seed % 2**32)
+        for scores in track(columns, "Separating attributes", len(columns), console)
+    ]
+    entropies, shares = zip(*ranks.gather(found), strict=True)
+    return Separability(math.exp(math.fsum(entropies)), torch.tensor(entropies), torch.tensor(shares))
+
+
+def _separate(codes: np.ndarray, scores: np.ndarray, seed: int) -> tuple[float, float]:
+    """Returns an attribute's entropy given the side of its hyperplane, and the share of kept images that have it.
+
+    Args:
+        codes: [N, L] codes.
+        scores: [N] a classifier's scores of the images.
+        seed: Seed of the solver.
     """
     # It is slow to import, and training does without it.
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -61,26 +92,15 @@ def linear_separability(
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
-    if latents.ndim != 2 or logits.ndim != 2 or len(latents) != len(logits) or len(latents) < 2:
-        raise ValueError(
-            f"latents must be [N, L] and logits [N, A], N >= 2, got {tuple(latents.shape)} and {tuple(logits.shape)}"
-        )
-    codes = latents.double().cpu().numpy()
-    entropies, shares = [], []
-    columns = logits.double().cpu().numpy().T
-    for scores in track(columns, "Separating attributes", len(columns), console):
-        kept = np.concatenate([_surest(scores, side) for side in (scores > 0, scores <= 0)])
-        has_attribute = scores[kept] > 0
-        shares.append(float(has_attribute.mean()))
-        counts = has_attribute.sum(), (~has_attribute).sum()
-        if min(counts) < NUM_FOLDS:
-            entropies.append(0.0)
-            continue
-        machine = make_pipeline(StandardScaler(), LinearSVC(dual=False, random_state=seed % 2**32))
-        folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed % 2**32)
-        guesses = cross_val_predict(machine, codes[kept], has_attribute, cv=folds)
-        entropies.append(conditional_entropy(has_attribute, guesses))
-    return Separability(math.exp(math.fsum(entropies)), torch.tensor(entropies), torch.tensor(shares))
+    kept = np.concatenate([_surest(scores, side) for side in (scores > 0, scores <= 0)])
+    has_attribute = scores[kept] > 0
+    share = float(has_attribute.mean())
+    if min(has_attribute.sum(), (~has_attribute).sum()) < NUM_FOLDS:
+        return 0.0, share
+    machine = make_pipeline(StandardScaler(), LinearSVC(dual=False, random_state=seed))
+    folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    guesses = cross_val_predict(machine, codes[kept], has_attribute, cv=folds)
+    return conditional_entropy(has_attribute, guesses), share
 
 
 def _surest(scores: np.ndarray, side: np.ndarray) -> np.ndarray:

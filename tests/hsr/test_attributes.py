@@ -2,6 +2,7 @@
 """Attributes of images: read, carried through a preparation, and learned."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,12 @@ class TestOwnClassifier:
     def test_of_another_shape(self) -> None:
         with pytest.raises(UserError, match=r"must return a tensor of scores \[N, A\], and returns \(1, 3, 8, 8\)"):
             OwnClassifier(lambda images: images, "mine", SAMPLE)
+        with pytest.raises(UserError, match=r"and returns \(1, 0\) for 1 images"):
+            OwnClassifier(lambda images: images.new_zeros(len(images), 0), "mine", SAMPLE)
+
+    def test_of_no_finite_score(self) -> None:
+        with pytest.raises(UserError, match="The classifier mine returns scores that are not finite"):
+            OwnClassifier(lambda images: images.new_full((len(images), 2), math.nan), "mine", SAMPLE)
 
 
 def test_nothing_to_learn(images: Path) -> None:

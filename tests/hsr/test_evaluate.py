@@ -21,6 +21,7 @@ from hsr.ranks import Ranks
 from hsr.semantics import Encoder, LabelEncoder, downloads, inception_encoder
 from hsr.training.checkpoint import CheckpointFolder
 from hsr.training.trainer import Trainer
+from hsr.weights import find_weights, load_tensors, save_tensors
 
 from .conftest import SMALL, write_images
 
@@ -99,6 +100,16 @@ def test_generators_of_another_size_than_the_images_are_refused(
     subjects = load_subjects([checkpoints[0], larger], torch.device("cpu"))
     options = EvaluateOptions((checkpoints[0], larger))
     assert subjects[0].G.c_dim and command._open_images(options, ["ppl2_wend"], subjects, make_console())
+
+
+def test_weights_that_are_not_finite_are_refused(
+    checkpoints: list[Path], hsr, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tensors, header = load_tensors(find_weights(checkpoints[0]))
+    tensors["G_ema.mapping.w_avg"][3] = torch.inf
+    save_tensors(tensors, tmp_path / "diverged.safetensors", header)
+    assert hsr("evaluate", "--checkpoint", tmp_path / "diverged.safetensors", *NETWORKS, *SIZES) == 2
+    assert "diverged.safetensors holds values that are not finite, in G_ema.mapping.w_avg." in capsys.readouterr().err
 
 
 def test_als_along_directions(checkpoints: list[Path], hsr) -> None:

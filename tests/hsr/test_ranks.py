@@ -71,12 +71,12 @@ def metrics(ranks: Ranks | None = None) -> dict[str, float]:
     measured = evaluator.measure(["frechet", "recall", "ppl_w"], trainer.G_ema)
     subject = Subject("a", Path("a"), trainer.G_ema, reals.classes, trainer.config, False)
     # Batches of which not every process has as many.
-    sizes = Sizes(images=45, pairs=15, sequences=5, r2_images=20, batch=7)
+    sizes = Sizes(images=45, pairs=15, sequences=5, samples=60, r2_images=20, batch=7)
     colours = OwnClassifier(lambda images: images.mean(dim=[2, 3]), "colours", torch.zeros(1, 3, 16, 16))
     evaluation = Evaluation(
         [subject], sizes, device, features=encoder, distance=encoder, classifier=colours, reals=reals, ranks=ranks
     )
-    results = evaluation.measure(["ppl_zend", "fd", "als", "feature_r2"])
+    results = evaluation.measure(["ppl_zend", "fd", "als", "linear_separability", "feature_r2"])
     return measured | {result.metric: result.value for result in results}
 
 
