@@ -91,12 +91,14 @@ def build_page(explorer: Explorer, truncation: float) -> Any:
 
 
 def _picture(gr: Any, name: str) -> Any:
-    """Returns the place for a network's image, with its name above, which is shown as it is."""
+    """Returns the place for a network's image, with its name below, which is shown as it is."""
     with gr.Column(min_width=200):
-        gr.HTML(html.escape(name))
-        return gr.Image(
+        image = gr.Image(
             show_label=False, label=name, format="png", interactive=False, buttons=["download", "fullscreen"]
         )
+        # Above, a name of two lines would bring two images to different heights.
+        gr.HTML(html.escape(name))
+    return image
 
 
 def _direction_sliders(gr: Any, explorer: Explorer, names: list[str]) -> list[Any]:
