@@ -2,6 +2,7 @@
 """The console that commands print to, and the progress of long work."""
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,11 @@ SECONDS_BEFORE_PROGRESS = 1.0
 SECONDS_PER_LINE = 10.0
 
 _Item = TypeVar("_Item")
+
+
+def command_line(*words: object) -> str:
+    """Returns the command `hsr WORD ...` as a shell takes it, whatever characters its paths and names have."""
+    return shlex.join(["hsr", *map(str, words)])
 
 
 class SteadyOutput:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ..console import make_console
+from ..console import command_line, make_console
 from ..device import resolve_device
 from ..errors import UserError, writing
 from ..latents import load_generator
@@ -67,8 +67,8 @@ def directions(options: DirectionsOptions) -> None:
     write_directions(options.out, found, identify(G), settings)
     print_directions(found, G, console)
     console.print(f"Wrote {len(found)} directions to {options.out}.")
-    example = f"--checkpoint {options.checkpoint} --directions {options.out} --direction {found[0].name}"
-    console.print(f"See one: hsr edit {example}")
+    example = ("--checkpoint", options.checkpoint, "--directions", options.out, "--direction", found[0].name)
+    console.print(f"See one: {command_line('edit', *example)}")
 
 
 def find_directions(

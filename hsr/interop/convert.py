@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..console import make_console
+from ..console import command_line, make_console
 from ..errors import UserError, exists, writing
 from ..files import replacing
 from ..options import ConvertOptions
@@ -86,7 +86,8 @@ def _summary(options: ConvertOptions, checkpoint: Checkpoint) -> str:
     """Returns what was written, and what to do with it."""
     target = options.target
     if options.to is None:
-        return f"Wrote {target}. Try it: hsr generate --checkpoint {target} --seeds 0-35 --truncation 0.7"
+        example = command_line("generate", "--checkpoint", target, "--seeds", "0-35", "--truncation", 0.7)
+        return f"Wrote {target}. Try it: {example}"
     has_heads = bool({"hsr", "hsr_ema"} & checkpoint.groups.keys())
     if options.to == "nvlabs":
         heads = ""

@@ -2,12 +2,12 @@
 """Where a run starts from: nothing, weights, a baseline for HSR, or where a run was left off."""
 
 import json
-import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Config, load_config
+from ..console import command_line
 from ..errors import UserError, exists
 from ..files import replacing
 from ..interop.opening import is_foreign
@@ -88,7 +88,7 @@ def _resolve(path: Path | None, title: str) -> tuple[Path | None, Path | None]:
     if is_foreign(path):
         raise UserError(
             f"{title} is a file of another project: make a file of weights of it first, with "
-            f"hsr convert {shlex.quote(str(path))} {shlex.quote(path.stem)}.safetensors."
+            f"{command_line('convert', path, f'{path.stem}.safetensors')}."
         )
     return None, path
 

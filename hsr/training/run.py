@@ -3,7 +3,6 @@
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from hsr_kernels._precision import exact_float32, tf32_on_gpus
 
-from ..console import make_console
+from ..console import command_line, make_console
 from ..data import ImageDataset
 from ..errors import UserError, reason, writing
 from ..files import cache_folder, replacing
@@ -188,7 +187,7 @@ def _run(loop: TrainingLoop, stop: StopRequest) -> None:
             raise
     loop.console.print(
         f"Stopped at {loop.trainer.images_seen / 1000:g} of {loop.trainer.config.kimg:g} kimg, and saved. "
-        f"Continue with: hsr train --resume {shlex.quote(str(loop.folder))}"
+        f"Continue with: {command_line('train', '--resume', loop.folder)}"
     )
 
 
@@ -259,4 +258,5 @@ def _summarize(loop: TrainingLoop) -> None:
             f"kimg, in {folder / CHECKPOINTS / BEST}"
         )
     console.print(f"  Pictures: {loop.samples_path()} and the others there; real images: {folder / 'reals.png'}")
-    console.print(f"  Generate more: hsr generate --checkpoint {folder} --seeds 0-35 --truncation 0.7")
+    example = command_line("generate", "--checkpoint", folder, "--seeds", "0-35", "--truncation", 0.7)
+    console.print(f"  Generate more: {example}")

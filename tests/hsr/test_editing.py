@@ -3,6 +3,7 @@
 
 import copy
 import dataclasses
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,11 +270,16 @@ def test_codes_of_seeds_are_truncated_towards_the_mean(G: Generator) -> None:
 
 def test_commands(hsr: Command, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--checkpoint", weights, "--device", "cpu"]
-    assert hsr("directions", *common, "--samples", 200, "--number", 2, "--only", 7, "--out", "d/d.safetensors") == 0
-    found = safetensors.torch.load_file(tmp_path / "d/d.safetensors")
+    file = "cats & dogs/d.safetensors"
+    assert hsr("directions", *common, "--samples", 200, "--number", 2, "--only", 7, "--out", file) == 0
+    found = safetensors.torch.load_file(tmp_path / file)
     assert {name.split("-")[0] for name in found} == {"ganspace", "sefa", "interfacegan", "stylespace"}
-    assert "interfacegan-7  " in capsys.readouterr().out
-    edit = ["edit", *common, "--directions", "d/d.safetensors", "--direction"]
+    out = capsys.readouterr().out
+    assert "interfacegan-7  " in out
+    # What is printed as an example is a command.
+    program, *words = shlex.split(out.split("See one: ")[1])
+    assert program == "hsr" and hsr(*words) == 0 and (tmp_path / "edit.png").exists()
+    edit = ["edit", *common, "--directions", file, "--direction"]
     assert hsr(*edit, "sefa-1@all", "--seeds", "0,5", "--range", "-2,2", "--frames", 5, "--out", "e.png") == 0
     strip = np.asarray(Image.open(tmp_path / "e.png"))
     assert strip.shape == (2 * 16, 5 * 16, 3)
