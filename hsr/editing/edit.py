@@ -46,7 +46,7 @@ def edit(options: EditOptions) -> None:
         ws = map_seeds(G, classes, seeds, **settings)  # type: ignore[arg-type]
     else:
         stored = read_codes(options.source, G)
-        if stored.fingerprint not in (None, identify(G).fingerprint):
+        if stored.fingerprint is not None and stored.fingerprint != identify(G).fingerprint:
             console.print(f"The codes in {options.source} were found with other weights of the same shape.")
         stored.give_noise(G)
         ws = stored.ws.to(device)

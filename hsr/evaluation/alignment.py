@@ -73,7 +73,7 @@ def feature_r2(
                 chosen = positions[r][start : start + batch].to(device)
                 samples[r].append((_rows(x, chosen), _rows(target.float(), chosen)))
     held_out = max(1, round(HELD_OUT_FRACTION * len(z))) * POSITIONS_PER_IMAGE
-    rows = [[torch.cat(parts) for parts in zip(*ranks.gather(samples[r]), strict=True)] for r in scales]
+    rows = [[torch.cat(parts) for parts in zip(*ranks.gather(samples.pop(r)), strict=True)] for r in scales]
     values = [linear_r2(x[held_out:], y[held_out:], x[:held_out], y[:held_out]) for x, y in ranks.share(rows)]
     return dict(zip(scales, ranks.gather(values), strict=True))
 

@@ -25,12 +25,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Returns the networks of a file of weights, of a run folder, which stands for its last one, or of a foreign file.
 
     Raises:
-        UserError: It can't be read, or holds no network that this package has.
+        UserError: It can't be read, holds no network that this package has, or a value that isn't finite.
     """
     path = find_weights(path)
     if not is_foreign(path):
         header = read_header(path)
-        return Checkpoint(header, split_groups(load_tensors(path)[0]))
+        tensors, _ = load_tensors(path)
+        for name, value in tensors.items():
+            if not value.isfinite().all():
+                raise UserError(f"{path} holds values that are not finite, in {name}.")
+        return Checkpoint(header, split_groups(tensors))
     with reading(path, _KIND):
         try:
             return _read_foreign(path.read_bytes())
@@ -67,14 +71,10 @@ def build_average(checkpoint: Checkpoint, path: Path) -> Generator:
     """Returns the generator of averaged weights of a checkpoint, in evaluation mode.
 
     Raises:
-        UserError: The checkpoint, read from `path`, has no such weights, or a value isn't finite.
+        UserError: The checkpoint, read from `path`, has no such weights.
     """
     header = checkpoint.header
     with torch.device("meta"):
         generator = build_generator(header.config, header.resolution, header.num_classes)
     fill_modules(checkpoint.groups, {"G_ema": generator}, path)
-    for name, value in generator.state_dict().items():
-        # Both extremes are NaN if any value is.
-        if not all(extreme.isfinite() for extreme in value.aminmax()):
-            raise UserError(f"{path} holds values that are not finite, in G_ema.{name}.")
     return generator.eval().requires_grad_(False)
